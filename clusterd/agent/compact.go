@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"fmt"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/agent/journal"
+	"github.com/mesolith/mesolith/clusterd/task"
+	"google.golang.org/protobuf/proto"
+)
+
+// currentRecords gives records that, replayed, make the tasks what they are now. An
+// acknowledged update is kept in so far as it is the task's latest state.
+func (a *Agent) currentRecords() ([]*journal.Record, error) {
+	var out []*journal.Record
+	for _, id := range a.order {
+		t := a.tasks[id]
+		if !t.Tombstone {
+			l, err := launchedRecord(t)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, l)
+		}
+		if t.KillRequested {
+			out = append(out, &journal.Record{Body: &journal.Record_KillAsked{KillAsked: &journal.KillAsked{
+				ContainerId: id, FrameworkId: t.FrameworkID, TaskId: t.Info.GetTaskId().GetValue(), GraceNs: int64(t.KillGrace),
+			}}})
+		}
+		out = append(out, updateRecords(t)...)
+	}
+	return out, nil
+}
+
+func launchedRecord(t *task.Task) (*journal.Record, error) {
+	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t.Info)
+	if err != nil {
+		return nil, fmt.Errorf("encode TaskInfo of %s: %w", t.ContainerID, err)
+	}
+	fw := &mesosv1.FrameworkInfo{User: proto.String(t.User), Name: proto.String("")}
+	if t.KillingState {
+		fw.Capabilities = []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE.Enum()}}
+	}
+	framework, err := proto.Marshal(fw)
+	if err != nil {
+		return nil, fmt.Errorf("encode FrameworkInfo of %s: %w", t.ContainerID, err)
+	}
+	return &journal.Record{Body: &journal.Record_Launched{Launched: &journal.Launched{
+		ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, Role: t.Role, HostNetwork: t.HostNetwork, TaskInfo: info, FrameworkInfo: framework,
+	}}}, nil
+}
+
+func updateRecords(t *task.Task) []*journal.Record {
+	var out []*journal.Record
+	updated := func(status []byte) {
+		out = append(out, &journal.Record{Body: &journal.Record_Updated{Updated: &journal.Updated{ContainerId: t.ContainerID, Status: status}}})
+	}
+	if len(t.Pending) == 0 && t.Latest != mesosv1.TaskState_TASK_STAGING {
+		// Stands for all that were acknowledged: it only has to say the state.
+		uuid := make([]byte, 16)
+		status, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.TaskStatus{TaskId: t.Info.GetTaskId(), State: t.Latest.Enum(), Uuid: uuid})
+		if err == nil {
+			updated(status)
+			out = append(out, &journal.Record{Body: &journal.Record_Acknowledged{Acknowledged: &journal.Acknowledged{ContainerId: t.ContainerID, Uuid: uuid}}})
+		}
+	}
+	for _, u := range t.Pending {
+		updated(u.Status)
+	}
+	return out
+}

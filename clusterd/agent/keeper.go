@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/mesolith/mesolith/clusterd/task"
+	"github.com/mesolith/mesolith/internal/wire"
+	"github.com/mesolith/mesolith/internal/wire/keeper"
+)
+
+// keeperLink is the connection to isolated. A nil link sends nowhere.
+type keeperLink struct {
+	conn net.Conn
+	out  chan *keeper.Request
+
+	mu     sync.Mutex
+	lastID uint64
+}
+
+func (l *keeperLink) send(r *keeper.Request) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	l.lastID++
+	r.Id = l.lastID
+	l.mu.Unlock()
+	select {
+	case l.out <- r:
+	default:
+		l.conn.Close()
+	}
+}
+
+func (l *keeperLink) forget(ids []string) {
+	if len(ids) > 0 {
+		l.send(&keeper.Request{Body: &keeper.Request_Forget{Forget: &keeper.Forget{ContainerIds: ids}}})
+	}
+}
+
+type keeperEvent struct {
+	link     *keeperLink
+	response *keeper.Response // nil: came up or, with err, went down
+	err      error
+}
+
+func (a *Agent) keepKeeper(ctx context.Context) {
+	lastWhy := ""
+	for ctx.Err() == nil {
+		err := a.talkKeeper(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if why := fmt.Sprint(err); why != lastWhy {
+			a.log.Warn("no connection to the container keeper", "socket", a.cfg.KeeperSocket, "why", why)
+			lastWhy = why
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (a *Agent) talkKeeper(ctx context.Context) error {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", a.cfg.KeeperSocket)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	link := &keeperLink{conn: conn, out: make(chan *keeper.Request, queueFrames)}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	defer conn.Close()
+	wg.Go(func() {
+		<-ctx.Done()
+		conn.Close()
+	})
+	wg.Go(func() { writeFrames(ctx, conn, link.out) })
+	a.tellKeeper(ctx, keeperEvent{link: link})
+	for {
+		m := &keeper.Response{}
+		if err := wire.Read(conn, m, wire.MaxFrame); err != nil {
+			a.tellKeeper(ctx, keeperEvent{link: link, err: err})
+			return err
+		}
+		a.tellKeeper(ctx, keeperEvent{link: link, response: m})
+	}
+}
+
+func (a *Agent) tellKeeper(ctx context.Context, e keeperEvent) {
+	select {
+	case a.loops.keeper <- e:
+	case <-ctx.Done():
+	}
+}
+
+func (a *Agent) onKeeper(e keeperEvent) error {
+	switch {
+	case e.err != nil:
+		if a.keeper == e.link {
+			a.keeper = nil
+			a.log.Warn("connection to the container keeper ended; tasks go on", "why", e.err.Error())
+		}
+		return nil
+	case e.response == nil:
+		e.link.send(&keeper.Request{Body: &keeper.Request_Hello{Hello: &keeper.Hello{Protocol: 1, Program: "clusterd"}}})
+		e.link.send(&keeper.Request{Body: &keeper.Request_Configure{Configure: a.cfg.Keeper}})
+		e.link.send(&keeper.Request{Body: &keeper.Request_List{List: &keeper.List{}}})
+		return nil
+	}
+	m := e.response
+	if er := m.GetError(); er != nil {
+		a.log.Error("the container keeper refused a request", "code", er.GetCode().String(), "why", er.GetMessage())
+		return nil
+	}
+	switch b := m.GetBody().(type) {
+	case *keeper.Response_Hello:
+		a.runtime = b.Hello.GetRuntime()
+		a.log.Info("container keeper answers", "runtime", a.runtime, "why", b.Hello.GetRuntimeReason())
+	case *keeper.Response_List:
+		return a.onList(e.link, b.List.GetContainers())
+	case *keeper.Response_Event:
+		return a.onContainer(b.Event)
+	}
+	return nil
+}
+
+// onList makes the journal and the keeper's containers agree; from here on the keeper
+// is connected.
+func (a *Agent) onList(l *keeperLink, list []*keeper.Container) error {
+	a.keeper = l
+	a.tellNetwork()
+	held := map[string]bool{}
+	for _, c := range list {
+		held[c.GetContainerId()] = true
+		if err := a.onContainer(c); err != nil {
+			return err
+		}
+	}
+	for _, id := range append([]string(nil), a.order...) {
+		t := a.tasks[id]
+		if !held[id] {
+			if err := a.happen(t, task.Missing{Stamp: stamp()}); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, act := range task.Resume(*t) {
+			a.do(t, act)
+		}
+	}
+	if a.leader != nil && !a.attached {
+		a.attach()
+	}
+	return nil
+}
+
+func (a *Agent) onContainer(c *keeper.Container) error {
+	t := a.tasks[c.GetContainerId()]
+	if t == nil {
+		// Nothing is launched before it is journalled, so this one belongs to a
+		// memory that is gone, or was dropped already.
+		if containerGone(c) {
+			a.keeper.forget([]string{c.GetContainerId()})
+		} else if !c.GetKillRequested() {
+			a.log.Warn("container without a journalled launch is ended", "container", c.GetContainerId(), "task", c.GetTaskId())
+			a.keeper.send(&keeper.Request{Body: &keeper.Request_Kill{Kill: &keeper.Kill{ContainerId: c.GetContainerId(), Height: a.height, Term: a.term}}})
+		}
+		return nil
+	}
+	if err := a.happen(t, task.Observed{Stamp: stamp(), Container: c}); err != nil {
+		return err
+	}
+	if a.retiring != "" && containerGone(c) {
+		return a.retire()
+	}
+	return nil
+}
+
+func containerGone(c *keeper.Container) bool {
+	return c.GetPhase() == keeper.Container_ENDED || c.GetPhase() == keeper.Container_FAILED
+}
+
+// tellNetwork hands this node's part of the cluster's network to the keeper.
+func (a *Agent) tellNetwork() {
+	if a.network == nil || a.keeper == nil {
+		return
+	}
+	n := &keeper.SetNetwork{Version: a.network.GetVersion(), Pool: a.network.GetPool(), Address: a.cfg.Address, Mtu: a.cfg.MTU}
+	for _, s := range a.network.GetSubnets() {
+		if s.GetNode() == a.cfg.Name {
+			n.Subnet = s.GetSubnet()
+			continue
+		}
+		if s.GetAddress() != "" {
+			n.Routes = append(n.Routes, &keeper.Route{Subnet: s.GetSubnet(), Via: s.GetAddress()})
+		}
+	}
+	if n.GetSubnet() == "" {
+		return
+	}
+	a.keeper.send(&keeper.Request{Body: &keeper.Request_SetNetwork{SetNetwork: n}})
+}

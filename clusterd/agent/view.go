@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+)
+
+// View is the agent's state for people and programs that ask: a copy, safe to keep.
+type View struct {
+	ID       string
+	Attached bool
+	Leader   string // name of the leader it is attached to, or empty
+	Runtime  string // "containers" or "processes"; empty until the keeper answered
+	Info     *mesosv1.AgentInfo
+	Started  time.Time
+	Tasks    []TaskView // in order of launch
+}
+
+// TaskView is one task the agent remembers.
+type TaskView struct {
+	ContainerID string
+	FrameworkID string
+	Role        string
+	Info        *mesosv1.TaskInfo
+	User        string
+	State       mesosv1.TaskState
+	Terminal    bool
+	Sandbox     string // path on the node; empty before it exists
+	PID         int
+	Updates     int // not acknowledged yet
+}
+
+// View asks the agent's loop for its state.
+func (a *Agent) View(ctx context.Context) (View, error) {
+	out := make(chan View, 1)
+	select {
+	case a.asks <- func() { out <- a.view() }:
+		return <-out, nil
+	case <-ctx.Done():
+		return View{}, ctx.Err()
+	}
+}
+
+func (a *Agent) view() View {
+	v := View{ID: a.id, Attached: a.attached, Runtime: a.runtime, Info: a.cfg.Info, Started: a.started}
+	if a.leader != nil && a.attached {
+		v.Leader = a.leader.name
+	}
+	for _, id := range a.order {
+		t := a.tasks[id]
+		if t.Tombstone {
+			continue
+		}
+		v.Tasks = append(v.Tasks, TaskView{
+			ContainerID: id, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Info, User: t.User, State: t.Latest,
+			Terminal: t.Terminal(), Sandbox: t.Container.GetSandbox(), PID: int(t.Container.GetPid()), Updates: len(t.Pending),
+		})
+	}
+	return v
+}

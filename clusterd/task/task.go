@@ -1,0 +1,463 @@
+// Package task is a task's life on a node, as one pure function:
+//
+//	Next(task, event) → (task, actions)
+//
+// Events are what the leader asked (Run, Kill, Acknowledged), what the container keeper
+// saw (Observed, Missing) and what the clock brought (Overdue). Actions come in the
+// order in which they must be done: a Record before the deed it announces, because a
+// program that dies between two actions finds the records again and Resume says what
+// is still to be done. Every deed may be repeated without harm.
+//
+// Invariants: the updates of a task form one sequence, of which at most the oldest is
+// under way; after a terminal update there is no other; a task whose kill was asked
+// before its container existed never starts.
+//
+// There is no clock and no randomness here: an event brings the time and the uuids that
+// an update made of it will carry. Containers themselves are isolated's; the journal
+// and the conversation with the leader are package agent's.
+package task
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/wire/keeper"
+	"google.golang.org/protobuf/proto"
+)
+
+// DefaultGrace is how long a task may take to end after a KILL when nobody says
+// otherwise (the Mesos command executor's default).
+const DefaultGrace = 3 * time.Second
+
+// Facts never change during a task's life.
+type Facts struct {
+	ContainerID  string
+	FrameworkID  string
+	AgentID      string
+	AgentAddress string // reported as the task's address when it uses the host's network
+	Role         string
+	HostNetwork  bool
+	KillingState bool // the framework understands TASK_KILLING
+	Info         *mesosv1.TaskInfo
+	User         string
+}
+
+// Update is a status update as it goes to the leader.
+type Update struct {
+	UUID   [16]byte
+	State  mesosv1.TaskState
+	Status []byte // mesos.v1.TaskStatus
+}
+
+// Task is the agent's knowledge of one container. The zero value with Facts is a task
+// just launched.
+type Task struct {
+	Facts
+	Latest        mesosv1.TaskState // TASK_STAGING until the first update
+	Pending       []Update          // not acknowledged, oldest first
+	Known         bool              // the keeper has told of the container
+	Sequence      uint64            // of the newest observation
+	Container     *keeper.Container // the newest observation
+	KillRequested bool
+	KillGrace     time.Duration
+	Overdue       bool // max_completion_time passed: the kill is ours
+	Tombstone     bool // a kill without a launch
+	Done          bool // the terminal update is acknowledged
+}
+
+// Terminal says whether the task's last update was made.
+func (t Task) Terminal() bool { return IsTerminal(t.Latest) }
+
+// IsTerminal says whether no other state can follow on this agent.
+func IsTerminal(s mesosv1.TaskState) bool {
+	switch s {
+	case mesosv1.TaskState_TASK_FINISHED, mesosv1.TaskState_TASK_FAILED, mesosv1.TaskState_TASK_KILLED,
+		mesosv1.TaskState_TASK_ERROR, mesosv1.TaskState_TASK_LOST, mesosv1.TaskState_TASK_DROPPED,
+		mesosv1.TaskState_TASK_GONE, mesosv1.TaskState_TASK_GONE_BY_OPERATOR:
+		return true
+	}
+	return false
+}
+
+// Stamp is what an event brings for the updates that are made of it.
+type Stamp struct {
+	Now   time.Time
+	UUIDs [2][16]byte // an event makes at most two updates
+}
+
+// Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged.
+type Event interface{ event() }
+
+type (
+	// Run: the launch was journalled (or read back).
+	Run struct{ Stamp }
+	// Kill asks the task to end; Grace < 0 leaves it to the task's kill policy.
+	Kill struct {
+		Stamp
+		Grace time.Duration
+	}
+	// Observed is a container as the keeper sees it now.
+	Observed struct {
+		Stamp
+		Container *keeper.Container
+	}
+	// Missing: the keeper, asked for everything it holds, does not hold this container.
+	Missing struct{ Stamp }
+	// Overdue: max_completion_time has passed since the task ran.
+	Overdue struct{ Stamp }
+	// Acknowledged: the framework has this update (and all before it).
+	Acknowledged struct{ UUID [16]byte }
+)
+
+func (Run) event()          {}
+func (Kill) event()         {}
+func (Observed) event()     {}
+func (Missing) event()      {}
+func (Overdue) event()      {}
+func (Acknowledged) event() {}
+
+// Action is one of RecordUpdate, RecordKill, RecordAcknowledged, Launch,
+// KillContainer, ForgetContainer, Send.
+type Action interface{ action() }
+
+type (
+	// RecordUpdate: write the update down.
+	RecordUpdate struct{ Update Update }
+	// RecordKill: write down that the kill was asked.
+	RecordKill struct{ Grace time.Duration }
+	// RecordAcknowledged: write down that this update needs no more sending.
+	RecordAcknowledged struct{ UUID [16]byte }
+	// Launch: hand the task to the keeper.
+	Launch struct{}
+	// KillContainer: ask the keeper.
+	KillContainer struct{ Grace time.Duration }
+	// ForgetContainer: the keeper need not remember the container's end.
+	ForgetContainer struct{}
+	// Send: the oldest pending update to the leader.
+	Send struct{}
+)
+
+func (RecordUpdate) action()       {}
+func (RecordKill) action()         {}
+func (RecordAcknowledged) action() {}
+func (Launch) action()             {}
+func (KillContainer) action()      {}
+func (ForgetContainer) action()    {}
+func (Send) action()               {}
+
+// Next is the whole of a task's behaviour. It does not change its argument's slices.
+func Next(t Task, e Event) (Task, []Action) {
+	switch e := e.(type) {
+	case Run:
+		if t.Tombstone || (t.KillRequested && !t.Known) {
+			return killedBeforeStart(t, e.Stamp)
+		}
+		return t, Resume(t)
+	case Kill:
+		return kill(t, e)
+	case Observed:
+		return observed(t, e)
+	case Missing:
+		return missing(t, e)
+	case Overdue:
+		if t.Terminal() || t.KillRequested || t.Overdue {
+			return t, nil
+		}
+		t.Overdue = true
+		return t, []Action{KillContainer{Grace: policyGrace(t.Info)}}
+	case Acknowledged:
+		return acknowledged(t, e)
+	}
+	return t, nil
+}
+
+// Resume says what must be done for a task that was read back from the journal, or
+// after the keeper or the leader came back: all of it may have been done before.
+func Resume(t Task) []Action {
+	var todo []Action
+	switch {
+	case t.Done:
+		todo = append(todo, ForgetContainer{})
+	case t.Terminal() || t.Tombstone:
+	case !t.Known:
+		todo = append(todo, Launch{})
+	}
+	if t.KillRequested && t.Known && !t.Terminal() {
+		todo = append(todo, KillContainer{Grace: t.KillGrace})
+	}
+	if len(t.Pending) > 0 {
+		todo = append(todo, Send{})
+	}
+	return todo
+}
+
+func kill(t Task, e Kill) (Task, []Action) {
+	if t.Terminal() || t.Done {
+		return t, nil
+	}
+	grace := e.Grace
+	if grace < 0 {
+		grace = policyGrace(t.Info)
+	}
+	if t.KillRequested && grace >= t.KillGrace {
+		return t, []Action{KillContainer{Grace: t.KillGrace}}
+	}
+	first := !t.KillRequested
+	t.KillRequested, t.KillGrace = true, grace
+	todo := []Action{RecordKill{Grace: grace}}
+	if t.Tombstone {
+		return t, todo
+	}
+	todo = append(todo, KillContainer{Grace: grace})
+	if first && t.KillingState && t.Latest == mesosv1.TaskState_TASK_RUNNING {
+		var more []Action
+		t, more = add(t, e.Now, e.UUIDs[0], mesosv1.TaskState_TASK_KILLING, executorSource, nil, "")
+		todo = append(todo, more...)
+	}
+	return t, todo
+}
+
+func policyGrace(info *mesosv1.TaskInfo) time.Duration {
+	if p := info.GetKillPolicy().GetGracePeriod(); p != nil && p.GetNanoseconds() >= 0 {
+		return time.Duration(p.GetNanoseconds())
+	}
+	return DefaultGrace
+}
+
+func killedBeforeStart(t Task, s Stamp) (Task, []Action) {
+	if t.Terminal() {
+		return t, Resume(t)
+	}
+	t.Tombstone = false
+	return add(t, s.Now, s.UUIDs[0], mesosv1.TaskState_TASK_KILLED, agentSource,
+		mesosv1.TaskStatus_REASON_TASK_KILLED_DURING_LAUNCH.Enum(), "the task was killed before it was started")
+}
+
+func observed(t Task, e Observed) (Task, []Action) {
+	c := e.Container
+	if t.Done || (t.Known && c.GetSequence() < t.Sequence) {
+		return t, nil
+	}
+	t.Known, t.Sequence, t.Container = true, c.GetSequence(), c
+	if t.Terminal() {
+		return t, nil
+	}
+	var todo, more []Action
+	switch c.GetPhase() {
+	case keeper.Container_PREPARING:
+		return starting(t, e.Stamp)
+	case keeper.Container_RUNNING:
+		t, todo = starting(t, e.Stamp)
+		t, more = running(t, e.Stamp)
+		return t, append(todo, more...)
+	case keeper.Container_ENDED:
+		// An end seen without its beginning (the keeper was faster than we) still
+		// has run: frameworks expect TASK_RUNNING before TASK_FINISHED.
+		t, todo = running(t, e.Stamp)
+		t, more = ended(t, e, c)
+		return t, append(todo, more...)
+	case keeper.Container_FAILED:
+		return failed(t, e, c)
+	}
+	return t, nil
+}
+
+func starting(t Task, s Stamp) (Task, []Action) {
+	if t.Latest != mesosv1.TaskState_TASK_STAGING {
+		return t, nil
+	}
+	return add(t, s.Now, s.UUIDs[0], mesosv1.TaskState_TASK_STARTING, executorSource, nil, "")
+}
+
+func running(t Task, s Stamp) (Task, []Action) {
+	if t.Latest != mesosv1.TaskState_TASK_STAGING && t.Latest != mesosv1.TaskState_TASK_STARTING {
+		return t, nil
+	}
+	return add(t, s.Now, s.UUIDs[1], mesosv1.TaskState_TASK_RUNNING, executorSource, nil, "")
+}
+
+func ended(t Task, e Observed, c *keeper.Container) (Task, []Action) {
+	// UUIDs[0] is free here: an end makes RUNNING of UUIDs[1] at most.
+	end := func(s mesosv1.TaskState, src mesosv1.TaskStatus_Source, r *mesosv1.TaskStatus_Reason, msg string) (Task, []Action) {
+		return add(t, e.Now, e.UUIDs[0], s, src, r, msg)
+	}
+	said := describeExit(c)
+	switch {
+	case c.GetLimitation() == keeper.Container_MEMORY:
+		return end(mesosv1.TaskState_TASK_FAILED, agentSource, mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY.Enum(), orElse(c.GetMessage(), "the container used more memory than its limit"))
+	case c.GetLimitation() == keeper.Container_DISK:
+		return end(mesosv1.TaskState_TASK_FAILED, agentSource, mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_DISK.Enum(), orElse(c.GetMessage(), "the container used more disk than its limit"))
+	case c.GetFailure() == keeper.Container_LOST:
+		return end(mesosv1.TaskState_TASK_FAILED, agentSource, mesosv1.TaskStatus_REASON_EXECUTOR_TERMINATED.Enum(), orElse(c.GetMessage(), "the exit status of the container could not be kept"))
+	case t.Overdue:
+		return end(mesosv1.TaskState_TASK_FAILED, executorSource, mesosv1.TaskStatus_REASON_MAX_COMPLETION_TIME_REACHED.Enum(), "the task ran longer than max_completion_time; "+said)
+	case t.KillRequested || c.GetKillRequested():
+		return end(mesosv1.TaskState_TASK_KILLED, executorSource, nil, said)
+	case c.GetWaitStatus() == 0:
+		return end(mesosv1.TaskState_TASK_FINISHED, executorSource, nil, said)
+	}
+	return end(mesosv1.TaskState_TASK_FAILED, executorSource, nil, said)
+}
+
+// describeExit words an exit as the Mesos command executor does: clients parse it.
+func describeExit(c *keeper.Container) string {
+	ws := syscall.WaitStatus(c.GetWaitStatus())
+	if ws.Signaled() {
+		return fmt.Sprintf("Command terminated with signal %s", ws.Signal())
+	}
+	return fmt.Sprintf("Command exited with status %d", ws.ExitStatus())
+}
+
+func failed(t Task, e Observed, c *keeper.Container) (Task, []Action) {
+	msg := orElse(c.GetMessage(), "the container could not be started")
+	state, reason := mesosv1.TaskState_TASK_FAILED, mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED
+	switch {
+	case c.GetFailure() == keeper.Container_KILLED_DURING_LAUNCH || (t.KillRequested && c.GetFailure() != keeper.Container_INVALID_TASK):
+		state, reason = mesosv1.TaskState_TASK_KILLED, mesosv1.TaskStatus_REASON_TASK_KILLED_DURING_LAUNCH
+	case c.GetFailure() == keeper.Container_INVALID_TASK:
+		state, reason = mesosv1.TaskState_TASK_ERROR, mesosv1.TaskStatus_REASON_TASK_INVALID
+	case c.GetFailure() == keeper.Container_LOST:
+		reason = mesosv1.TaskStatus_REASON_EXECUTOR_TERMINATED
+	}
+	return add(t, e.Now, e.UUIDs[0], state, agentSource, reason.Enum(), msg)
+}
+
+func missing(t Task, e Missing) (Task, []Action) {
+	switch {
+	case t.Done || t.Terminal() || t.Tombstone:
+		return t, nil
+	case !t.Known && t.Latest == mesosv1.TaskState_TASK_STAGING:
+		if t.KillRequested {
+			return killedBeforeStart(t, e.Stamp)
+		}
+		return t, []Action{Launch{}}
+	}
+	return add(t, e.Now, e.UUIDs[0], mesosv1.TaskState_TASK_FAILED, agentSource, mesosv1.TaskStatus_REASON_EXECUTOR_TERMINATED.Enum(),
+		"the container keeper no longer knows this container: its records were lost")
+}
+
+func acknowledged(t Task, e Acknowledged) (Task, []Action) {
+	at := -1
+	for i, u := range t.Pending {
+		if u.UUID == e.UUID {
+			at = i
+		}
+	}
+	if at < 0 {
+		return t, nil // acknowledged before
+	}
+	last := t.Pending[at]
+	t.Pending = append([]Update(nil), t.Pending[at+1:]...)
+	todo := []Action{RecordAcknowledged{UUID: e.UUID}}
+	if IsTerminal(last.State) {
+		t.Done = true
+		return t, append(todo, ForgetContainer{})
+	}
+	if len(t.Pending) > 0 {
+		todo = append(todo, Send{})
+	}
+	return t, todo
+}
+
+// Recorded gives the task as it was after an update was written down; the journal is
+// read back with it.
+func Recorded(t Task, u Update) Task {
+	t.Pending = append(append([]Update(nil), t.Pending...), u)
+	t.Latest = u.State
+	return t
+}
+
+const (
+	agentSource    = mesosv1.TaskStatus_SOURCE_AGENT
+	executorSource = mesosv1.TaskStatus_SOURCE_EXECUTOR
+)
+
+func add(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesosv1.TaskStatus_Source, r *mesosv1.TaskStatus_Reason, msg string) (Task, []Action) {
+	u := Update{UUID: uuid, State: s, Status: encode(t, now, uuid, s, src, r, msg)}
+	alone := len(t.Pending) == 0
+	t = Recorded(t, u)
+	todo := []Action{RecordUpdate{Update: u}}
+	if alone {
+		todo = append(todo, Send{})
+	}
+	return t, todo
+}
+
+func encode(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesosv1.TaskStatus_Source, r *mesosv1.TaskStatus_Reason, msg string) []byte {
+	st := &mesosv1.TaskStatus{
+		TaskId:          t.Info.GetTaskId(),
+		State:           s.Enum(),
+		Source:          src.Enum(),
+		Reason:          r,
+		AgentId:         &mesosv1.AgentID{Value: proto.String(t.AgentID)},
+		ExecutorId:      &mesosv1.ExecutorID{Value: proto.String(t.Info.GetTaskId().GetValue())},
+		Timestamp:       proto.Float64(float64(now.UnixNano()) / 1e9),
+		Uuid:            uuid[:],
+		ContainerStatus: containerStatus(t),
+	}
+	if msg != "" {
+		st.Message = proto.String(msg)
+	}
+	if r != nil && *r == mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY {
+		st.Limitation = &mesosv1.TaskResourceLimitation{Resources: memoryOf(t.Info)}
+	}
+	out, err := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(st)
+	if err != nil {
+		// Only strings that are not UTF-8 could get here, and proto2 does not check them.
+		panic(fmt.Sprintf("encode status of %s: %v", t.ContainerID, err))
+	}
+	return out
+}
+
+func memoryOf(info *mesosv1.TaskInfo) []*mesosv1.Resource {
+	for _, r := range info.GetResources() {
+		if r.GetName() == "mem" {
+			return []*mesosv1.Resource{r}
+		}
+	}
+	return nil
+}
+
+func containerStatus(t Task) *mesosv1.ContainerStatus {
+	cs := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String(t.ContainerID)}}
+	c := t.Container
+	if c.GetPid() != 0 {
+		cs.ExecutorPid = proto.Uint32(uint32(c.GetPid()))
+	}
+	ni := &mesosv1.NetworkInfo{}
+	for _, ip := range c.GetIpAddresses() {
+		ni.IpAddresses = append(ni.IpAddresses, &mesosv1.NetworkInfo_IPAddress{Protocol: protocolOf(ip), IpAddress: proto.String(ip)})
+	}
+	if len(ni.IpAddresses) == 0 {
+		// Clients read network_infos[0].ip_addresses[0] unguarded.
+		ni.IpAddresses = []*mesosv1.NetworkInfo_IPAddress{{Protocol: protocolOf(t.AgentAddress), IpAddress: proto.String(t.AgentAddress)}}
+	}
+	if n := c.GetNetwork(); n != "" {
+		ni.Name = proto.String(n)
+	}
+	for _, m := range c.GetPortMappings() {
+		ni.PortMappings = append(ni.PortMappings, &mesosv1.NetworkInfo_PortMapping{
+			HostPort: proto.Uint32(m.GetHostPort()), ContainerPort: proto.Uint32(m.GetContainerPort()), Protocol: proto.String(m.GetProtocol()),
+		})
+	}
+	cs.NetworkInfos = []*mesosv1.NetworkInfo{ni}
+	return cs
+}
+
+func protocolOf(ip string) *mesosv1.NetworkInfo_Protocol {
+	for _, c := range ip {
+		if c == ':' {
+			return mesosv1.NetworkInfo_IPv6.Enum()
+		}
+	}
+	return mesosv1.NetworkInfo_IPv4.Enum()
+}
+
+func orElse(s, other string) string {
+	if s != "" {
+		return s
+	}
+	return other
+}
