@@ -1,0 +1,238 @@
+// Package streams carries events out to subscribers: one bounded queue for each, filled by
+// the leader and emptied by the goroutine of the subscriber's HTTP request.
+//
+// Send never blocks. A subscriber that reads too slowly loses its stream, never an event
+// out of the middle of it: what arrives is always a prefix of what was sent, in order, in
+// whole records, one write and one flush each. An event is encoded once per format however
+// many subscribers it has. The queue is bounded by the size of its messages, so a slow
+// subscriber cannot grow the leader's memory.
+//
+// Serve writes a HEARTBEAT right after the first record and then after five seconds of
+// silence, although fifteen are announced: some clients give up after ten. A stream that
+// ends on our side ends with the last chunk of the HTTP body.
+//
+// Who is subscribed to what is the leader's knowledge; credentials and headers of the
+// request are checked by calls.
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
+)
+
+const (
+	// AnnouncedHeartbeat is the interval that SUBSCRIBED tells clients.
+	AnnouncedHeartbeat = 15 * time.Second
+	// silence is after what time without a record a heartbeat is written.
+	silence = 5 * time.Second
+	// writeLimit is how long one record may take to be taken over by the network.
+	writeLimit = 30 * time.Second
+	// DefaultMaxBytes is the bound of a framework's queue.
+	DefaultMaxBytes = 16 << 20
+)
+
+var (
+	// ErrOverflow ends Serve when the subscriber was too slow.
+	ErrOverflow = errors.New("subscriber reads too slowly, its stream was ended")
+	// ErrGone ends Serve when the subscriber, or the connection to it, went away.
+	ErrGone = errors.New("subscriber went away")
+)
+
+// Stream is one subscription's way out. Send and Close may be called from any goroutine,
+// also before Serve; Serve once.
+type Stream struct {
+	id        string
+	encoding  Encoding
+	maxBytes  int
+	heartbeat *Event
+
+	wake chan struct{} // holds one token when there may be something to do
+
+	mu         sync.Mutex
+	queue      []*Event
+	bytes      int
+	closed     bool
+	overflowed bool
+}
+
+// New makes the stream of a scheduler's subscription. maxBytes bounds what may wait to be
+// written; a single event is let through whatever its size when nothing else waits.
+func New(id string, enc Encoding, maxBytes int) *Stream {
+	return &Stream{
+		id:        id,
+		encoding:  enc,
+		maxBytes:  maxBytes,
+		heartbeat: NewEvent(&scheduler.Event{Type: scheduler.Event_HEARTBEAT.Enum()}),
+		wake:      make(chan struct{}, 1),
+	}
+}
+
+// ID is the value of the Mesos-Stream-Id header.
+func (s *Stream) ID() string { return s.id }
+
+// Send queues an event and never blocks. False means that the stream is over: it had been
+// closed, or its queue is full, in which case it is closed now and what waited is dropped.
+func (s *Stream) Send(e *Event) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	if len(s.queue) > 0 && s.bytes+e.bytes > s.maxBytes {
+		s.closed, s.overflowed = true, true
+		s.queue, s.bytes = nil, 0
+		s.signal()
+		return false
+	}
+	s.push(e)
+	return true
+}
+
+// Close ends the stream after what is queued and, unless nil, last. Further calls do
+// nothing.
+func (s *Stream) Close(last *Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	if last != nil {
+		s.push(last)
+	}
+	s.closed = true
+	s.signal()
+}
+
+func (s *Stream) push(e *Event) {
+	s.queue = append(s.queue, e)
+	s.bytes += e.bytes
+	s.signal()
+}
+
+func (s *Stream) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the oldest event waiting; none and over means that nothing will come.
+func (s *Stream) take() (e *Event, over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return nil, s.closed
+	}
+	e = s.queue[0]
+	s.queue[0] = nil
+	s.queue = s.queue[1:]
+	s.bytes -= e.bytes
+	return e, false
+}
+
+// Serve answers the subscriber's request with the stream and returns when it is over: nil
+// after Close, ErrOverflow when the subscriber was too slow, ErrGone when it went away or
+// ctx ended. When it returns, Send returns false.
+func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
+	defer s.Close(nil)
+	h := w.Header()
+	h.Set("Content-Type", s.encoding.ContentType())
+	h.Set("Mesos-Stream-Id", s.id)
+	w.WriteHeader(http.StatusOK)
+	out := &sink{w: w, control: http.NewResponseController(w)}
+	if err := out.flush(); err != nil {
+		return err
+	}
+
+	quiet := time.NewTimer(silence)
+	defer quiet.Stop()
+	first := true
+	for {
+		e, over := s.take()
+		if over {
+			return s.outcome()
+		}
+		if e == nil {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%w: %w", ErrGone, context.Cause(ctx))
+			case <-s.wake:
+				continue
+			case <-quiet.C:
+				if first { // nothing may precede SUBSCRIBED
+					quiet.Reset(silence)
+					continue
+				}
+				e = s.heartbeat
+			}
+		}
+		if err := out.write(e.record(s.encoding)); err != nil {
+			return err
+		}
+		if first && e != s.heartbeat {
+			first = false
+			if err := s.greet(out); err != nil {
+				return err
+			}
+		}
+		quiet.Reset(silence)
+	}
+}
+
+// greet follows the first record with a heartbeat at once, unless the stream is already
+// ending: nothing comes after its last record.
+func (s *Stream) greet(out *sink) error {
+	s.mu.Lock()
+	ending := s.closed && len(s.queue) == 0
+	s.mu.Unlock()
+	if ending {
+		return nil
+	}
+	return out.write(s.heartbeat.record(s.encoding))
+}
+
+func (s *Stream) outcome() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.overflowed {
+		return ErrOverflow
+	}
+	return nil
+}
+
+// sink is the subscriber's connection.
+type sink struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (s *sink) write(record []byte) error {
+	if err := s.deadline(); err != nil {
+		return err
+	}
+	if _, err := s.w.Write(record); err != nil {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return s.flush()
+}
+
+func (s *sink) flush() error {
+	if err := s.control.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return nil
+}
+
+func (s *sink) deadline() error {
+	err := s.control.SetWriteDeadline(time.Now().Add(writeLimit))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return nil
+}
