@@ -48,7 +48,7 @@ type Config struct {
 	MTU         uint32 // of the LAN
 	Info        *mesosv1.AgentInfo
 
-	Masters []string                                              // names to keep a connection to
+	Masters []string                                                 // names to keep a connection to
 	Dial    func(ctx context.Context, name string) (net.Conn, error) // agent/1
 
 	Log *slog.Logger
