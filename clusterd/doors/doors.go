@@ -126,10 +126,22 @@ func (s *sorter) sort(c net.Conn) {
 	case s.cfg.Plain == nil || s.cfg.Plain(c.RemoteAddr()):
 		s.hand(p)
 	default:
-		c.SetWriteDeadline(time.Now().Add(helloWait))
-		io.WriteString(c, refusal)
-		c.Close()
+		refuse(c)
 	}
+}
+
+// refuse says why and then reads what is still coming: closing with unread bytes would
+// reset the connection and take the sentence with it.
+func refuse(c net.Conn) {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Second))
+	if _, err := io.WriteString(c, refusal); err != nil {
+		return
+	}
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
+	io.CopyN(io.Discard, c, 1<<20)
 }
 
 func (s *sorter) hand(c net.Conn) {
