@@ -23,6 +23,7 @@ import (
 
 const (
 	helloWait  = 10 * time.Second
+	lastWords  = 3 * time.Second // for requests under way when the program ends
 	headerWait = 15 * time.Second
 	idleWait   = 2 * time.Minute
 	maxHeaders = 64 << 10 // bytes
@@ -54,7 +55,12 @@ func Serve(ctx context.Context, l net.Listener, cfg Config, h http.Handler) erro
 	wg.Go(sorted.run)
 	wg.Go(func() {
 		<-ctx.Done()
-		s.Close()
+		// Streams see ctx end too and end with their last chunk; what does not is cut.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		if s.Shutdown(last) != nil {
+			s.Close()
+		}
 	})
 	err := s.Serve(sorted)
 	sorted.Close()

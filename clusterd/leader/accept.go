@@ -1,0 +1,225 @@
+package leader
+
+import (
+	"crypto/rand"
+	"fmt"
+	"math"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
+	"github.com/mesolith/mesolith/clusterd/alloc"
+	"github.com/mesolith/mesolith/clusterd/offers"
+	"github.com/mesolith/mesolith/clusterd/state"
+	"google.golang.org/protobuf/proto"
+)
+
+// acceptance is one ACCEPT while it is worked through.
+type acceptance struct {
+	f      *framework
+	agent  state.AgentID
+	role   string
+	left   state.Resources // of the offers, after the operations so far
+	open   int             // proposals under way
+	failed error
+	answer func(error)
+}
+
+func (l *Leader) accept(f *framework, a *scheduler.Call_Accept, answer func(error)) {
+	ids := make([]offers.ID, 0, len(a.GetOfferIds()))
+	for _, id := range a.GetOfferIds() {
+		ids = append(ids, offers.ID(id.GetValue()))
+	}
+	taken, err := l.book.Take(f.id, ids)
+	if len(taken) > 0 {
+		l.allocate = true
+	}
+	if err != nil {
+		l.log.Info("accept with offers that are not valid", "framework", f.id, "why", err.Error())
+		l.loseAll(f, a, state.ReasonInvalidOffers, "Task launched with invalid offers: "+err.Error())
+		answer(nil)
+		return
+	}
+	acc := &acceptance{f: f, agent: taken[0].Agent, role: taken[0].Role, answer: answer, open: 1}
+	for _, o := range taken {
+		if acc.left, err = acc.left.Plus(o.Resources); err != nil {
+			answer(fmt.Errorf("sum of the offers: %w", err))
+			return
+		}
+	}
+	if reason, why := l.agentGone(acc.agent); why != "" {
+		l.loseAll(f, a, reason, why)
+		answer(nil)
+		return
+	}
+	for _, op := range a.GetOperations() {
+		l.operate(acc, op)
+	}
+	if len(acc.left) > 0 {
+		l.refuseOffer(f, acc.role, acc.agent, acc.left, a.GetFilters())
+	}
+	acc.finish(nil)
+}
+
+// finish counts proposals down; the call is answered when all are committed.
+func (a *acceptance) finish(err error) {
+	if err != nil && a.failed == nil {
+		a.failed = err
+	}
+	if a.open--; a.open == 0 {
+		a.answer(a.failed)
+	}
+}
+
+// agentGone says why an agent of an offer cannot be launched on any more.
+func (l *Leader) agentGone(id state.AgentID) (reason state.Reason, why string) {
+	known, unreachable := false, false
+	l.cfg.Machine.View(func(s *state.State) {
+		if a, ok := s.Agent(id); ok {
+			known, unreachable = true, a.Unreachable
+		}
+	})
+	switch {
+	case !known || unreachable:
+		return state.ReasonAgentRemoved, "Agent " + string(id) + " was removed or became unreachable"
+	case l.agents[id] == nil:
+		return state.ReasonAgentDisconnected, "Agent " + string(id) + " is disconnected"
+	}
+	return 0, ""
+}
+
+func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
+	switch op.GetType() {
+	case mesosv1.Offer_Operation_LAUNCH:
+		for _, t := range op.GetLaunch().GetTaskInfos() {
+			if op.GetId() != nil {
+				l.invalid(acc, t, state.ReasonTaskInvalid, "'id' must not be set on LAUNCH operations")
+				continue
+			}
+			l.launch(acc, t)
+		}
+	case mesosv1.Offer_Operation_LAUNCH_GROUP:
+		for _, t := range op.GetLaunchGroup().GetTaskGroup().GetTasks() {
+			l.invalid(acc, t, state.ReasonTaskInvalid, "task groups are not supported yet: custom executors are not supported yet")
+		}
+	default:
+		l.log.Warn("operation dropped: not supported yet", "framework", acc.f.id, "operation", op.GetType().String(), "id", op.GetId().GetValue())
+	}
+}
+
+// invalid answers a task that will never be launched.
+func (l *Leader) invalid(acc *acceptance, t *mesosv1.TaskInfo, reason state.Reason, why string) {
+	l.tellStatus(acc.f, state.TaskID(t.GetTaskId().GetValue()), acc.agent, state.Status{
+		State: state.TaskError, Source: state.SourceMaster, Reason: reason, Message: why, TimeNS: time.Now().UnixNano(),
+	})
+}
+
+func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
+	asks, err := checkTask(t, acc.agent)
+	if err != nil {
+		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
+		return
+	}
+	id := state.TaskID(t.GetTaskId().GetValue())
+	left, whole := acc.left.Minus(asks)
+	if !whole {
+		l.invalid(acc, t, state.ReasonTaskInvalid, fmt.Sprintf("Task uses more resources %s than available %s", asks, acc.left))
+		return
+	}
+	if l.holds(acc.f.id, id) {
+		l.invalid(acc, t, state.ReasonTaskInvalid, "Task has duplicate ID: "+string(id))
+		return
+	}
+	for _, r := range t.GetResources() {
+		if r.AllocationInfo == nil {
+			r.AllocationInfo = &mesosv1.Resource_AllocationInfo{Role: proto.String(acc.role)}
+		}
+	}
+	wire, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t)
+	if err != nil {
+		l.invalid(acc, t, state.ReasonTaskInvalid, "Task cannot be stored: "+err.Error())
+		return
+	}
+	container := newContainerID()
+	acc.left = left
+	acc.open++
+	l.propose(state.LaunchTask{
+		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
+		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role),
+	}, func(_ state.Result, err error) {
+		switch {
+		case err == nil:
+			l.sendRun(container)
+		case isRefusal(err):
+			l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
+			err = nil
+		}
+		acc.finish(err)
+	})
+}
+
+// holds says whether a task id is in use: in the state, or on its way into it.
+func (l *Leader) holds(f state.FrameworkID, id state.TaskID) (held bool) {
+	l.cfg.Machine.View(func(s *state.State) { _, held = s.TaskOf(f, id) })
+	return held
+}
+
+func (l *Leader) hostNetwork(role string) bool {
+	return l.cfg.HostNetworkAlways || contains(l.cfg.HostNetworkRoles, "*") || contains(l.cfg.HostNetworkRoles, role)
+}
+
+// newContainerID makes a random UUID: container ids are never used twice.
+func newContainerID() state.ContainerID {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return state.ContainerID(fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]))
+}
+
+// loseAll answers every task of an ACCEPT that came to nothing. A task that the state
+// holds already was launched by the same call sent before: it is told as it is.
+func (l *Leader) loseAll(f *framework, a *scheduler.Call_Accept, reason state.Reason, why string) {
+	lost := func(t *mesosv1.TaskInfo) {
+		id := state.TaskID(t.GetTaskId().GetValue())
+		if l.tellPresent(f, id) {
+			return
+		}
+		l.tellStatus(f, id, state.AgentID(t.GetAgentId().GetValue()), state.Status{
+			State: state.TaskDropped, Source: state.SourceMaster, Reason: reason, Message: why, TimeNS: time.Now().UnixNano(),
+		})
+	}
+	for _, op := range a.GetOperations() {
+		for _, t := range op.GetLaunch().GetTaskInfos() {
+			lost(t)
+		}
+		for _, t := range op.GetLaunchGroup().GetTaskGroup().GetTasks() {
+			lost(t)
+		}
+	}
+}
+
+func (l *Leader) decline(f *framework, d *scheduler.Call_Decline) {
+	for _, id := range d.GetOfferIds() {
+		o, ok := l.book.Get(offers.ID(id.GetValue()))
+		if !ok || o.Framework != f.id {
+			continue // declined before, or rescinded: clients repeat themselves
+		}
+		l.book.Remove(o.ID)
+		l.refuseOffer(f, o.Role, o.Agent, o.Resources, d.GetFilters())
+	}
+	l.allocate = true
+}
+
+// refuseOffer remembers that a framework did not want these resources.
+func (l *Leader) refuseOffer(f *framework, role string, agent state.AgentID, rs state.Resources, filters *mesosv1.Filters) {
+	seconds := filters.GetRefuseSeconds() // 5 when not set
+	if math.IsNaN(seconds) || seconds < 0 {
+		seconds = float64(alloc.DefaultRefuseNS) / 1e9
+	}
+	if seconds == 0 {
+		return
+	}
+	pause := time.Duration(math.Min(seconds*1e9, alloc.MaxRefuseNS))
+	pause = max(pause, l.cfg.AllocationInterval)
+	l.filters.Refuse(f.id, role, agent, rs, time.Now().Add(pause).UnixNano())
+}

@@ -1,0 +1,392 @@
+// Package leader is what a master does while it leads, for one term: it turns calls and
+// agents' messages into commands of the log, and what was committed into effects.
+//
+// One goroutine (Run) decides everything: it selects over calls, messages of agents,
+// finished proposals and the clock, asks the pure rooms (state, alloc, offers), and hands
+// effects to queues that never block it. Commands that arrive while an entry is on its
+// way ride together in the next one.
+//
+// Invariants: nobody is told what is not committed; after an election nothing is served
+// before a Barrier in that term; no agent is offered before it attached in this term;
+// every effect can be had again from the state alone (Outstanding), so that a leader that
+// dies owes nothing. Offers, filters, streams and timers live in memory and end with the
+// term; timers of frameworks begin anew with the whole of what was left.
+//
+// It knows nothing of HTTP (calls), of Raft (replica) or of how agents are reached (Desk
+// holds their connections over terms); the state's rules are the state's.
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/alloc"
+	"github.com/mesolith/mesolith/clusterd/offers"
+	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/clusterd/streams"
+	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
+)
+
+// Errors of Do and Subscribe; calls maps them to statuses and their texts.
+var (
+	ErrFrameworkUnknown  = errors.New("framework cannot be found")
+	ErrPrincipalMismatch = errors.New("principal does not match the one that subscribed")
+	ErrNotSubscribed     = errors.New("framework is not subscribed")
+	ErrStreamIDMissing   = errors.New("all non-subscribe calls should include the 'Mesos-Stream-Id' header")
+	ErrStreamIDWrong     = errors.New("the stream id is not that of the framework's subscription")
+	// ErrNotLeader: nothing was done; the call may be sent again to the leader.
+	ErrNotLeader = errors.New("this master does not lead")
+	// ErrUnknownOutcome: the leader lost its office while the call was on its way into
+	// the log; whether it took effect is for reconciliation to find out.
+	ErrUnknownOutcome = errors.New("leadership changed while the call was being committed; its outcome is unknown")
+)
+
+// Log is where commands become decisions.
+type Log interface {
+	// Propose returns what Machine.Apply returned, once the entry is committed.
+	Propose(ctx context.Context, entry []byte) (any, error)
+	Barrier(ctx context.Context) error
+}
+
+// Config is what a term needs to know.
+type Config struct {
+	Generation string // id of the Raft history
+	Height     uint64
+	Term       uint64
+	Log        Log
+	Machine    *state.Machine
+	Address    Address
+	// Pool is where nodes' task subnets are taken from.
+	Pool string
+	// AgentGrace is how long an agent may be silent before it is unreachable.
+	AgentGrace time.Duration
+	// AllocationInterval is the time between rounds that nothing triggered; 1 s by default.
+	AllocationInterval time.Duration
+	// HostNetworkRoles may use the nodes' network; "*" is every role.
+	HostNetworkRoles []string
+	// Handover is asked for when more than a third of the agents fall silent together:
+	// it is likelier that this master is cut off than that they died.
+	Handover func()
+	// NetworkNamespaces is false where tasks see the host's network whatever their role
+	// (processes without isolation).
+	HostNetworkAlways bool
+	Logger            *slog.Logger
+}
+
+const (
+	inboxLength   = 4096
+	maxEntryBytes = 256 << 10
+	tickInterval  = 250 * time.Millisecond
+	pingInterval  = 2 * time.Second
+	// afterElection is what a connected framework gets to come back to a new leader,
+	// whatever its failover_timeout: it lost its stream by our doing.
+	afterElection = 10 * time.Minute
+	// afterOurFault is the same when a forwarder or a link between nodes broke.
+	afterOurFault = time.Minute
+)
+
+// Leader is one term in office.
+type Leader struct {
+	cfg    Config
+	log    *slog.Logger
+	info   *mesosv1.MasterInfo
+	inbox  chan func()
+	ready  chan struct{} // closed once the Barrier passed
+	done   chan struct{} // closed when Run returns
+	landed chan landing
+
+	// Owned by Run's goroutine.
+	elected    time.Time
+	book       *offers.Book
+	filters    *alloc.Filters
+	frameworks map[state.FrameworkID]*framework
+	agents     map[state.AgentID]*agent
+	attaching  map[*agentConn]bool
+	waiting    []pending
+	inFlight   bool
+	retries    map[state.ContainerID]*retry
+	deadlines  map[state.FrameworkID]time.Time
+	unattached time.Time // when agents that never attached in this term are given up
+	allocate   bool
+	lastRound  time.Time
+	lastPing   time.Time
+	seed       uint64
+	pingNumber uint64
+	counters   map[string]float64
+}
+
+// framework is a framework's presence in this term.
+type framework struct {
+	id         state.FrameworkID
+	stream     *streams.Stream
+	info       *mesosv1.FrameworkInfo
+	caps       state.Capabilities
+	roles      []string
+	principal  string
+	suppressed map[string]bool
+}
+
+// agent is an agent that attached in this term.
+type agent struct {
+	id        state.AgentID
+	node      string
+	conn      *agentConn
+	info      *mesosv1.AgentInfo
+	lastHeard time.Time
+	network   uint64 // version of the network plan it was told
+}
+
+// retry is an update that a framework has not acknowledged.
+type retry struct {
+	at    time.Time
+	pause time.Duration
+}
+
+// pending is a command with what to do when it is committed; then gets the command's
+// refusal or, when the term ended, ErrUnknownOutcome.
+type pending struct {
+	command state.Command
+	then    func(state.Result, error)
+}
+
+type landing struct {
+	batch   []pending
+	results []state.Result
+	err     error
+}
+
+// New prepares a term; Run serves it.
+func New(cfg Config) *Leader {
+	if cfg.AllocationInterval == 0 {
+		cfg.AllocationInterval = time.Second
+	}
+	if cfg.AgentGrace == 0 {
+		cfg.AgentGrace = 25 * time.Second
+	}
+	return &Leader{
+		cfg: cfg, log: cfg.Logger.With("term", cfg.Term), info: MasterInfo(cfg.Generation, cfg.Address),
+		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
+		book: offers.New(cfg.Generation, cfg.Term), filters: alloc.NewFilters(),
+		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
+		retries: map[state.ContainerID]*retry{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
+		seed: cfg.Term<<32 ^ cfg.Height,
+	}
+}
+
+// Ready is closed when calls are served.
+func (l *Leader) Ready() <-chan struct{} { return l.ready }
+
+// MasterInfo is how this leader introduces itself.
+func (l *Leader) MasterInfo() *mesosv1.MasterInfo { return l.info }
+
+// Elected is when this term began to be served; zero before.
+func (l *Leader) Elected() time.Time {
+	select {
+	case <-l.ready:
+		return l.elected
+	default:
+		return time.Time{}
+	}
+}
+
+// Run leads until ctx ends (nil) or the log refuses (its error). Streams of frameworks
+// end with it.
+func (l *Leader) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.leave()
+	defer cancel()
+	if err := l.cfg.Log.Barrier(ctx); err != nil {
+		return fmt.Errorf("barrier at the beginning of term %d: %w", l.cfg.Term, err)
+	}
+	l.takeOver()
+	close(l.ready)
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	for {
+		l.launchEntry(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-l.inbox:
+			f()
+			l.drain()
+		case landed := <-l.landed:
+			l.inFlight = false
+			l.land(landed)
+			if landed.err != nil {
+				return fmt.Errorf("propose: %w", landed.err)
+			}
+		case now := <-tick.C:
+			l.onTick(now)
+		}
+		if l.allocate {
+			l.round(time.Now())
+		}
+	}
+}
+
+// drain takes what else is there, so that it shares an entry, but not for ever.
+func (l *Leader) drain() {
+	for range 256 {
+		select {
+		case f := <-l.inbox:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// takeOver finds in the state what the last leader left to be done.
+func (l *Leader) takeOver() {
+	now := time.Now()
+	l.elected = now
+	l.unattached = now.Add(max(l.cfg.AgentGrace, afterElection))
+	l.cfg.Machine.View(func(s *state.State) {
+		for f := range s.Frameworks() {
+			left := time.Duration(f.Remaining)
+			if f.Connected {
+				left = max(time.Duration(f.FailoverTimeout), afterElection)
+			}
+			l.deadlines[f.ID] = now.Add(left)
+		}
+		nf, na, nt := s.Counts()
+		l.log.Info("leading", "generation", l.cfg.Generation, "height", l.cfg.Height, "frameworks", nf, "agents", na, "tasks", nt)
+	})
+	if l.cfg.Machine.Generation().ID != l.cfg.Generation {
+		l.propose(state.BeginGeneration{Generation: state.Generation{Height: l.cfg.Height, ID: l.cfg.Generation}}, func(_ state.Result, err error) {
+			if err != nil {
+				l.log.Error("the generation could not be begun", "error", err)
+			}
+		})
+	}
+}
+
+// leave ends what this term promised.
+func (l *Leader) leave() {
+	for _, f := range l.frameworks {
+		f.stream.Close(nil)
+	}
+	for _, p := range l.waiting {
+		p.then(state.Result{}, ErrNotLeader)
+	}
+	l.waiting = nil
+	if l.inFlight {
+		landed := <-l.landed
+		for _, p := range landed.batch {
+			p.then(state.Result{}, ErrUnknownOutcome)
+		}
+	}
+	close(l.done)
+}
+
+// propose queues a command; then is called in the loop.
+func (l *Leader) propose(c state.Command, then func(state.Result, error)) {
+	if err := state.Check(c); err != nil {
+		then(state.Result{}, err)
+		return
+	}
+	l.waiting = append(l.waiting, pending{c, then})
+}
+
+// launchEntry sends what waits as one entry, if none is on its way.
+func (l *Leader) launchEntry(ctx context.Context) {
+	if l.inFlight || len(l.waiting) == 0 {
+		return
+	}
+	commands := make([]state.Command, 0, len(l.waiting))
+	for _, p := range l.waiting {
+		commands = append(commands, p.command)
+	}
+	entry, n := state.EncodeEntry(time.Now().UnixNano(), commands, maxEntryBytes)
+	batch := l.waiting[:n:n]
+	l.waiting = append([]pending(nil), l.waiting[n:]...)
+	l.inFlight = true
+	go func() {
+		out, err := l.cfg.Log.Propose(ctx, entry)
+		landed := landing{batch: batch, err: err}
+		if err == nil {
+			applied, ok := out.(state.Applied)
+			if !ok {
+				landed.err = fmt.Errorf("the log answered %T", out)
+			} else if applied.Err != nil {
+				landed.err = applied.Err
+			}
+			landed.results = applied.Results
+		}
+		l.landed <- landed
+	}()
+}
+
+func (l *Leader) land(landed landing) {
+	for i, p := range landed.batch {
+		if landed.err != nil || i >= len(landed.results) {
+			p.then(state.Result{}, ErrUnknownOutcome)
+			continue
+		}
+		r := landed.results[i]
+		p.then(r, r.Err)
+		l.tell(r.Events)
+	}
+}
+
+// enter runs f in the loop and waits until answer was called, or the term or ctx ends.
+func (l *Leader) enter(ctx context.Context, f func(answer func(error))) error {
+	select {
+	case <-l.ready:
+	case <-l.done:
+		return ErrNotLeader
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	answered := make(chan error, 1)
+	answer := func(err error) {
+		select {
+		case answered <- err:
+		default:
+		}
+	}
+	select {
+	case l.inbox <- func() { f(answer) }:
+	case <-l.done:
+		return ErrNotLeader
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answered:
+		return err
+	case <-l.done:
+		// What was in flight has been answered before done closed.
+		select {
+		case err := <-answered:
+			return err
+		default:
+			return ErrNotLeader
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// post runs f in the loop, some time; it waits only for room in the inbox.
+func (l *Leader) post(ctx context.Context, f func()) {
+	select {
+	case l.inbox <- f:
+	case <-l.done:
+	case <-ctx.Done():
+	}
+}
+
+func (l *Leader) count(name string) { l.counters[name]++ }
+
+// toAgent sends to an attached agent; one that is away gets it when it attaches.
+func (l *Leader) toAgent(id state.AgentID, m *agentwire.FromMaster) {
+	if a := l.agents[id]; a != nil {
+		a.conn.send(l.cfg.Height, l.cfg.Term, m)
+	}
+}

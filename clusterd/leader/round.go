@@ -1,0 +1,127 @@
+package leader
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/alloc"
+	"github.com/mesolith/mesolith/clusterd/state"
+)
+
+// round divides what is free and tells who got what.
+func (l *Leader) round(now time.Time) {
+	l.allocate, l.lastRound = false, now
+	if len(l.frameworks) == 0 || len(l.agents) == 0 {
+		return
+	}
+	began := time.Now()
+	l.seed++
+	var fresh map[state.FrameworkID][]*mesosv1.Offer
+	l.cfg.Machine.View(func(s *state.State) {
+		made := alloc.Round(l.snapshot(s), l.filters, now.UnixNano(), l.seed)
+		fresh = make(map[state.FrameworkID][]*mesosv1.Offer, len(l.frameworks))
+		for _, d := range made {
+			o := l.book.Make(d.Framework, d.Role, d.Agent, d.Resources, now.UnixNano())
+			a, ok := s.Agent(d.Agent)
+			f := l.frameworks[d.Framework]
+			if !ok || f == nil {
+				l.book.Remove(o.ID)
+				continue
+			}
+			fresh[d.Framework] = append(fresh[d.Framework], offerToWire(o, a, l.agents[d.Agent].info, f.caps.Has(state.CapMultiRole)))
+		}
+	})
+	for id, list := range fresh {
+		for _, e := range offersEvents(list) {
+			l.send(l.frameworks[id], e)
+		}
+	}
+	l.count("allocator/mesos/allocation_runs")
+	l.counters["allocator/mesos/allocation_run_ms"] = float64(time.Since(began).Microseconds()) / 1000
+}
+
+// snapshot shows alloc what it may divide: agents attached in this term, and the roles
+// that a connected framework is subscribed to.
+func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
+	var snap alloc.Snapshot
+	for id := range l.agents {
+		a, ok := s.Agent(id)
+		if !ok || a.Unreachable {
+			continue
+		}
+		free, _ := a.Free().Minus(l.book.Offered(id))
+		snap.Agents = append(snap.Agents, alloc.Agent{ID: id, Total: a.Total, Free: free})
+	}
+	sortAgents(snap.Agents)
+	holds := map[string]map[state.FrameworkID]state.Resources{}
+	add := func(role string, f state.FrameworkID, rs state.Resources) {
+		if holds[role] == nil {
+			holds[role] = map[state.FrameworkID]state.Resources{}
+		}
+		if sum, err := holds[role][f].Plus(rs); err == nil {
+			holds[role][f] = sum
+		}
+	}
+	wanted := map[string][]*framework{}
+	for f := range s.Frameworks() {
+		for _, role := range f.Roles {
+			add(role, f.ID, f.Allocated(role))
+		}
+	}
+	for _, o := range l.book.All() {
+		add(o.Role, o.Framework, o.Resources)
+	}
+	for _, f := range l.frameworks {
+		for _, role := range f.roles {
+			wanted[role] = append(wanted[role], f)
+		}
+	}
+	for role, members := range wanted {
+		r := alloc.Role{Name: role, Weight: 1}
+		for _, held := range holds[role] {
+			if sum, err := r.Holds.Plus(held); err == nil {
+				r.Holds = sum
+			}
+		}
+		for _, f := range members {
+			r.Members = append(r.Members, alloc.Member{
+				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources),
+				Holds: holds[role][f.id], Minimum: minimum(f.info, role),
+			})
+		}
+		snap.Roles = append(snap.Roles, r)
+	}
+	sortRoles(snap.Roles)
+	return snap
+}
+
+// minimum is what an offer must hold for a framework in a role.
+func minimum(info *mesosv1.FrameworkInfo, role string) [][]alloc.Quantity {
+	filter, ok := info.GetOfferFilters()[role]
+	if !ok || filter.GetMinAllocatableResources() == nil {
+		return alloc.DefaultMinimum()
+	}
+	var out [][]alloc.Quantity
+	for _, set := range filter.GetMinAllocatableResources().GetQuantities() {
+		var all []alloc.Quantity
+		for name, v := range set.GetQuantities() {
+			milli, _ := state.Thousandths(v.GetValue())
+			all = append(all, alloc.Quantity{Name: name, Milli: milli})
+		}
+		out = append(out, all)
+	}
+	return out
+}
+
+func sortAgents(list []alloc.Agent) {
+	slices.SortFunc(list, func(a, b alloc.Agent) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+func sortRoles(list []alloc.Role) {
+	slices.SortFunc(list, func(a, b alloc.Role) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range list {
+		slices.SortFunc(list[i].Members, func(a, b alloc.Member) int { return cmp.Compare(a.Framework, b.Framework) })
+	}
+}

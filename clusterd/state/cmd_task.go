@@ -1,0 +1,302 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+)
+
+// LaunchTask gives a task to an agent. It is refused when its resources are not free any
+// more: what the leader promised is checked here again.
+type LaunchTask struct {
+	Container   ContainerID
+	Task        TaskID
+	Framework   FrameworkID
+	Agent       AgentID
+	Role        string
+	Name        string
+	Info        []byte
+	Resources   Resources
+	HostNetwork bool
+}
+
+func (LaunchTask) kind() kind { return kindLaunchTask }
+
+func (c LaunchTask) encode(w *writer) {
+	w.string(string(c.Container))
+	w.string(string(c.Task))
+	w.string(string(c.Framework))
+	w.string(string(c.Agent))
+	w.string(c.Role)
+	w.string(c.Name)
+	w.bytes(c.Info)
+	w.resources(c.Resources)
+	w.bool(c.HostNetwork)
+}
+
+func decodeLaunchTask(r *reader) Command {
+	return LaunchTask{
+		Container: ContainerID(r.string()), Task: TaskID(r.string()), Framework: FrameworkID(r.string()), Agent: AgentID(r.string()),
+		Role: r.string(), Name: r.string(), Info: r.bytes(), Resources: r.resources(), HostNetwork: r.bool(),
+	}
+}
+
+func (c LaunchTask) apply(s *State) (Result, error) {
+	if c.Container == "" || c.Task == "" {
+		return Result{}, fmt.Errorf("launch without ids: %w", ErrCommandInvalid)
+	}
+	fslot, ok := s.frameworkSlot[c.Framework]
+	if !ok {
+		return Result{}, s.frameworkError(c.Framework)
+	}
+	aslot, ok := s.agentSlot[c.Agent]
+	if !ok {
+		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnknown)
+	}
+	f, a := s.frameworks.at(fslot), s.agents.at(aslot)
+	switch {
+	case a.Unreachable:
+		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnreachable)
+	case len(s.taskSlot) >= maxTasks:
+		return Result{}, fmt.Errorf("%d tasks: %w", maxTasks, ErrListFull)
+	}
+	if _, used := s.taskSlot[c.Container]; used {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrContainerUsed)
+	}
+	if _, used := a.forgets[c.Container]; used {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrContainerUsed)
+	}
+	if _, used := f.tasks[c.Task]; used {
+		return Result{}, fmt.Errorf("task %s: %w", c.Task, ErrTaskDuplicate)
+	}
+	free, _ := a.Total.Minus(a.used)
+	if !free.Contains(c.Resources) {
+		return Result{}, fmt.Errorf("task %s asks %s, agent %s has %s free: %w", c.Task, c.Resources, c.Agent, free, ErrNoRoom)
+	}
+	used, err := a.used.Plus(c.Resources)
+	if err != nil {
+		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
+	}
+	allocated, err := f.allocated[c.Role].Plus(c.Resources)
+	if err != nil {
+		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
+	}
+	a.used, f.allocated[c.Role] = used, allocated
+	slot := s.tasks.add(Task{
+		ContainerID: c.Container, TaskID: c.Task, FrameworkID: c.Framework, AgentID: c.Agent, Role: c.Role, Name: c.Name, Info: c.Info,
+		Resources: c.Resources, HostNetwork: c.HostNetwork, LaunchedNS: s.timeNS, State: TaskStaging, KillGrace: -1,
+	})
+	s.taskSlot[c.Container], f.tasks[c.Task], a.tasks[c.Container] = slot, slot, slot
+	return Result{FrameworkID: c.Framework, AgentID: c.Agent}, nil
+}
+
+// UpdateTask is a status that an agent reported. Its uuid being another than the newest
+// one's means that the newest one was acknowledged.
+type UpdateTask struct {
+	Container ContainerID
+	Agent     AgentID
+	UUID      []byte
+	Data      []byte
+	Latest    TaskState // newest on the agent, which may be ahead of Status
+	Status    Status
+}
+
+func (UpdateTask) kind() kind { return kindUpdateTask }
+
+func (c UpdateTask) encode(w *writer) {
+	w.string(string(c.Container))
+	w.string(string(c.Agent))
+	w.bytes(c.UUID)
+	w.bytes(c.Data)
+	w.int(int64(c.Latest))
+	w.status(c.Status)
+}
+
+func decodeUpdateTask(r *reader) Command {
+	return UpdateTask{
+		Container: ContainerID(r.string()), Agent: AgentID(r.string()), UUID: r.bytes(), Data: r.bytes(),
+		Latest: TaskState(r.int()), Status: r.status(),
+	}
+}
+
+func (c UpdateTask) apply(s *State) (Result, error) {
+	slot, ok := s.taskSlot[c.Container]
+	if !ok {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskUnknown)
+	}
+	t := s.tasks.at(slot)
+	switch {
+	case t.AgentID != c.Agent || len(c.UUID) == 0:
+		return Result{}, fmt.Errorf("update of container %s by agent %s: %w", c.Container, c.Agent, ErrCommandInvalid)
+	case bytes.Equal(t.UUID, c.UUID):
+		return Result{FrameworkID: t.FrameworkID, AgentID: t.AgentID}, nil // the agent repeats itself
+	case t.Answered() && t.Newest.State.Terminal() && len(t.Newest.Wire) > 0:
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskEnded)
+	}
+	t.UUID, t.Data, t.Acknowledged = c.UUID, c.Data, false
+	t.State = c.Latest
+	if c.Status.State.Terminal() {
+		t.State = c.Status.State
+	}
+	t.noteNewest(c.Status)
+	r := Result{FrameworkID: t.FrameworkID, AgentID: t.AgentID}
+	if t.State.Terminal() {
+		s.release(t)
+	}
+	if t.Orphan {
+		// Nobody will acknowledge it: the cluster does.
+		t.Acknowledged = true
+		r.Events = append(r.Events, acknowledgeEvent(t))
+		if c.Status.State.Terminal() {
+			r.Events = append(r.Events, s.dropTask(t)...)
+		}
+	}
+	return r, nil
+}
+
+func acknowledgeEvent(t *Task) Event {
+	return Event{Change: AcknowledgeWanted, Framework: t.FrameworkID, Task: t.TaskID, Container: t.ContainerID, Agent: t.AgentID, Status: Status{Wire: t.UUID}}
+}
+
+// release gives a task's resources back; they return at the terminal update, not at its
+// acknowledgement.
+func (s *State) release(t *Task) {
+	if t.Released {
+		return
+	}
+	t.Released = true
+	if slot, ok := s.agentSlot[t.AgentID]; ok {
+		a := s.agents.at(slot)
+		a.used, _ = a.used.Minus(t.Resources)
+	}
+	if slot, ok := s.frameworkSlot[t.FrameworkID]; ok {
+		f := s.frameworks.at(slot)
+		left, _ := f.allocated[t.Role].Minus(t.Resources)
+		if len(left) == 0 {
+			delete(f.allocated, t.Role)
+			return
+		}
+		f.allocated[t.Role] = left
+	}
+}
+
+// dropTask takes a task out of the state. Its agent is told to forget it until it says
+// that it has.
+func (s *State) dropTask(t *Task) []Event {
+	s.release(t)
+	s.finished = append(s.finished, *t)
+	container, framework, task, agent := t.ContainerID, t.FrameworkID, t.TaskID, t.AgentID
+	slot := s.taskSlot[container]
+	if fslot, ok := s.frameworkSlot[framework]; ok {
+		f := s.frameworks.at(fslot)
+		if f.tasks[task] == slot {
+			delete(f.tasks, task)
+		}
+	}
+	delete(s.taskSlot, container)
+	s.tasks.remove(slot)
+	aslot, ok := s.agentSlot[agent]
+	if !ok {
+		return nil
+	}
+	a := s.agents.at(aslot)
+	delete(a.tasks, container)
+	a.forgets[container] = struct{}{}
+	return []Event{{Change: ForgetWanted, Framework: framework, Task: task, Container: container, Agent: agent}}
+}
+
+// AcknowledgeUpdate is a framework's word that it has an update.
+type AcknowledgeUpdate struct {
+	Container ContainerID
+	UUID      []byte
+}
+
+func (AcknowledgeUpdate) kind() kind { return kindAcknowledgeUpdate }
+
+func (c AcknowledgeUpdate) encode(w *writer) {
+	w.string(string(c.Container))
+	w.bytes(c.UUID)
+}
+
+func decodeAcknowledgeUpdate(r *reader) Command {
+	return AcknowledgeUpdate{Container: ContainerID(r.string()), UUID: r.bytes()}
+}
+
+func (c AcknowledgeUpdate) apply(s *State) (Result, error) {
+	slot, ok := s.taskSlot[c.Container]
+	if !ok {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskUnknown)
+	}
+	t := s.tasks.at(slot)
+	if len(c.UUID) == 0 || !bytes.Equal(t.UUID, c.UUID) {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrNotNewest)
+	}
+	r := Result{FrameworkID: t.FrameworkID, AgentID: t.AgentID}
+	t.Acknowledged = true
+	r.Events = append(r.Events, acknowledgeEvent(t))
+	if t.Newest.State.Terminal() {
+		r.Events = append(r.Events, s.dropTask(t)...)
+	}
+	return r, nil
+}
+
+// KillTask writes down that a framework wants a task ended.
+type KillTask struct {
+	Container ContainerID
+	Grace     int64 // ns; <0: as the task says
+}
+
+func (KillTask) kind() kind { return kindKillTask }
+
+func (c KillTask) encode(w *writer) {
+	w.string(string(c.Container))
+	w.int(c.Grace)
+}
+
+func decodeKillTask(r *reader) Command {
+	return KillTask{Container: ContainerID(r.string()), Grace: r.int()}
+}
+
+func (c KillTask) apply(s *State) (Result, error) {
+	slot, ok := s.taskSlot[c.Container]
+	if !ok {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskUnknown)
+	}
+	t := s.tasks.at(slot)
+	if t.State.Terminal() {
+		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskEnded)
+	}
+	shorter := c.Grace >= 0 && (t.KillGrace < 0 || c.Grace < t.KillGrace)
+	if !t.KillRequested || shorter {
+		t.KillGrace = c.Grace
+	}
+	t.KillRequested = true
+	return Result{FrameworkID: t.FrameworkID, AgentID: t.AgentID}, nil
+}
+
+// Forgets returns what an agent has been told to forget and has not confirmed.
+func (a *Agent) Forgets() []ContainerID {
+	out := make([]ContainerID, 0, len(a.forgets))
+	for id := range a.forgets {
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (w *writer) status(st Status) {
+	w.int(int64(st.State))
+	w.int(int64(st.Source))
+	w.int(int64(st.Reason))
+	w.string(st.Message)
+	w.int(st.TimeNS)
+	w.int(st.Unreached)
+	w.bytes(st.Wire)
+}
+
+func (r *reader) status() Status {
+	return Status{
+		State: TaskState(r.int()), Source: Source(r.int()), Reason: Reason(r.int()), Message: r.string(),
+		TimeNS: r.int(), Unreached: r.int(), Wire: r.bytes(),
+	}
+}
