@@ -8,9 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"syscall"
+
+	"github.com/mesolith/mesolith/internal/sockpath"
 )
 
 // GatewayPort is the name of the gateway's port in the switch, for faults.
@@ -90,10 +91,7 @@ func gatewayAddr(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr()
 // port. QEMU's stream sockets cannot reconnect: a machine that is started again connects
 // again.
 func (l *LAN) Plug(name, socket string) error {
-	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("plug %s into the LAN: %w", name, err)
-	}
-	ln, err := net.Listen("unix", socket)
+	ln, err := sockpath.Listen(socket)
 	if err != nil {
 		return fmt.Errorf("plug %s into the LAN: %w", name, err)
 	}
