@@ -142,11 +142,21 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	}
 	container := newContainerID()
 	acc.left = left
+	taking, err := l.launching[acc.agent].Plus(asks)
+	if err != nil {
+		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
+		return
+	}
+	l.launching[acc.agent] = taking
 	acc.open++
 	l.propose(state.LaunchTask{
 		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
 		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role),
 	}, func(_ state.Result, err error) {
+		if l.launching[acc.agent], _ = l.launching[acc.agent].Minus(asks); len(l.launching[acc.agent]) == 0 {
+			delete(l.launching, acc.agent)
+		}
+		l.allocate = true
 		switch {
 		case err == nil:
 			l.sendRun(container)

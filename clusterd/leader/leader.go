@@ -109,6 +109,9 @@ type Leader struct {
 	waiting    []pending
 	inFlight   bool
 	retries    map[state.ContainerID]*retry
+	// launching is what launches on their way into the log will take: neither offered
+	// any more nor used yet.
+	launching  map[state.AgentID]state.Resources
 	deadlines  map[state.FrameworkID]time.Time
 	unattached time.Time // when agents that never attached in this term are given up
 	allocate   bool
@@ -172,7 +175,7 @@ func New(cfg Config) *Leader {
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
-		retries: map[state.ContainerID]*retry{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
+		retries: map[state.ContainerID]*retry{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}
 }
@@ -329,8 +332,8 @@ func (l *Leader) land(landed landing) {
 			continue
 		}
 		r := landed.results[i]
+		l.tell(r.Events) // updates of tasks come before what is said of their agent
 		p.then(r, r.Err)
-		l.tell(r.Events)
 	}
 }
 

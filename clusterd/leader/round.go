@@ -52,6 +52,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 			continue
 		}
 		free, _ := a.Free().Minus(l.book.Offered(id))
+		free, _ = free.Minus(l.launching[id])
 		snap.Agents = append(snap.Agents, alloc.Agent{ID: id, Total: a.Total, Free: free})
 	}
 	sortAgents(snap.Agents)
