@@ -145,8 +145,8 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	h.Set("Content-Type", s.encoding.ContentType())
 	h.Set("Mesos-Stream-Id", s.id)
 	w.WriteHeader(http.StatusOK)
-	out := &sink{w: w, control: http.NewResponseController(w)}
-	if err := out.flush(); err != nil {
+	out := NewSink(w)
+	if err := out.Flush(); err != nil {
 		return err
 	}
 
@@ -172,7 +172,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 				e = s.heartbeat
 			}
 		}
-		if err := out.write(e.record(s.encoding)); err != nil {
+		if err := out.Write(e.record(s.encoding)); err != nil {
 			return err
 		}
 		if first && e != s.heartbeat {
@@ -187,14 +187,14 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 
 // greet follows the first record with a heartbeat at once, unless the stream is already
 // ending: nothing comes after its last record.
-func (s *Stream) greet(out *sink) error {
+func (s *Stream) greet(out *Sink) error {
 	s.mu.Lock()
 	ending := s.closed && len(s.queue) == 0
 	s.mu.Unlock()
 	if ending {
 		return nil
 	}
-	return out.write(s.heartbeat.record(s.encoding))
+	return out.Write(s.heartbeat.record(s.encoding))
 }
 
 func (s *Stream) outcome() error {
@@ -202,37 +202,6 @@ func (s *Stream) outcome() error {
 	defer s.mu.Unlock()
 	if s.overflowed {
 		return ErrOverflow
-	}
-	return nil
-}
-
-// sink is the subscriber's connection.
-type sink struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-}
-
-func (s *sink) write(record []byte) error {
-	if err := s.deadline(); err != nil {
-		return err
-	}
-	if _, err := s.w.Write(record); err != nil {
-		return fmt.Errorf("%w: %w", ErrGone, err)
-	}
-	return s.flush()
-}
-
-func (s *sink) flush() error {
-	if err := s.control.Flush(); err != nil {
-		return fmt.Errorf("%w: %w", ErrGone, err)
-	}
-	return nil
-}
-
-func (s *sink) deadline() error {
-	err := s.control.SetWriteDeadline(time.Now().Add(writeLimit))
-	if err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return nil
 }
