@@ -1,0 +1,57 @@
+package modules
+
+// Boot are the modules that init loads by name, in this order, because no
+// device asks for them and the node has no modprobe: what the kernel would
+// load by itself at first use fails there with a bare "no such file". They
+// lie in the image unpacked, with all they need.
+var Boot = []string{
+	"qemu_fw_cfg", // the node document on virtual machines
+	"efivarfs",
+	"overlay", // before the first container, or libcontainer copies itself
+	"loop", "squashfs",
+	"veth", "bridge", "vxlan", "8021q", "bonding", "tun",
+	"nf_conntrack", "nf_nat", "nf_conntrack_netlink",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir", "nft_ct",
+	"nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
+	"nft_reject", "nft_reject_inet", "nft_log", "nf_log_syslog", "nft_limit",
+	"nft_hash", "nft_numgen",
+	"inet_diag", "tcp_diag", "udp_diag",
+	"vsock", "vmw_vsock_virtio_transport", "vsock_loopback",
+}
+
+// Virtual are unpacked too: the devices of virtual machines, found by
+// modules.alias, on the way of every test and of lith up.
+var Virtual = []string{
+	"virtio_net", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_balloon", "virtio_mmio",
+	"i6300esb", "softdog", "button",
+}
+
+// Required stay packed until a device or init asks for them; a kernel
+// without them cannot serve the node.
+var Required = []string{
+	// disks and buses
+	"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "usb_storage", "uas", "xhci_pci", "ehci_pci", "uhci_hcd",
+	"usbhid", "hid_generic",
+	// network cards
+	"e1000", "e1000e", "igb", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
+	"mlx4_core", "mlx4_en", "mlx5_core", "bnxt_en", "tg3", "r8169", "vmxnet3",
+	// file systems
+	"ext4", "xfs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "isofs",
+	// device mapper
+	"dm_mod", "dm_crypt", "dm_verity", "dm_integrity", "dm_snapshot", "dm_thin_pool", "xts", "aesni_intel",
+	// networks of tasks and nodes, and what tests do to them
+	"wireguard", "macvlan", "ipvlan", "dummy", "vrf", "ifb",
+	"sch_netem", "sch_tbf", "sch_ingress", "sch_htb", "sch_fq", "act_mirred", "cls_u32", "cls_matchall",
+	"nft_connlimit", "nft_quota", "nft_socket", "nft_tproxy", "nft_queue", "nft_flow_offload", "nft_synproxy",
+	// watchdogs
+	"iTCO_wdt", "sp5100_tco", "wdat_wdt", "hpwdt",
+}
+
+// Optional are taken where the kernel has them: distributions differ.
+var Optional = []string{
+	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mpi3mr", "vmw_pvscsi", "mmc_block", "sdhci_pci",
+	"ena", "gve", "mana", "hv_vmbus", "hv_netvsc", "hv_storvsc", "hv_utils", "xen_netfront", "xen_blkfront",
+	"atlantic", "be2net", "enic",
+	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "vmd", "nvme_tcp",
+	"virtio_mem", "acpi_cpufreq", "raid1", "realtek",
+}
