@@ -1,0 +1,273 @@
+// Package operator is the operator API of a master: one call in, one typed answer out.
+//
+// Collect takes a picture of the cluster at one moment between two decisions of the
+// leader: the records are copied while the leader waits, decoded and worded afterwards, so
+// that a long answer to a slow client delays nobody. The legacy face words the same
+// picture.
+//
+// Invariant: what is shown is what the replicated state holds, plus what only this term's
+// leader knows (offers, who is connected); nothing is remembered here.
+//
+// Calls that change something, and the stream of events, are not here yet: they are
+// answered 501 with a sentence.
+package operator
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/offers"
+	"github.com/mesolith/mesolith/clusterd/state"
+)
+
+// Picture is the cluster at one moment.
+type Picture struct {
+	Master      *mesosv1.MasterInfo
+	Elected     time.Time
+	Agents      []*master.Response_GetAgents_Agent // registered and heard of in this term
+	Recovered   []*mesosv1.AgentInfo               // known from the log, not heard of yet
+	Unreachable []*mesosv1.AgentInfo
+	Frameworks  []*master.Response_GetFrameworks_Framework
+	Completed   []*master.Response_GetFrameworks_Framework
+	Tasks       []*mesosv1.Task
+	// TasksUnreachable are those on agents that are not heard.
+	TasksUnreachable []*mesosv1.Task
+	TasksCompleted   []*mesosv1.Task
+}
+
+// Want says which parts of a Picture are needed; the rest is left out.
+type Want struct{ Agents, Frameworks, Tasks bool }
+
+// Everything is the whole picture.
+var Everything = Want{Agents: true, Frameworks: true, Tasks: true}
+
+// rows are the copied records, before they are worded.
+type rows struct {
+	live       leader.Live
+	frameworks []frameworkRow
+	agents     []agentRow
+	tasks      []state.Task
+	ended      []state.Framework
+	finished   []state.Task
+	gone       map[state.AgentID]bool // unreachable
+}
+
+type frameworkRow struct {
+	state.Framework
+	allocated []allocation
+}
+
+type agentRow struct {
+	state.Agent
+	allocated []allocation
+}
+
+type allocation struct {
+	role      string
+	resources state.Resources
+}
+
+// Collect takes the picture from a term in office.
+func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want) (*Picture, error) {
+	r := rows{gone: map[state.AgentID]bool{}}
+	if err := l.View(ctx, func(s *state.State, live leader.Live) { r.copy(s, live, want) }); err != nil {
+		return nil, fmt.Errorf("look at the cluster: %w", err)
+	}
+	m.History(func(h state.History) {
+		if want.Frameworks {
+			r.ended = slices.Clone(h.Frameworks)
+		}
+		if want.Tasks {
+			r.finished = slices.Clone(h.Tasks)
+		}
+	})
+	p := &Picture{Master: r.live.Master, Elected: r.live.Elected}
+	if err := p.word(&r); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (r *rows) copy(s *state.State, live leader.Live, want Want) {
+	r.live = live
+	for a := range s.Agents() {
+		r.gone[a.ID] = a.Unreachable
+		if want.Agents {
+			r.agents = append(r.agents, agentRow{Agent: *a, allocated: held(s.TasksOfAgent(a.ID))})
+		}
+	}
+	if want.Frameworks {
+		for f := range s.Frameworks() {
+			row := frameworkRow{Framework: *f}
+			for _, role := range f.Roles {
+				if rs := f.Allocated(role); len(rs) > 0 {
+					row.allocated = append(row.allocated, allocation{role, rs})
+				}
+			}
+			r.frameworks = append(r.frameworks, row)
+		}
+	}
+	if want.Tasks {
+		for t := range s.Tasks() {
+			r.tasks = append(r.tasks, *t)
+		}
+	}
+}
+
+// held adds up by role what tasks hold.
+func held(tasks func(func(*state.Task) bool)) []allocation {
+	var out []allocation
+	for t := range tasks {
+		if t.Released {
+			continue
+		}
+		i := slices.IndexFunc(out, func(a allocation) bool { return a.role == t.Role })
+		if i < 0 {
+			out = append(out, allocation{role: t.Role})
+			i = len(out) - 1
+		}
+		if sum, err := out[i].resources.Plus(t.Resources); err == nil {
+			out[i].resources = sum
+		}
+	}
+	return out
+}
+
+func (p *Picture) word(r *rows) error {
+	for i := range r.agents {
+		if err := p.addAgent(&r.agents[i], r.live); err != nil {
+			return err
+		}
+	}
+	for i := range r.frameworks {
+		f, err := wordFramework(&r.frameworks[i], r.live)
+		if err != nil {
+			return err
+		}
+		p.Frameworks = append(p.Frameworks, f)
+	}
+	for i := range r.ended {
+		f, err := wordFramework(&frameworkRow{Framework: r.ended[i]}, leader.Live{})
+		if err != nil {
+			return err
+		}
+		f.Active, f.Connected, f.Recovered = proto.Bool(false), proto.Bool(false), proto.Bool(false)
+		if r.ended[i].DisconnectedNS != 0 {
+			f.UnregisteredTime = timeInfo(r.ended[i].DisconnectedNS)
+		}
+		p.Completed = append(p.Completed, f)
+	}
+	for i := range r.tasks {
+		t, err := wordTask(&r.tasks[i])
+		if err != nil {
+			return err
+		}
+		if r.gone[r.tasks[i].AgentID] && !r.tasks[i].State.Terminal() {
+			t.State = mesosv1.TaskState_TASK_UNREACHABLE.Enum()
+			p.TasksUnreachable = append(p.TasksUnreachable, t)
+			continue
+		}
+		p.Tasks = append(p.Tasks, t)
+	}
+	for i := range r.finished {
+		t, err := wordTask(&r.finished[i])
+		if err != nil {
+			return err
+		}
+		p.TasksCompleted = append(p.TasksCompleted, t)
+	}
+	return nil
+}
+
+func (p *Picture) addAgent(a *agentRow, live leader.Live) error {
+	info := &mesosv1.AgentInfo{}
+	if err := decode(a.Info, info); err != nil {
+		return fmt.Errorf("agent %s: %w", a.ID, err)
+	}
+	info.Id = &mesosv1.AgentID{Value: proto.String(string(a.ID))}
+	_, attached := live.Attached[a.ID]
+	switch {
+	case a.Unreachable:
+		p.Unreachable = append(p.Unreachable, info)
+		return nil
+	case !attached:
+		p.Recovered = append(p.Recovered, info)
+		return nil
+	}
+	out := &master.Response_GetAgents_Agent{
+		AgentInfo: info, Active: proto.Bool(true), Deactivated: proto.Bool(false), Version: proto.String(leader.Version),
+		Pid:            proto.String("slave(1)@" + net.JoinHostPort(a.Address, strconv.Itoa(int(a.Port)))),
+		RegisteredTime: timeInfo(a.RegisteredNS),
+		TotalResources: leader.ToWire(a.Total, ""),
+		Capabilities: []*mesosv1.AgentInfo_Capability{
+			{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
+		},
+	}
+	if a.ReattachedNS != 0 {
+		out.ReregisteredTime = timeInfo(a.ReattachedNS)
+	}
+	for _, al := range a.allocated {
+		out.AllocatedResources = append(out.AllocatedResources, leader.ToWire(al.resources, al.role)...)
+	}
+	for _, o := range live.Offers {
+		if o.Agent == a.ID {
+			out.OfferedResources = append(out.OfferedResources, leader.ToWire(o.Resources, o.Role)...)
+		}
+	}
+	p.Agents = append(p.Agents, out)
+	return nil
+}
+
+func wordFramework(f *frameworkRow, live leader.Live) (*master.Response_GetFrameworks_Framework, error) {
+	info := &mesosv1.FrameworkInfo{}
+	if err := decode(f.Info, info); err != nil {
+		return nil, fmt.Errorf("framework %s: %w", f.ID, err)
+	}
+	_, connected := live.Connected[f.ID]
+	out := &master.Response_GetFrameworks_Framework{
+		FrameworkInfo: info, Active: &connected, Connected: &connected,
+		// It was connected to an earlier leader and has not come back yet.
+		Recovered:      proto.Bool(!connected && f.Connected),
+		RegisteredTime: timeInfo(f.RegisteredNS),
+	}
+	if f.ReregisteredNS != 0 {
+		out.ReregisteredTime = timeInfo(f.ReregisteredNS)
+	}
+	for _, a := range f.allocated {
+		out.AllocatedResources = append(out.AllocatedResources, leader.ToWire(a.resources, a.role)...)
+	}
+	for _, o := range live.Offers {
+		if o.Framework == f.ID {
+			out.Offers = append(out.Offers, wordOffer(o, live))
+			out.OfferedResources = append(out.OfferedResources, leader.ToWire(o.Resources, o.Role)...)
+		}
+	}
+	return out, nil
+}
+
+func wordOffer(o offers.Offer, live leader.Live) *mesosv1.Offer {
+	return &mesosv1.Offer{
+		Id:             &mesosv1.OfferID{Value: proto.String(string(o.ID))},
+		FrameworkId:    &mesosv1.FrameworkID{Value: proto.String(string(o.Framework))},
+		AgentId:        &mesosv1.AgentID{Value: proto.String(string(o.Agent))},
+		Hostname:       proto.String(live.Attached[o.Agent].GetHostname()),
+		AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String(o.Role)},
+		Resources:      leader.ToWire(o.Resources, o.Role),
+	}
+}
+
+func timeInfo(ns int64) *mesosv1.TimeInfo { return &mesosv1.TimeInfo{Nanoseconds: &ns} }
+
+func decode(raw []byte, m proto.Message) error {
+	return proto.UnmarshalOptions{AllowPartial: true}.Unmarshal(raw, m)
+}
