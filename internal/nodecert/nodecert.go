@@ -16,6 +16,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
@@ -207,4 +208,39 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
+}
+
+// bootKeyType is the PEM type of a boot credential.
+const bootKeyType = "PRIVATE KEY"
+
+// maxBootKey bounds the file of a boot credential, in bytes.
+const maxBootKey = 4096
+
+// EncodeBootKey gives a boot credential as a node's medium carries it (node.key).
+func EncodeBootKey(key ed25519.PrivateKey) (string, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", fmt.Errorf("encode boot key: %w", err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: bootKeyType, Bytes: der})), nil
+}
+
+// ParseBootKey reads a boot credential (node.key).
+func ParseBootKey(raw []byte) (ed25519.PrivateKey, error) {
+	if len(raw) > maxBootKey {
+		return nil, fmt.Errorf("boot key of %d bytes, at most %d are allowed", len(raw), maxBootKey)
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil || block.Type != bootKeyType {
+		return nil, fmt.Errorf("boot key is not PEM of type %s", bootKeyType)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("boot key: %w", err)
+	}
+	signer, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("boot key is a %T, not Ed25519", key)
+	}
+	return signer, nil
 }
