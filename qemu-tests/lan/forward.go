@@ -19,29 +19,44 @@ func portText(p uint16) string { return strconv.Itoa(int(p)) }
 const dialTimeout = 10 * time.Second
 
 // Forward opens a TCP port of the host (for example 127.77.1.1:5050, or port 0 for a free
-// one) and carries its connections to a port on the LAN. It gives the address opened.
-func (l *LAN) Forward(listen, target string) (string, error) {
-	if _, err := l.resolve(target); err != nil {
-		return "", fmt.Errorf("forward %s to %s: %w", listen, target, err)
+// one) and carries its connections to a port on the LAN: the first of the targets that
+// takes them. It gives the address opened.
+func (l *LAN) Forward(listen string, targets ...string) (string, error) {
+	for _, target := range targets {
+		if _, err := l.resolve(target); err != nil {
+			return "", fmt.Errorf("forward %s to %s: %w", listen, target, err)
+		}
 	}
 	ln, err := net.Listen("tcp", listen)
 	if err != nil {
-		return "", fmt.Errorf("forward %s to %s: %w", listen, target, err)
+		return "", fmt.Errorf("forward %s to %v: %w", listen, targets, err)
 	}
-	l.serve(ln, func(conn net.Conn) { l.carryTo(conn, target) })
+	l.serve(ln, func(conn net.Conn) { l.carryTo(conn, targets) })
 	return ln.Addr().String(), nil
 }
 
-func (l *LAN) carryTo(conn net.Conn, target string) {
-	ctx, cancel := context.WithTimeout(l.ctx, dialTimeout)
-	defer cancel()
-	guest, err := l.Dial(ctx, target)
+func (l *LAN) carryTo(conn net.Conn, targets []string) {
+	guest, err := l.dialFirst(targets)
 	if err != nil {
 		// The caller sees the connection end at once, as with a refused one.
 		abort(conn)
 		return
 	}
 	l.splice(conn, guest)
+}
+
+func (l *LAN) dialFirst(targets []string) (net.Conn, error) {
+	var troubles []error
+	for _, target := range targets {
+		ctx, cancel := context.WithTimeout(l.ctx, dialTimeout/time.Duration(len(targets)))
+		conn, err := l.Dial(ctx, target)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		troubles = append(troubles, err)
+	}
+	return nil, errors.Join(troubles...)
 }
 
 // abort closes with a reset, so that a client does not take it for an empty answer.

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mesolith/mesolith/internal/sockpath"
+	"github.com/mesolith/mesolith/qemu-tests/vm"
+)
+
+// downCommand ends what `lith up` has started.
+func downCommand() *cobra.Command {
+	var dir string
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "End the QEMU cluster and remove its files",
+		Long: `End the QEMU cluster that "lith up" started: its machines, its LAN, its registry and its
+supervisor. Its directory is removed too, unless --keep is given (consoles and logs are
+in it). A cluster file of your own (lith up -f) is not touched.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			at, err := clusterDirFlag(dir)
+			if err != nil {
+				return err
+			}
+			return down(cmd.Context(), at, keep, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&dir, "cluster", "", "directory of the cluster (default $"+clusterDirEnv+" or ./"+defaultClusterDir+")")
+	cmd.Flags().BoolVar(&keep, "keep", false, "keep the directory with consoles and logs")
+	return cmd
+}
+
+func down(ctx context.Context, dir string, keep bool, out io.Writer) error {
+	if _, err := os.Stat(filepath.Join(dir, planFile)); errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintf(out, "no cluster in %s: nothing to end\n", dir)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	ended, err := endProcesses(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if !keep {
+		// The plan in it shows that `lith up` made this directory.
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(out, "ended %d processes; ", ended)
+	if keep {
+		fmt.Fprintf(out, "%s was kept\n", dir)
+		return nil
+	}
+	fmt.Fprintf(out, "%s was removed\n", dir)
+	return nil
+}
+
+// How long each step of an end may take before the next, harder one.
+const (
+	stopPolitely = 20 * time.Second
+	stopHard     = 10 * time.Second
+)
+
+// endProcesses ends the supervisor and whatever machine outlived it, and counts those
+// that ran. Processes are known by number, start time and program: a stranger with an
+// old number is left alone.
+func endProcesses(ctx context.Context, dir string) (int, error) {
+	var note supervisorNote
+	err := readJSON(filepath.Join(dir, supervisorFile), &note)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	all := []vm.Process{note.Supervisor}
+	for _, p := range note.Machines {
+		all = append(all, p)
+	}
+	ended := 0
+	for _, p := range all {
+		if p.Alive() {
+			ended++
+		}
+	}
+	if note.Supervisor.Alive() {
+		// An error means that it is not listening (any more): then signals must do.
+		_, _ = askSupervisor(ctx, dir, http.MethodPost, "/stop")
+		if awaitEnd(ctx, note.Supervisor, stopPolitely) != nil {
+			if err := note.Supervisor.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, vm.ErrGone) {
+				return ended, err
+			}
+		}
+	}
+	for _, p := range all {
+		if awaitEnd(ctx, p, stopHard) == nil {
+			continue
+		}
+		if err := p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, vm.ErrGone) {
+			return ended, err
+		}
+		if err := awaitEnd(ctx, p, stopHard); err != nil {
+			return ended, err
+		}
+	}
+	return ended, nil
+}
+
+// awaitEnd waits until a process has ended.
+func awaitEnd(ctx context.Context, p vm.Process, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for p.Alive() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("process %d (%s) does not end: %w", p.PID, p.Program, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// askSupervisor sends a request to a cluster's supervisor and gives its short answer.
+func askSupervisor(ctx context.Context, dir, method, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := supervisorClient(dir).Do(req)
+	if err != nil {
+		return "", fmt.Errorf("ask the supervisor of %s: %w", dir, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return "", fmt.Errorf("ask the supervisor of %s: %w", dir, err)
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		return "", fmt.Errorf("the supervisor of %s answers: %s", dir, body)
+	}
+	return string(body), nil
+}
+
+func supervisorClient(dir string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return sockpath.Dial(ctx, filepath.Join(dir, supervisorSock))
+		},
+	}}
+}
