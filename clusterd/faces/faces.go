@@ -1,0 +1,126 @@
+package faces
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/agent"
+	"github.com/mesolith/mesolith/clusterd/auth"
+	"github.com/mesolith/mesolith/clusterd/calls"
+	"github.com/mesolith/mesolith/clusterd/files"
+	"github.com/mesolith/mesolith/clusterd/httpio"
+	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/legacy"
+	"github.com/mesolith/mesolith/clusterd/metrics"
+	"github.com/mesolith/mesolith/clusterd/operator"
+	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/nodedoc"
+)
+
+// MasterConfig is what port 5050 needs, on every node.
+type MasterConfig struct {
+	Router *calls.Router
+	// Leader returns this node's term in office, nil while it does not lead.
+	Leader  func() *leader.Leader
+	Machine *state.Machine // nil where no master can be
+	Agent   func(context.Context) (agent.View, error)
+	Files   files.Config
+	Version *mesosv1.VersionInfo
+	Cluster string
+	Flags   map[string]string
+	Started time.Time
+	Log     *slog.Logger
+}
+
+// NewMasterMux is the API port.
+func NewMasterMux(cfg MasterConfig) http.Handler {
+	const realm = auth.RealmMasterReadonly
+	schedule := calls.Handler(calls.Config{Leader: cfg.Leader, Router: cfg.Router, Log: cfg.Log})
+	operate := operator.Handler(operator.Config{
+		Leader: cfg.Leader, Machine: cfg.Machine, Budget: cfg.Router.Budget, Version: cfg.Version, Log: cfg.Log,
+	})
+	measure := metrics.Handler(metrics.Config{
+		Leader: cfg.Leader, Machine: cfg.Machine, Agent: cfg.Agent, Started: cfg.Started, Log: cfg.Log,
+	})
+	table := []route{
+		{path: "/api/v1/scheduler", role: nodedoc.RoleFramework, realm: auth.RealmScheduler, forward: true, handler: schedule},
+		{path: "/api/v1", role: nodedoc.RoleReader, realm: realm, forward: true, handler: operate},
+		{path: "/version", handler: legacy.Version(cfg.Version, cfg.Log)},
+		{path: "/health", handler: legacy.Health()},
+		{path: "/redirect", exact: true, handler: redirect(cfg.Router.Board)},
+		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: measure},
+	}
+	for path, h := range legacy.Handlers(legacy.Config{
+		Leader: cfg.Leader, Machine: cfg.Machine, Version: cfg.Version, Cluster: cfg.Cluster, Started: cfg.Started, Flags: cfg.Flags, Log: cfg.Log,
+	}) {
+		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, forward: true, handler: h})
+	}
+	for path, h := range files.Handlers(cfg.Files) {
+		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, handler: h})
+	}
+	return newMux("/master", cfg.Router.Auth, cfg.Router.ToLeader, table)
+}
+
+// redirect sends a client to the leader in Mesos' way.
+func redirect(board *calls.Board) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		now, _ := board.Read()
+		if now.Leader == "" || now.Address == "" {
+			httpio.Error(w, http.StatusServiceUnavailable, "No leader elected")
+			return
+		}
+		calls.Redirect(w, now.Address, "")
+	})
+}
+
+// AgentConfig is what port 5051 needs.
+type AgentConfig struct {
+	Auth    *auth.Authenticator
+	View    func(context.Context) (agent.View, error)
+	Files   files.Config
+	Version *mesosv1.VersionInfo
+	Address string // host:port of this port
+	WorkDir string
+	Flags   map[string]string
+	Started time.Time
+	Log     *slog.Logger
+}
+
+// NewAgentMux is the agent's port.
+func NewAgentMux(cfg AgentConfig) http.Handler {
+	const realm = auth.RealmAgentReadonly
+	table := []route{
+		{path: "/version", handler: legacy.Version(cfg.Version, cfg.Log)},
+		{path: "/health", handler: legacy.Health()},
+		{path: "/state", role: nodedoc.RoleReader, realm: realm, handler: legacy.AgentState(legacy.AgentConfig{
+			View: cfg.View, Version: cfg.Version, Address: cfg.Address, WorkDir: cfg.WorkDir, Flags: cfg.Flags, Log: cfg.Log,
+		})},
+		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: metrics.Handler(metrics.Config{
+			Agent: cfg.View, Started: cfg.Started, Log: cfg.Log,
+		})},
+	}
+	for path, h := range files.Handlers(cfg.Files) {
+		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, handler: h})
+	}
+	return newMux("/slave(1)", cfg.Auth, nil, table)
+}
+
+// Latest finds the newest sandbox of a command task, whose executor has the task's id.
+func Latest(view func(context.Context) (agent.View, error)) func(context.Context, string, string) (string, bool, error) {
+	return func(ctx context.Context, framework, executor string) (string, bool, error) {
+		v, err := view(ctx)
+		if err != nil {
+			return "", false, err
+		}
+		dir := ""
+		for _, t := range v.Tasks {
+			if t.FrameworkID == framework && t.Info.GetTaskId().GetValue() == executor && t.Sandbox != "" {
+				dir = t.Sandbox
+			}
+		}
+		return dir, dir != "", nil
+	}
+}
