@@ -2,6 +2,7 @@ package leader
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -82,7 +83,7 @@ func (l *Leader) agentGone(id state.AgentID) (reason state.Reason, why string) {
 	switch {
 	case !known || unreachable:
 		return state.ReasonAgentRemoved, "Agent " + string(id) + " was removed or became unreachable"
-	case l.agents[id] == nil:
+	case l.agents[id] == nil || l.agents[id].away:
 		return state.ReasonAgentDisconnected, "Agent " + string(id) + " is disconnected"
 	}
 	return 0, ""
@@ -149,10 +150,13 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	}
 	l.launching[acc.agent] = taking
 	acc.open++
+	key := taskKey{acc.f.id, id}
+	l.starting[key] = true
 	l.propose(state.LaunchTask{
 		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
 		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role),
 	}, func(_ state.Result, err error) {
+		delete(l.starting, key)
 		if l.launching[acc.agent], _ = l.launching[acc.agent].Minus(asks); len(l.launching[acc.agent]) == 0 {
 			delete(l.launching, acc.agent)
 		}
@@ -160,6 +164,11 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		switch {
 		case err == nil:
 			l.sendRun(container)
+		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable):
+			l.tellStatus(acc.f, id, acc.agent, state.Status{
+				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonAgentRemoved, Message: err.Error(), TimeNS: time.Now().UnixNano(),
+			})
+			err = nil
 		case isRefusal(err):
 			l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 			err = nil
@@ -171,7 +180,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 // holds says whether a task id is in use: in the state, or on its way into it.
 func (l *Leader) holds(f state.FrameworkID, id state.TaskID) (held bool) {
 	l.cfg.Machine.View(func(s *state.State) { _, held = s.TaskOf(f, id) })
-	return held
+	return held || l.starting[taskKey{f, id}]
 }
 
 func (l *Leader) hostNetwork(role string) bool {
@@ -187,11 +196,12 @@ func newContainerID() state.ContainerID {
 }
 
 // loseAll answers every task of an ACCEPT that came to nothing. A task that the state
-// holds already was launched by the same call sent before: it is told as it is.
+// holds already, or is about to, was launched by the same call sent before: it is told as
+// it is, or will be.
 func (l *Leader) loseAll(f *framework, a *scheduler.Call_Accept, reason state.Reason, why string) {
 	lost := func(t *mesosv1.TaskInfo) {
 		id := state.TaskID(t.GetTaskId().GetValue())
-		if l.tellPresent(f, id) {
+		if l.starting[taskKey{f.id, id}] || l.tellPresent(f, id) {
 			return
 		}
 		l.tellStatus(f, id, state.AgentID(t.GetAgentId().GetValue()), state.Status{

@@ -43,6 +43,7 @@ func (l *Leader) agentLeft(c *agentConn) {
 	l.post(context.Background(), func() {
 		if a := l.agentOf(c); a != nil {
 			l.log.Info("connection of agent ended", "agent", a.id, "node", a.node)
+			a.away = true // nothing of it is offered until it attaches again
 			l.rescindAgent(a.id)
 		}
 	})
@@ -331,20 +332,27 @@ func (l *Leader) watchAgents(now time.Time) {
 	}
 	if now.After(l.unattached) {
 		l.unattached = now.Add(l.cfg.AgentGrace)
-		l.giveUpRecovered()
+		l.giveUpRecovered(now)
 	}
 }
 
 // giveUpRecovered marks agents that never attached in this term.
-func (l *Leader) giveUpRecovered() {
+func (l *Leader) giveUpRecovered(now time.Time) {
 	var lost []state.AgentID
+	agents := 0
 	l.cfg.Machine.View(func(s *state.State) {
 		for a := range s.Agents() {
+			agents++
 			if l.recovered(a) {
 				lost = append(lost, a.ID)
 			}
 		}
 	})
+	// When many are missing it is more likely that the network is: they get as long as a
+	// framework does.
+	if len(lost) > 1 && 3*len(lost) > agents && now.Before(l.elected.Add(afterElection)) {
+		return
+	}
 	for _, id := range lost {
 		l.unreachable(id)
 	}

@@ -109,6 +109,7 @@ type Leader struct {
 	waiting    []pending
 	inFlight   bool
 	retries    map[state.ContainerID]*retry
+	starting   map[taskKey]bool // launches on their way into the state
 	// launching is what launches on their way into the log will take: neither offered
 	// any more nor used yet.
 	launching  map[state.AgentID]state.Resources
@@ -140,7 +141,14 @@ type agent struct {
 	conn      *agentConn
 	info      *mesosv1.AgentInfo
 	lastHeard time.Time
+	away      bool   // its connection ended, and its grace has not
 	network   uint64 // version of the network plan it was told
+}
+
+// taskKey names a task as its framework does.
+type taskKey struct {
+	framework state.FrameworkID
+	task      state.TaskID
 }
 
 // retry is an update that a framework has not acknowledged.
@@ -175,7 +183,7 @@ func New(cfg Config) *Leader {
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
-		retries: map[state.ContainerID]*retry{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
+		retries: map[state.ContainerID]*retry{}, starting: map[taskKey]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}
 }
@@ -248,7 +256,7 @@ func (l *Leader) drain() {
 func (l *Leader) takeOver() {
 	now := time.Now()
 	l.elected = now
-	l.unattached = now.Add(max(l.cfg.AgentGrace, afterElection))
+	l.unattached = now.Add(2 * l.cfg.AgentGrace)
 	l.cfg.Machine.View(func(s *state.State) {
 		for f := range s.Frameworks() {
 			left := time.Duration(f.Remaining)

@@ -31,9 +31,16 @@ type memoryLog struct {
 	m     *state.Machine
 	index uint64
 	fail  error
+	gate  chan struct{} // when set, each entry waits for one value
 }
 
 func (g *memoryLog) Propose(ctx context.Context, entry []byte) (any, error) {
+	g.mu.Lock()
+	gate := g.gate
+	g.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.fail != nil {

@@ -32,10 +32,14 @@ func (l *Leader) Subscribe(ctx context.Context, principal string, call *schedule
 		s.Close(errorEvent("offer constraints are not supported yet; leave 'offer_constraints' out"))
 		return nil
 	}
-	return l.enter(ctx, func(answer func(error)) { l.subscribe(principal, info, sub.GetSuppressedRoles(), s, answer) })
+	err := l.enter(ctx, func(answer func(error)) { l.subscribe(ctx, principal, info, sub.GetSuppressedRoles(), s, answer) })
+	if err != nil {
+		l.Disconnected(s.ID(), false) // it may have been connected in the same moment
+	}
+	return err
 }
 
-func (l *Leader) subscribe(principal string, info *mesosv1.FrameworkInfo, suppressed []string, s *streams.Stream, answer func(error)) {
+func (l *Leader) subscribe(ctx context.Context, principal string, info *mesosv1.FrameworkInfo, suppressed []string, s *streams.Stream, answer func(error)) {
 	l.count("master/messages_register_framework")
 	id := state.FrameworkID(info.GetId().GetValue())
 	refuse := func(format string, args ...any) {
@@ -64,8 +68,13 @@ func (l *Leader) subscribe(principal string, info *mesosv1.FrameworkInfo, suppre
 		Roles: rolesOf(info), Capabilities: capabilities(info), Checkpoint: info.GetCheckpoint(),
 		FailoverTimeout: int64(info.GetFailoverTimeout() * 1e9),
 	}
+	deadline, timed := l.deadlines[id]
+	delete(l.deadlines, id) // it came back: the timer must not fire while that is committed
 	l.propose(command, func(r state.Result, err error) {
 		if err != nil {
+			if timed {
+				l.deadlines[id] = deadline
+			}
 			if isRefusal(err) {
 				refuse("%v", err)
 				return
@@ -74,6 +83,9 @@ func (l *Leader) subscribe(principal string, info *mesosv1.FrameworkInfo, suppre
 			return
 		}
 		l.connect(r.FrameworkID, principal, info, suppressed, s)
+		if f := l.frameworks[r.FrameworkID]; f != nil && ctx.Err() != nil {
+			l.disconnect(f, false) // nobody will serve this stream, nor say that it ended
+		}
 		answer(nil)
 	})
 }

@@ -117,7 +117,8 @@ func (r *reader) string() string {
 	return string(r.raw(n))
 }
 
-// bytes shares the input, which nobody may change afterwards.
+// bytes copies: what a task keeps for weeks must not hold the whole entry in memory that
+// it came with, and the log may use its buffer again.
 func (r *reader) bytes() []byte {
 	n := r.uint()
 	if n > maxBytes {
@@ -128,7 +129,7 @@ func (r *reader) bytes() []byte {
 	if len(v) == 0 {
 		return nil
 	}
-	return v
+	return append(make([]byte, 0, len(v)), v...)
 }
 
 // count reads the length of a list whose elements take at least one byte each.

@@ -89,6 +89,9 @@ type Applied struct {
 	Err      error       // the entry could not be read: fatal to this replica (ErrFatal)
 }
 
+// Fatal is the error after which no other entry may be applied.
+func (a Applied) Fatal() error { return a.Err }
+
 // ErrFatal says that an entry is of a kind or format this program does not know, or
 // damaged. A replica that meets it must stop: to go on would be to differ.
 var ErrFatal = errors.New("entry cannot be applied by this program")

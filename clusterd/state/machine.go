@@ -51,16 +51,23 @@ type Machine struct {
 	mu      sync.RWMutex
 	state   *State
 	history History
+	fatal   error // the entry that could not be applied; nothing after it is
 }
 
 // NewMachine begins empty.
 func NewMachine() *Machine { return &Machine{state: New()} }
 
-// Apply carries out one committed entry; the answer is an Applied.
+// Apply carries out one committed entry; the answer is an Applied. After one that it could
+// not read it takes no further ones and gives no snapshot, so that a replica whose owner
+// is slow to stop it cannot pass on a state with a hole.
 func (m *Machine) Apply(index, _ uint64, entry []byte) any {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.fatal != nil {
+		return Applied{Err: m.fatal}
+	}
 	out := m.state.Apply(index, entry)
+	m.fatal = out.Err
 	m.history.add(out.Finished, out.Ended)
 	return out
 }
@@ -69,6 +76,9 @@ func (m *Machine) Apply(index, _ uint64, entry []byte) any {
 func (m *Machine) Snapshot() (io.WriterTo, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	if m.fatal != nil {
+		return nil, m.fatal
+	}
 	s := m.state.Snapshot()
 	s.history = History{Tasks: slices.Clone(m.history.Tasks), Frameworks: slices.Clone(m.history.Frameworks)}
 	return s, nil
@@ -82,7 +92,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.state, m.history = s, h
+	m.state, m.history, m.fatal = s, h, nil
 	return nil
 }
 

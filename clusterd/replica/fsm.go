@@ -1,0 +1,100 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// fsm puts a Machine under the library.
+type fsm struct {
+	m    Machine
+	fail func(error)
+}
+
+// Apply implements raft.FSM. An entry that this program cannot apply ends the replica:
+// to go on would be to differ from the others.
+func (f *fsm) Apply(l *raft.Log) any {
+	out := f.m.Apply(l.Index, l.Term, l.Data)
+	if x, ok := out.(interface{ Fatal() error }); ok && x.Fatal() != nil {
+		f.fail(fmt.Errorf("entry %d of term %d: %w", l.Index, l.Term, x.Fatal()))
+	}
+	return out
+}
+
+// Snapshot implements raft.FSM: the copy is made here, the writing comes later.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	w, err := f.m.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot{w}, nil
+}
+
+// Restore implements raft.FSM. A generation that begins with nothing has an empty first
+// snapshot: the Machine is as it was made.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(r, first); err == io.EOF {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return f.m.Restore(io.MultiReader(&one{first}, r))
+}
+
+// one gives a byte back that was read to look.
+type one struct{ b []byte }
+
+// Read implements io.Reader.
+func (o *one) Read(p []byte) (int, error) {
+	if len(o.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, o.b)
+	o.b = o.b[n:]
+	return n, nil
+}
+
+type snapshot struct{ w io.WriterTo }
+
+// Persist implements raft.FSMSnapshot.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.w.WriteTo(sink); err != nil {
+		sink.Cancel()
+		return err
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *snapshot) Release() {}
+
+func quiet() hclog.Logger { return hclog.NewNullLogger() }
+
+// adapt lets the library's words arrive as ours, at the levels that people want to see.
+func adapt(l *slog.Logger) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: &lines{l}, DisableTime: true, JSONFormat: false})
+}
+
+// lines turns each of the library's lines into one record.
+type lines struct{ l *slog.Logger }
+
+// Write implements io.Writer.
+func (w *lines) Write(p []byte) (int, error) {
+	text := string(p)
+	for len(text) > 0 && text[len(text)-1] == '\n' {
+		text = text[:len(text)-1]
+	}
+	level := slog.LevelInfo
+	if len(text) > 7 && (text[:7] == "[ERROR]") {
+		level = slog.LevelWarn
+	}
+	w.l.Log(context.Background(), level, "raft library", "says", text)
+	return len(p), nil
+}

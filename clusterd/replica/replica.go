@@ -1,0 +1,402 @@
+// Package replica is one voter's part in the replicated log, and the only room that
+// knows hashicorp/raft: a Machine goes in, Propose comes out.
+//
+// A replica belongs to one generation, in a directory of its own: `generation` (which
+// one, and this server's id), `wal/` (log, term and vote), `snapshots/`. It begins with
+// the generation's first snapshot (Found), or empty, waiting for a leader to add it.
+//
+// Invariants: a server's id and its address are one and the same, name/incarnation, and
+// both ends of every connection prove theirs and the generation before a byte of Raft is
+// exchanged; a write that hangs or fails ends this replica (Failed), no flush is tried
+// twice; nothing is proposed by who does not lead. One request at a time goes to a
+// follower: with several in flight the library can deadlock one after a refused append.
+//
+// Who may found a generation and who votes in it is decided by discovery/birth and
+// carried out by masters; connections come from peers.
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+var (
+	// ErrNotLeader: nothing was proposed.
+	ErrNotLeader = errors.New("this master does not lead")
+	// ErrUnknownOutcome: the entry may or may not be committed.
+	ErrUnknownOutcome = errors.New("leadership ended while an entry was on its way; whether it is committed is not known")
+	// ErrStalled: a write hung longer than the limit.
+	ErrStalled = errors.New("a write of the log hangs longer than raft.stall")
+)
+
+// Machine is what the log drives.
+type Machine interface {
+	// Apply carries out a committed entry and returns what Propose shall return.
+	Apply(index, term uint64, entry []byte) any
+	Snapshot() (io.WriterTo, error)
+	Restore(io.Reader) error
+}
+
+// Voter is a place in the configuration; without incarnation it is a placeholder for a
+// master not seen yet, which nobody can take.
+type Voter struct{ Name, Incarnation string }
+
+// placeholder is an incarnation that nobody carries.
+const placeholder = "unseen"
+
+// ServerID is the voter's id and address in Raft.
+func (v Voter) ServerID() string {
+	if v.Incarnation == "" {
+		return v.Name + "/" + placeholder
+	}
+	return v.Name + "/" + v.Incarnation
+}
+
+// Generation is one Raft history.
+type Generation struct {
+	Height uint64 `json:"height"`
+	ID     string `json:"id"`
+}
+
+// Config is what a replica needs.
+type Config struct {
+	Dir        string // the generation's own directory
+	Self       Voter
+	Generation Generation
+	Machine    Machine
+	Links      Links
+	Heartbeat  time.Duration // follower without word for that long: election
+	Stall      time.Duration // a write that takes longer ends the replica
+	Log        *slog.Logger
+}
+
+// Replica is an open one.
+type Replica struct {
+	cfg    Config
+	raft   *raft.Raft
+	log    *store
+	stream *streamLayer
+	trans  *raft.NetworkTransport
+
+	failOnce sync.Once
+	failed   chan struct{}
+	failure  error
+
+	mu      sync.Mutex
+	leading Leadership
+	changed chan struct{}
+	stop    chan struct{}
+	watch   sync.WaitGroup
+}
+
+// Leadership is whether this replica leads, and in which term.
+type Leadership struct {
+	Leading bool
+	Term    uint64
+}
+
+const (
+	segmentBytes   = 4 << 20
+	trailingLogs   = 256     // entries kept behind a snapshot; each is ≤ 256 KiB
+	snapshotBytes  = 8 << 20 // of log since the last snapshot
+	snapshotRetain = 2
+)
+
+type identity struct {
+	Generation Generation `json:"generation"`
+	Server     string     `json:"server"`
+}
+
+// Found writes a generation's first snapshot into a new directory: the same state and
+// configuration on every voter. When it returns nil this server belongs to the
+// generation, whatever happens next.
+func Found(dir string, self Voter, g Generation, voters []Voter, state []byte) error {
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700); err != nil {
+		return fmt.Errorf("found generation: %w", err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotRetain, quiet())
+	if err != nil {
+		return fmt.Errorf("found generation: %w", err)
+	}
+	_, encoder := raft.NewInmemTransport("") // the library wants one to write names down
+	sink, err := snaps.Create(raft.SnapshotVersionMax, 1, 1, configuration(voters), 1, encoder)
+	if err != nil {
+		return fmt.Errorf("found generation: first snapshot: %w", err)
+	}
+	if _, err := sink.Write(state); err != nil {
+		sink.Cancel()
+		return fmt.Errorf("found generation: first snapshot: %w", err)
+	}
+	if err := sink.Close(); err != nil {
+		return fmt.Errorf("found generation: first snapshot: %w", err)
+	}
+	return remember(dir, self, g)
+}
+
+// Join prepares a directory for a replica that a leader will fill.
+func Join(dir string, self Voter, g Generation) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("join generation: %w", err)
+	}
+	return remember(dir, self, g)
+}
+
+// remember is the last step: a directory without this file is none.
+func remember(dir string, self Voter, g Generation) error {
+	raw, err := json.Marshal(identity{g, self.ServerID()})
+	if err != nil {
+		return err
+	}
+	next := filepath.Join(dir, "generation.next")
+	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("remember generation: %w", err)
+	}
+	_, err = f.Write(raw)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(next, filepath.Join(dir, "generation"))
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("remember generation: %w", err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Remembered says which generation a directory belongs to; os.ErrNotExist: to none.
+func Remembered(dir string) (Generation, string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "generation"))
+	if err != nil {
+		return Generation{}, "", err
+	}
+	var id identity
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return Generation{}, "", fmt.Errorf("read %s: %w", filepath.Join(dir, "generation"), err)
+	}
+	return id.Generation, id.Server, nil
+}
+
+func configuration(voters []Voter) raft.Configuration {
+	var c raft.Configuration
+	for _, v := range voters {
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(v.ServerID()), Address: raft.ServerAddress(v.ServerID())})
+	}
+	return c
+}
+
+// Open starts the replica of a directory that Found or Join made.
+func Open(cfg Config) (*Replica, error) {
+	g, server, err := Remembered(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
+	if g != cfg.Generation || server != cfg.Self.ServerID() {
+		return nil, fmt.Errorf("open replica: %s belongs to %s in generation %s, not to %s in %s", cfg.Dir, server, g.ID, cfg.Self.ServerID(), cfg.Generation.ID)
+	}
+	r := &Replica{cfg: cfg, failed: make(chan struct{}), changed: make(chan struct{}), stop: make(chan struct{})}
+	if err := os.MkdirAll(filepath.Join(cfg.Dir, "wal"), 0o700); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
+	r.log, err = openStore(filepath.Join(cfg.Dir, "wal"), cfg.Stall, r.fail)
+	if err != nil {
+		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, snapshotRetain, quiet())
+	if err != nil {
+		r.log.close()
+		return nil, fmt.Errorf("open snapshots in %s: %w", cfg.Dir, err)
+	}
+	r.stream = newStreamLayer(cfg, r.failed)
+	r.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: r.stream, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: max(10*cfg.Heartbeat, 2*time.Second), Logger: adapt(cfg.Log),
+	})
+	notify := make(chan bool, 16)
+	r.raft, err = raft.NewRaft(libraryConfig(cfg, notify), &fsm{m: cfg.Machine, fail: r.fail}, r.log, r.log, snaps, &transport{r.trans, r.stream})
+	if err != nil {
+		r.trans.Close()
+		r.log.close()
+		return nil, fmt.Errorf("start raft in %s: %w", cfg.Dir, err)
+	}
+	r.watch.Go(func() { r.follow(notify) })
+	r.watch.Go(r.snapshotByBytes)
+	return r, nil
+}
+
+func libraryConfig(cfg Config, notify chan bool) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(cfg.Self.ServerID())
+	c.HeartbeatTimeout, c.ElectionTimeout = cfg.Heartbeat, cfg.Heartbeat
+	c.LeaderLeaseTimeout = cfg.Heartbeat / 2
+	c.CommitTimeout = min(50*time.Millisecond, cfg.Heartbeat/5)
+	c.SnapshotThreshold = 1 << 40 // by bytes instead, see snapshotByBytes
+	c.SnapshotInterval = time.Hour
+	c.TrailingLogs = trailingLogs
+	c.ShutdownOnRemove = false
+	c.BatchApplyCh = false
+	c.NotifyCh = notify
+	c.NoLegacyTelemetry = true
+	c.Logger = adapt(cfg.Log)
+	return c
+}
+
+// follow drains the library's channel, which otherwise blocks it, and keeps the newest.
+func (r *Replica) follow(notify <-chan bool) {
+	for {
+		select {
+		case <-r.stop:
+			return
+		case leading := <-notify:
+			term := r.raft.CurrentTerm()
+			r.mu.Lock()
+			r.leading = Leadership{Leading: leading, Term: term}
+			close(r.changed)
+			r.changed = make(chan struct{})
+			r.mu.Unlock()
+		}
+	}
+}
+
+// Leadership gives the newest, and a channel that closes when there is a newer one.
+func (r *Replica) Leadership() (Leadership, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leading, r.changed
+}
+
+func (r *Replica) snapshotByBytes() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-tick.C:
+			if r.log.bytesSinceReset() < snapshotBytes {
+				continue
+			}
+			r.log.resetBytes()
+			if err := r.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+				r.cfg.Log.Error("snapshot failed", "error", err)
+			}
+		}
+	}
+}
+
+// fail ends this replica: it stops speaking at once. Who owns it closes it.
+func (r *Replica) fail(err error) {
+	r.failOnce.Do(func() {
+		r.failure = err
+		close(r.failed)
+		r.cfg.Log.Error("this replica ends: its log can no longer be trusted to be on disk", "error", err)
+	})
+}
+
+// Failed is closed when the replica must be closed and opened anew; Failure says why.
+func (r *Replica) Failed() <-chan struct{} { return r.failed }
+
+// Failure is the reason, once Failed is closed.
+func (r *Replica) Failure() error {
+	select {
+	case <-r.failed:
+		return r.failure
+	default:
+		return nil
+	}
+}
+
+// Propose brings an entry into the log and returns what the Machine made of it.
+func (r *Replica) Propose(ctx context.Context, entry []byte) (any, error) {
+	f := r.raft.Apply(entry, 0)
+	if err := r.await(ctx, f); err != nil {
+		return nil, outcome(err)
+	}
+	return f.Response(), nil
+}
+
+// Barrier returns when everything committed before is applied here.
+func (r *Replica) Barrier(ctx context.Context) error {
+	if err := r.await(ctx, r.raft.Barrier(0)); err != nil {
+		return outcome(err)
+	}
+	return nil
+}
+
+// await waits for the library, but no longer than this replica lives: a hung write
+// answers no future.
+func (r *Replica) await(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-r.failed:
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, r.failure)
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+func outcome(err error) error {
+	switch {
+	case errors.Is(err, ErrUnknownOutcome):
+		return err
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return fmt.Errorf("%w: %w", ErrNotLeader, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+}
+
+// Close ends the replica. One whose write hangs is left behind: its goroutines end with
+// the program, and its directory must not be opened again before.
+func (r *Replica) Close() error {
+	close(r.stop)
+	r.trans.Close()
+	done := make(chan error, 1)
+	go func() {
+		err := r.raft.Shutdown().Error()
+		if err == nil {
+			err = r.log.close()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		r.watch.Wait()
+		return err
+	case <-r.failed:
+		select {
+		case err := <-done:
+			r.watch.Wait()
+			return err
+		case <-time.After(r.cfg.Stall + time.Second):
+			return fmt.Errorf("replica abandoned: %w", r.failure)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package replica
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
+)
+
+// store is log and stable store under the library, with a watch on every write: one
+// that fails or hangs ends the replica, because afterwards nobody knows what is on disk.
+//
+// The library panics when term or vote cannot be saved, which would take the whole
+// program with it. After a failure its goroutine is therefore held here for good: it
+// belongs to a replica that is abandoned.
+type store struct {
+	inner *wal.WAL
+	meta  *metadb.BoltMetaDB // the log's own tables, which it does not close
+	stall time.Duration
+	fail  func(error)
+	dead  atomic.Bool
+	bytes atomic.Int64
+
+	mu sync.Mutex // one write at a time: a hung one must not be followed by another
+}
+
+func openStore(dir string, stall time.Duration, fail func(error)) (*store, error) {
+	meta := &metadb.BoltMetaDB{}
+	inner, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta))
+	if err != nil {
+		meta.Close()
+		return nil, err
+	}
+	return &store{inner: inner, meta: meta, stall: stall, fail: fail}, nil
+}
+
+// guard runs a write and gives up on it after the stall limit.
+func (s *store) guard(what string, write func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead.Load() {
+		return fmt.Errorf("%s: this replica has ended", what)
+	}
+	done := make(chan error, 1)
+	go func() { done <- write() }()
+	limit := time.NewTimer(s.stall)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("%s: %w", what, err)
+		s.dead.Store(true)
+		s.fail(err)
+		return err
+	case <-limit.C:
+		err := fmt.Errorf("%s: %w (%s)", what, ErrStalled, s.stall)
+		s.dead.Store(true)
+		s.fail(err)
+		return err
+	}
+}
+
+// FirstIndex implements raft.LogStore.
+func (s *store) FirstIndex() (uint64, error) { return s.inner.FirstIndex() }
+
+// LastIndex implements raft.LogStore.
+func (s *store) LastIndex() (uint64, error) { return s.inner.LastIndex() }
+
+// GetLog implements raft.LogStore.
+func (s *store) GetLog(i uint64, l *raft.Log) error { return s.inner.GetLog(i, l) }
+
+// IsMonotonic implements raft.MonotonicLogStore, as the log below does: the library then
+// empties it before it goes on after a snapshot.
+func (s *store) IsMonotonic() bool { return true }
+
+// StoreLog implements raft.LogStore.
+func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	n := 0
+	for _, l := range logs {
+		n += len(l.Data) + len(l.Extensions) + 64
+	}
+	if err := s.guard("write log", func() error { return s.inner.StoreLogs(logs) }); err != nil {
+		return err
+	}
+	s.bytes.Add(int64(n))
+	return nil
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *store) DeleteRange(lo, hi uint64) error {
+	return s.guard("cut log", func() error { return s.inner.DeleteRange(lo, hi) })
+}
+
+// Set implements raft.StableStore.
+func (s *store) Set(k, v []byte) error {
+	return s.hold(s.guard("write vote", func() error { return s.inner.Set(k, v) }))
+}
+
+// SetUint64 implements raft.StableStore.
+func (s *store) SetUint64(k []byte, v uint64) error {
+	return s.hold(s.guard("write term", func() error { return s.inner.SetUint64(k, v) }))
+}
+
+// hold never returns after a failure: the caller would panic.
+func (s *store) hold(err error) error {
+	if err != nil {
+		select {}
+	}
+	return nil
+}
+
+// Get implements raft.StableStore.
+func (s *store) Get(k []byte) ([]byte, error) { return s.inner.Get(k) }
+
+// GetUint64 implements raft.StableStore.
+func (s *store) GetUint64(k []byte) (uint64, error) { return s.inner.GetUint64(k) }
+
+func (s *store) bytesSinceReset() int64 { return s.bytes.Load() }
+func (s *store) resetBytes()            { s.bytes.Store(0) }
+
+func (s *store) close() error {
+	if s.dead.Load() {
+		return nil
+	}
+	err := s.inner.Close()
+	if merr := s.meta.Close(); err == nil {
+		err = merr
+	}
+	return err
+}
