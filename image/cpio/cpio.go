@@ -64,11 +64,11 @@ func (a *Archive) add(name string, e entry) {
 	a.entries[strings.TrimPrefix(path.Clean("/"+name), "/")] = e
 }
 
-// Files returns path and body of every regular file, sorted by path.
-func (a *Archive) Files(yield func(name string, permissions uint32, body []byte) bool) {
+// Files ranges over path and body of every regular file, sorted by path.
+func (a *Archive) Files(yield func(name string, body []byte) bool) {
 	for _, name := range slices.Sorted(maps.Keys(a.entries)) {
 		e := a.entries[name]
-		if e.mode&0o170000 == typeRegular && !yield(name, e.mode&0o7777, e.body) {
+		if e.mode&0o170000 == typeRegular && !yield(name, e.body) {
 			return
 		}
 	}

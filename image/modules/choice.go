@@ -36,7 +36,7 @@ var Required = []string{
 	"e1000", "e1000e", "igb", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
 	"mlx4_core", "mlx4_en", "mlx5_core", "bnxt_en", "tg3", "r8169", "vmxnet3",
 	// file systems
-	"ext4", "xfs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "isofs",
+	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "isofs",
 	// device mapper
 	"dm_mod", "dm_crypt", "dm_verity", "dm_integrity", "dm_snapshot", "dm_thin_pool", "xts", "aesni_intel",
 	// networks of tasks and nodes, and what tests do to them
@@ -49,9 +49,8 @@ var Required = []string{
 
 // Optional are taken where the kernel has them: distributions differ.
 var Optional = []string{
-	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mpi3mr", "vmw_pvscsi", "mmc_block", "sdhci_pci",
+	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mpi3mr", "vmw_pvscsi",
 	"ena", "gve", "mana", "hv_vmbus", "hv_netvsc", "hv_storvsc", "hv_utils", "xen_netfront", "xen_blkfront",
-	"atlantic", "be2net", "enic",
-	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "vmd", "nvme_tcp",
-	"virtio_mem", "acpi_cpufreq", "raid1", "realtek",
+	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "vmd",
+	"virtio_mem", "acpi_cpufreq", "realtek",
 }
