@@ -1,4 +1,61 @@
 # Mesolith. `make` alone prints help.
+GO ?= go
+IMAGE := build/image
+GOBIN_TOOLS := $(CURDIR)/build/tools
+
 help: ## this text
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-.PHONY: help
+
+tools: ## install what the host lacks: asks on a terminal, once, in one list
+	@sh image/setup.sh
+
+build: tools programs ## lith, clusterd and isolated for this host, into bin/
+
+image: build ## kernel and initramfs into build/image
+	bin/lith image build -o $(IMAGE)
+
+demo: image ## three machines in QEMU with a batch and a web service on them
+	bin/lith up --demo
+
+unit: ## the tests that need no virtual machine
+	$(GO) vet ./...
+	$(GO) test ./...
+
+test: image unit ## every test, unit and VM, in about a quarter of an hour
+	$(GO) test -tags vm -count=1 -timeout 30m ./qemu-tests/...
+
+test-all: image unit ## the long ones too: two builds compared, faults in every order
+	$(GO) test -tags vm,long -count=1 -timeout 120m ./qemu-tests/... ./image/...
+
+bench: image ## the figures of speed and size, in one table
+	bin/lith image size -o $(IMAGE)
+	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests/...
+
+generate: build/tools/protoc-gen-go ## Go code from the .proto files (needs protobuf-compiler)
+	PATH="$(GOBIN_TOOLS):$$PATH" protoc --go_out=. --go_opt=module=github.com/mesolith/mesolith internal/wire/*/*.proto
+	PATH="$(GOBIN_TOOLS):$$PATH" $(GO) generate ./...
+
+lint: build/tools/staticcheck build/tools/gofumpt ## vet, staticcheck and the one way to format
+	$(GO) vet ./...
+	build/tools/staticcheck ./...
+	@found=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs build/tools/gofumpt -l); \
+	if [ -n "$$found" ]; then echo "format these with build/tools/gofumpt -w:"; echo "$$found"; exit 1; fi
+
+clean: ## remove what was built; the cache of packages stays
+	rm -rf bin build/image build/qemu build/programs build/tools
+
+# Not listed by help: the parts of the above.
+programs:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o bin/ ./cmd/lith ./clusterd
+	CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags osusergo,netgo,runc_nocriu,seccomp \
+		-ldflags '-linkmode external -extldflags "-static"' -o bin/isolated ./isolation
+
+build/tools/protoc-gen-go:
+	cd tools && $(GO) build -o $(GOBIN_TOOLS)/ google.golang.org/protobuf/cmd/protoc-gen-go
+build/tools/staticcheck:
+	cd tools && $(GO) build -o $(GOBIN_TOOLS)/ honnef.co/go/tools/cmd/staticcheck
+build/tools/gofumpt:
+	cd tools && $(GO) build -o $(GOBIN_TOOLS)/ mvdan.cc/gofumpt
+
+.PHONY: help tools build image demo unit test test-all bench generate lint clean programs
+.DEFAULT_GOAL := help
