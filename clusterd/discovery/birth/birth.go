@@ -1,0 +1,430 @@
+// Package birth decides, as a pure function, when masters that may have forgotten
+// everything may found a generation (one Raft history), and when they must wait or join:
+//
+//	Next(state, event) → (state, actions)
+//
+// Machines that boot into RAM forget their votes; a cluster must not be founded twice for
+// it. A master without a leader challenges all the others. Their answers say what they
+// belong to, and are a promise to bind to nobody else meanwhile. Only when q = n/2+1 of
+// them belong to no generation that might still be alive does it found a new one, from
+// the newest state that any of them holds.
+//
+// Invariants: a promise is given to one attempt at a time; a generation that might be
+// alive is never replaced; so two generations never have quorums at once.
+//
+// There is no clock and no randomness in here: events bring both. Messages, snapshots
+// and the log are carried by masters; how a running generation replaces a member is
+// Replacement, below; the reasons are in docs/birth.md.
+package birth
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Voter is a master's incarnation; without Incarnation it is a placeholder.
+type Voter struct{ Name, Incarnation string }
+
+// Generation is one Raft history.
+type Generation struct {
+	Height uint64
+	ID     string
+}
+
+// Config never changes during an incarnation.
+type Config struct {
+	Self        string
+	List        []string // names of all masters
+	ListVersion uint64
+	Disks       bool          // state survives reboots: births need everybody
+	Wait        time.Duration // how long to wait for all, once there are enough
+	Quiet       time.Duration // without a leader before anything is tried
+	Promise     time.Duration // how long a promise lasts on the answerer's clock
+}
+
+// Own is the truth about this master at the moment of an event.
+type Own struct {
+	Incarnation string
+	Bound       bool // belongs to Generation
+	Generation  Generation
+	Highest     uint64 // height heard of, anywhere
+	Term        uint64
+	LastIndex   uint64
+	Voters      []Voter // newest configuration in the log
+	// Legacy: not bound, but the state of a generation it left is still here, up to
+	// (Generation.Height, Term, LastIndex).
+	Legacy bool
+}
+
+// Answer is another master's truth, and whether it promised.
+type Answer struct {
+	Name        string
+	ListVersion uint64
+	Own
+	Leader   string // it hears one
+	Promised bool
+	Refused  string // why not
+}
+
+// State is what a master remembers of births between events.
+type State struct {
+	cfg        Config
+	lastLeader time.Time
+
+	promisedTo    string // an attempt
+	promisedUntil time.Time
+
+	attempt   string
+	began     time.Time
+	enough    time.Time // when q had answered
+	answers   map[string]Answer
+	founding  bool
+	notBefore time.Time // no attempt earlier
+	why       string    // for people: what is waited for
+}
+
+// New begins an incarnation's memory.
+func New(cfg Config, now time.Time) State {
+	cfg.List = slices.Clone(cfg.List)
+	slices.Sort(cfg.List)
+	return State{cfg: cfg, lastLeader: now, why: "looking for the other masters"}
+}
+
+// Why says in one sentence what this master is waiting for.
+func (s State) Why() string { return s.why }
+
+func (s State) quorum() int { return len(s.cfg.List)/2 + 1 }
+
+// Event is one of Tick, LeaderHeard, Challenged, Answered, Asked, Founded, Ended.
+type Event interface{ event() }
+
+type (
+	// Tick: time passes. Attempt is a fresh random name for an attempt.
+	Tick struct {
+		Now     time.Time
+		Own     Own
+		Attempt string
+	}
+	// LeaderHeard: this master follows or is the leader of a generation.
+	LeaderHeard struct{ Now time.Time }
+	// Challenged: another master asks for the truth and a promise.
+	Challenged struct {
+		Now         time.Time
+		Own         Own
+		From        string
+		ListVersion uint64
+		Attempt     string
+		Leader      string // heard by this master
+	}
+	// Answered: an answer to this master's challenge.
+	Answered struct {
+		Now     time.Time
+		Own     Own
+		Attempt string
+		Answer  Answer
+	}
+	// Asked: another master asks this one to bind to a new generation.
+	Asked struct {
+		Now     time.Time
+		Attempt string
+	}
+	// Founded: the birth this master carried out is over, well or not.
+	Founded struct {
+		Now     time.Time
+		Attempt string
+		Err     string
+	}
+	// Ended: a challenger gives its attempt up.
+	Ended struct{ Attempt string }
+)
+
+func (Tick) event()        {}
+func (LeaderHeard) event() {}
+func (Challenged) event()  {}
+func (Answered) event()    {}
+func (Asked) event()       {}
+func (Founded) event()     {}
+func (Ended) event()       {}
+
+// Action is one of Challenge, Reply, Found, End, Bind, Refuse.
+type Action interface{ action() }
+
+type (
+	// Challenge all masters but this one.
+	Challenge struct{ Attempt string }
+	// Reply to the challenger.
+	Reply struct{ Answer Answer }
+	// Found a generation: those named stop voting, hand over their state and bind.
+	Found struct {
+		Attempt      string
+		Height       uint64
+		Participants []Answer // this master among them
+		Source       string   // whose state it starts from; empty: from nothing
+		Lost         string   // for people: what may be lost
+	}
+	// End tells all that the attempt is over.
+	End struct{ Attempt string }
+	// Bind: do as the founder asks.
+	Bind struct{}
+	// Refuse what was asked.
+	Refuse struct{ Why string }
+)
+
+func (Challenge) action() {}
+func (Reply) action()     {}
+func (Found) action()     {}
+func (End) action()       {}
+func (Bind) action()      {}
+func (Refuse) action()    {}
+
+// Next is the whole behaviour.
+func Next(s State, e Event) (State, []Action) {
+	switch e := e.(type) {
+	case LeaderHeard:
+		s.lastLeader = e.Now
+		s.why = ""
+		return s.giveUp("a leader is heard", e.Now)
+	case Tick:
+		return s.tick(e)
+	case Challenged:
+		return s.challenged(e)
+	case Answered:
+		if e.Attempt != s.attempt || s.attempt == "" || s.founding {
+			return s, nil
+		}
+		s.answers = with(s.answers, e.Answer)
+		return s.decide(e.Now, e.Own)
+	case Asked:
+		if s.promisedTo != e.Attempt || e.Now.After(s.promisedUntil) {
+			return s, []Action{Refuse{"the promise to this attempt has ended"}}
+		}
+		return s, []Action{Bind{}}
+	case Founded:
+		if e.Attempt != s.attempt {
+			return s, nil
+		}
+		if e.Err != "" {
+			s.why = "founding did not succeed: " + e.Err
+		}
+		s, actions := s.giveUp(s.why, e.Now)
+		s.lastLeader = e.Now // an election gets its time
+		return s, actions
+	case Ended:
+		if s.promisedTo == e.Attempt && s.attempt != e.Attempt {
+			s.promisedTo = ""
+		}
+		return s, nil
+	}
+	return s, nil
+}
+
+func with(m map[string]Answer, a Answer) map[string]Answer {
+	out := make(map[string]Answer, len(m)+1)
+	for k, v := range m {
+		out[k] = v
+	}
+	out[a.Name] = a
+	return out
+}
+
+// giveUp ends this master's own attempt, if there is one.
+func (s State) giveUp(why string, now time.Time) (State, []Action) {
+	if s.attempt == "" {
+		return s, nil
+	}
+	ended := s.attempt
+	if s.promisedTo == ended {
+		s.promisedTo = ""
+	}
+	s.attempt, s.answers, s.founding, s.why = "", nil, false, why
+	s.notBefore = now.Add(s.turn())
+	return s, []Action{End{ended}}
+}
+
+// turn is how long this master leaves others to try first: the lowest name begins.
+func (s State) turn() time.Duration {
+	rank := slices.Index(s.cfg.List, s.cfg.Self)
+	return s.cfg.Quiet * time.Duration(1+max(rank, 0))
+}
+
+func (s State) tick(e Tick) (State, []Action) {
+	if s.founding {
+		return s, nil
+	}
+	if s.attempt != "" {
+		if e.Now.Sub(s.began) > s.cfg.Promise {
+			// Promises given to this attempt are ending: begin again with fresh ones.
+			return s.giveUp(s.waitingFor(), e.Now)
+		}
+		return s.decide(e.Now, e.Own)
+	}
+	switch {
+	case e.Now.Sub(s.lastLeader) < s.turn(), e.Now.Before(s.notBefore):
+		return s, nil
+	case s.promisedTo != "" && e.Now.Before(s.promisedUntil):
+		return s, nil // somebody else is at it
+	}
+	s.attempt, s.began, s.enough, s.founding = e.Attempt, e.Now, time.Time{}, false
+	s.promisedTo, s.promisedUntil = e.Attempt, e.Now.Add(s.cfg.Promise)
+	s.answers = map[string]Answer{s.cfg.Self: {Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Promised: true}}
+	s, more := s.decide(e.Now, e.Own)
+	if s.attempt == "" || s.founding {
+		return s, more
+	}
+	return s, append([]Action{Challenge{s.attempt}}, more...)
+}
+
+func (s State) challenged(e Challenged) (State, []Action) {
+	a := Answer{Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Leader: e.Leader}
+	free := s.promisedTo == "" || s.promisedTo == e.Attempt || e.Now.After(s.promisedUntil)
+	var actions []Action
+	switch {
+	case e.ListVersion != s.cfg.ListVersion:
+		a.Refused = fmt.Sprintf("list of masters %d is not ours, %d", e.ListVersion, s.cfg.ListVersion)
+	case !slices.Contains(s.cfg.List, e.From):
+		a.Refused = e.From + " is not a master of ours"
+	case e.Leader != "":
+		a.Refused = "a leader is heard: " + e.Leader
+	case !free && s.promisedTo == s.attempt && !s.founding && e.From < s.cfg.Self:
+		// Two challengers met: the lower name goes on.
+		s, actions = s.giveUp("leaving the attempt to "+e.From, e.Now)
+		free = true
+	case !free:
+		a.Refused = "promised to another attempt"
+	}
+	if a.Refused == "" && free {
+		a.Promised = true
+		s.promisedTo, s.promisedUntil = e.Attempt, e.Now.Add(s.cfg.Promise)
+	}
+	return s, append(actions, Reply{a})
+}
+
+// decide founds when the answers allow it.
+func (s State) decide(now time.Time, own Own) (State, []Action) {
+	mine := s.answers[s.cfg.Self]
+	mine.Own = own
+	s.answers = with(s.answers, mine)
+	var valid []Answer
+	for _, name := range s.cfg.List {
+		a, ok := s.answers[name]
+		switch {
+		case !ok || a.ListVersion != s.cfg.ListVersion:
+			continue
+		case a.Leader != "":
+			return s.giveUp("master "+name+" hears a leader, "+a.Leader, now)
+		case a.Promised:
+			valid = append(valid, a)
+		}
+	}
+	if len(valid) < s.quorum() {
+		s.why = s.waitingFor()
+		return s, nil
+	}
+	if s.enough.IsZero() {
+		s.enough = now
+	}
+	all := len(valid) == len(s.cfg.List)
+	if !all && (s.cfg.Disks || now.Sub(s.enough) < s.cfg.Wait) {
+		s.why = s.waitingFor()
+		return s, nil
+	}
+	return s.found(valid, all, now)
+}
+
+// waitingFor names who is missing.
+func (s State) waitingFor() string {
+	var missing []string
+	for _, name := range s.cfg.List {
+		if a, ok := s.answers[name]; !ok || !a.Promised {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return "all masters answered"
+	}
+	return fmt.Sprintf("waiting for %d of %d masters: %v not heard", len(missing), len(s.cfg.List), missing)
+}
+
+func (s State) found(valid []Answer, all bool, now time.Time) (State, []Action) {
+	f := Found{Attempt: s.attempt, Height: 1}
+	var best *Answer
+	for i := range valid {
+		a := &valid[i]
+		f.Height = max(f.Height, a.Highest+1, a.Generation.Height+1)
+		if a.Bound && !Dead(a.Generation, valid, len(s.cfg.List), all) {
+			return s.giveUp(fmt.Sprintf("generation %s might be alive: %s belongs to it", a.Generation.ID, a.Name), now)
+		}
+		if (a.Bound || a.Legacy) && (best == nil || newer(a.Own, best.Own)) {
+			best = a
+		}
+	}
+	f.Participants = valid
+	if best != nil {
+		f.Source = best.Name
+		if len(valid) < len(s.cfg.List) {
+			f.Lost = fmt.Sprintf("born again from %s with %d of %d masters: what only the missing ones had is lost", best.Name, len(valid), len(s.cfg.List))
+		}
+	}
+	s.founding = true
+	s.why = fmt.Sprintf("founding a generation with %d of %d masters", len(valid), len(s.cfg.List))
+	return s, []Action{f}
+}
+
+func newer(a, b Own) bool {
+	if a.Generation.Height != b.Generation.Height {
+		return a.Generation.Height > b.Generation.Height
+	}
+	if a.Term != b.Term {
+		return a.Term > b.Term
+	}
+	return a.LastIndex > b.LastIndex
+}
+
+// Dead says whether a generation can have no quorum any more, by the truth of the
+// masters that answered (n there are; all: every one answered).
+func Dead(g Generation, answers []Answer, n int, all bool) bool {
+	q := n/2 + 1
+	outside := 0
+	var newest *Answer
+	for i := range answers {
+		a := &answers[i]
+		if !a.Bound || a.Generation != g {
+			outside++
+			continue
+		}
+		if newest == nil || newer(a.Own, newest.Own) {
+			newest = a
+		}
+	}
+	if outside >= q {
+		return true
+	}
+	if newest == nil {
+		return false
+	}
+	placeholders := 0
+	for _, v := range newest.Voters {
+		if v.Incarnation == "" {
+			placeholders++
+		}
+	}
+	real := len(newest.Voters) - placeholders
+	// A replacement first commits n−1 members with all q real ones, so while the
+	// configuration is full none of them believes in less.
+	if len(newest.Voters) == n && real == q && outside+placeholders >= q {
+		return true
+	}
+	if !all {
+		return false
+	}
+	living := 0
+	for _, v := range newest.Voters {
+		for _, a := range answers {
+			if a.Bound && a.Generation == g && a.Name == v.Name && a.Incarnation == v.Incarnation {
+				living++
+			}
+		}
+	}
+	return living < len(newest.Voters)/2+1
+}

@@ -1,0 +1,396 @@
+package birth
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+var start = time.Unix(1_000_000, 0)
+
+func config(self string, disks bool) Config {
+	return Config{Self: self, List: []string{"a", "b", "c"}, ListVersion: 1, Disks: disks, Wait: 30 * time.Second, Quiet: 2 * time.Second, Promise: 40 * time.Second}
+}
+
+func unbound(inc string) Own { return Own{Incarnation: inc} }
+
+func bound(inc string, g Generation, term, index uint64, voters ...Voter) Own {
+	return Own{Incarnation: inc, Bound: true, Generation: g, Highest: g.Height, Term: term, LastIndex: index, Voters: voters}
+}
+
+func three(a, b, c string) []Voter { return []Voter{{"a", a}, {"b", b}, {"c", c}} }
+
+func answer(name string, own Own) Answer {
+	return Answer{Name: name, ListVersion: 1, Own: own, Promised: true}
+}
+
+func TestDead(t *testing.T) {
+	g := Generation{1, "g"}
+	tests := []struct {
+		name    string
+		answers []Answer
+		all     bool
+		want    bool
+	}{
+		{"one of three left, two rebooted", []Answer{answer("a", bound("1", g, 1, 1, three("1", "1", "1")...)), answer("b", unbound("2")), answer("c", unbound("2"))}, true, true},
+		{"two of three left, one rebooted", []Answer{answer("a", bound("1", g, 1, 1, three("1", "1", "1")...)), answer("b", bound("1", g, 1, 1, three("1", "1", "1")...)), answer("c", unbound("2"))}, true, false},
+		{"one answers, one rebooted, one unheard", []Answer{answer("a", bound("1", g, 1, 1, three("1", "1", "1")...)), answer("b", unbound("2"))}, false, false},
+		{"born with a placeholder, one rebooted", []Answer{answer("a", bound("1", g, 1, 1, three("1", "1", "")...)), answer("b", unbound("2"))}, false, true},
+		{"born with a placeholder, both there", []Answer{answer("a", bound("1", g, 1, 1, three("1", "1", "")...)), answer("b", bound("1", g, 1, 1, three("1", "1", "")...))}, false, false},
+		{"n-1 in the middle of a replacement, both there", []Answer{
+			answer("a", bound("1", g, 1, 5, Voter{"a", "1"}, Voter{"b", "1"})), answer("b", bound("1", g, 1, 5, Voter{"a", "1"}, Voter{"b", "1"})), answer("c", unbound("2")),
+		}, true, false},
+		{"n-1 in the middle of a replacement, one of two rebooted, all answer", []Answer{
+			answer("a", bound("1", g, 1, 5, Voter{"a", "1"}, Voter{"b", "1"})), answer("b", unbound("3")), answer("c", unbound("2")),
+		}, true, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := Dead(g, test.answers, 3, test.all); got != test.want {
+				t.Errorf("dead = %v", got)
+			}
+		})
+	}
+}
+
+// attempt drives one master until it has challenged.
+func attempt(t *testing.T, cfg Config, own Own) (State, time.Time) {
+	t.Helper()
+	s, now := New(cfg, start), start
+	for range 100 {
+		now = now.Add(time.Second)
+		var actions []Action
+		s, actions = Next(s, Tick{Now: now, Own: own, Attempt: "try"})
+		if len(actions) > 0 {
+			return s, now
+		}
+	}
+	t.Fatal("it never tried")
+	return s, now
+}
+
+func TestEmptyBirthOfAll(t *testing.T) {
+	s, now := attempt(t, config("a", false), unbound("1"))
+	s, actions := Next(s, Answered{now, unbound("1"), "try", answer("b", unbound("1"))})
+	if len(actions) != 0 {
+		t.Fatalf("q is there and all are not, yet: %v", actions)
+	}
+	_, actions = Next(s, Answered{now, unbound("1"), "try", answer("c", unbound("1"))})
+	f, ok := actions[0].(Found)
+	if !ok || len(f.Participants) != 3 || f.Source != "" || f.Height != 1 {
+		t.Errorf("%+v", actions)
+	}
+}
+
+func TestQuorumAloneWaits(t *testing.T) {
+	for _, disks := range []bool{false, true} {
+		s, now := attempt(t, config("a", disks), unbound("1"))
+		s, _ = Next(s, Answered{now, unbound("1"), "try", answer("b", unbound("1"))})
+		s, actions := Next(s, Tick{Now: now.Add(29 * time.Second), Own: unbound("1")})
+		if len(actions) != 0 {
+			t.Fatalf("too early: %+v", actions)
+		}
+		_, actions = Next(s, Tick{Now: now.Add(31 * time.Second), Own: unbound("1")})
+		if _, founds := firstFound(actions); founds == disks {
+			t.Errorf("disks %v: %+v", disks, actions)
+		}
+	}
+}
+
+func firstFound(actions []Action) (Found, bool) {
+	for _, a := range actions {
+		if f, ok := a.(Found); ok {
+			return f, true
+		}
+	}
+	return Found{}, false
+}
+
+func TestRebirthFromTheSurvivor(t *testing.T) {
+	g := Generation{4, "g"}
+	s, now := attempt(t, config("a", false), unbound("2"))
+	s, _ = Next(s, Answered{now, unbound("2"), "try", answer("b", bound("1", g, 3, 99, three("1", "1", "1")...))})
+	_, actions := Next(s, Answered{now, unbound("2"), "try", answer("c", unbound("2"))})
+	f, ok := firstFound(actions)
+	if !ok || f.Source != "b" || f.Height != 5 {
+		t.Errorf("%+v", actions)
+	}
+}
+
+func TestALivingGenerationStopsTheAttempt(t *testing.T) {
+	g := Generation{4, "g"}
+	own := bound("1", g, 3, 99, three("1", "1", "1")...)
+	s, now := attempt(t, config("a", false), own)
+	s, _ = Next(s, Answered{now, own, "try", answer("b", own)})
+	_, actions := Next(s, Answered{now, own, "try", answer("c", unbound("2"))})
+	if _, ends := actions[0].(End); !ends {
+		t.Errorf("%+v", actions)
+	}
+}
+
+func TestPromiseIsForOne(t *testing.T) {
+	s := New(config("c", false), start)
+	s, actions := Next(s, Challenged{Now: start, Own: unbound("1"), From: "b", ListVersion: 1, Attempt: "x"})
+	if !actions[0].(Reply).Answer.Promised {
+		t.Fatalf("%+v", actions)
+	}
+	s, actions = Next(s, Challenged{Now: start, Own: unbound("1"), From: "a", ListVersion: 1, Attempt: "y"})
+	if actions[0].(Reply).Answer.Promised {
+		t.Error("promised twice")
+	}
+	if _, actions = Next(s, Asked{start, "y"}); fmt.Sprintf("%T", actions[0]) != "birth.Refuse" {
+		t.Errorf("bound without a promise: %+v", actions)
+	}
+	if _, actions = Next(s, Asked{start.Add(41 * time.Second), "x"}); fmt.Sprintf("%T", actions[0]) != "birth.Refuse" {
+		t.Errorf("bound by an ended promise: %+v", actions)
+	}
+	s, _ = Next(s, Ended{"x"})
+	_, actions = Next(s, Challenged{Now: start, Own: unbound("1"), From: "a", ListVersion: 1, Attempt: "y"})
+	if !actions[0].(Reply).Answer.Promised {
+		t.Error("an ended attempt still holds the promise")
+	}
+	_, actions = Next(s, Challenged{Now: start, Own: unbound("1"), From: "a", ListVersion: 2, Attempt: "z"})
+	if actions[0].(Reply).Answer.Promised {
+		t.Error("promised to another list of masters")
+	}
+}
+
+func TestLowerNameGoesOn(t *testing.T) {
+	s, now := attempt(t, config("b", false), unbound("1"))
+	_, actions := Next(s, Challenged{Now: now, Own: unbound("1"), From: "a", ListVersion: 1, Attempt: "lower"})
+	if len(actions) != 2 || !actions[1].(Reply).Answer.Promised {
+		t.Errorf("%+v", actions)
+	}
+	_, actions = Next(s, Challenged{Now: now, Own: unbound("1"), From: "c", ListVersion: 1, Attempt: "higher"})
+	if len(actions) != 1 || actions[0].(Reply).Answer.Promised {
+		t.Errorf("%+v", actions)
+	}
+}
+
+func TestLeaderHeardElsewhereEndsTheAttempt(t *testing.T) {
+	s, now := attempt(t, config("a", false), unbound("1"))
+	a := answer("b", unbound("1"))
+	a.Leader, a.Promised = "c", false
+	if _, actions := Next(s, Answered{now, unbound("1"), "try", a}); fmt.Sprintf("%T", actions[0]) != "birth.End" {
+		t.Errorf("%+v", actions)
+	}
+}
+
+func TestOneMasterFoundsAtOnce(t *testing.T) {
+	cfg := Config{Self: "a", List: []string{"a"}, ListVersion: 1, Disks: true, Quiet: time.Second, Promise: time.Minute, Wait: time.Minute}
+	s := New(cfg, start)
+	if _, actions := Next(s, Tick{Now: start.Add(time.Second), Own: unbound("1"), Attempt: "x"}); len(actions) != 1 {
+		t.Errorf("%+v", actions)
+	}
+}
+
+// simulation of whole lives: masters that reboot at any step while births go on. It
+// counts generations with a quorum of living members; two at once is the end.
+func TestNeverTwoQuorums(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	births, reboots := 0, 0
+	for run := range uint64(400) {
+		w := newWorld(rand.New(rand.NewPCG(seed, run)))
+		for range 400 {
+			w.step()
+			if q := w.quorums(); q > 1 {
+				t.Fatalf("run %d: %d generations have a quorum", run, q)
+			}
+		}
+		births, reboots = births+w.births, reboots+w.reboots
+	}
+	t.Logf("%d births, %d reboots", births, reboots)
+	if births < 400 || reboots < 400 {
+		t.Error("too little happened")
+	}
+}
+
+type machine struct {
+	name  string
+	inc   int
+	state State
+	own   Own
+}
+
+type message struct {
+	to string
+	do func(*machine)
+}
+
+type world struct {
+	r               *rand.Rand
+	now             time.Time
+	all             map[string]*machine
+	names           []string
+	wires           []message
+	attempts        int
+	births, reboots int
+}
+
+func newWorld(r *rand.Rand) *world {
+	w := &world{r: r, now: start, all: map[string]*machine{}, names: []string{"a", "b", "c"}}
+	for _, n := range w.names {
+		m := &machine{name: n, inc: 1, own: unbound("1")}
+		m.state = New(config(n, false), w.now)
+		w.all[n] = m
+	}
+	return w
+}
+
+func (w *world) send(to string, do func(*machine)) { w.wires = append(w.wires, message{to, do}) }
+
+func (w *world) step() {
+	w.now = w.now.Add(time.Duration(w.r.IntN(3000)) * time.Millisecond)
+	m := w.all[w.names[w.r.IntN(3)]]
+	switch k := w.r.IntN(20); {
+	case k == 0:
+		w.reboots++
+		m.inc++
+		m.own = unbound(fmt.Sprint(m.inc))
+		m.state = New(config(m.name, false), w.now)
+	case k < 5:
+		w.attempts++
+		w.perform(m, Tick{w.now, m.own, fmt.Sprint("try", w.attempts)})
+	case k == 5 && len(w.wires) > 0: // lost
+		i := w.r.IntN(len(w.wires))
+		w.wires = slices.Delete(w.wires, i, i+1)
+	default:
+		if len(w.wires) > 0 { // in any order
+			i := w.r.IntN(len(w.wires))
+			msg := w.wires[i]
+			w.wires = slices.Delete(w.wires, i, i+1)
+			msg.do(w.all[msg.to])
+		}
+	}
+}
+
+func (w *world) perform(m *machine, e Event) []Action {
+	var actions []Action
+	m.state, actions = Next(m.state, e)
+	for _, a := range actions {
+		switch a := a.(type) {
+		case Challenge:
+			for _, n := range w.names {
+				if n != m.name {
+					w.send(n, func(to *machine) { w.challenge(m, to, a.Attempt) })
+				}
+			}
+		case End:
+			for _, n := range w.names {
+				if n != m.name {
+					w.send(n, func(to *machine) { w.perform(to, Ended{a.Attempt}) })
+				}
+			}
+		case Found:
+			w.found(m, a)
+		}
+	}
+	return actions
+}
+
+func (w *world) challenge(from, to *machine, attempt string) {
+	for _, a := range w.perform(to, Challenged{w.now, to.own, from.name, 1, attempt, ""}) {
+		if r, ok := a.(Reply); ok {
+			inc := from.inc
+			w.send(from.name, func(back *machine) {
+				if back.inc == inc {
+					w.perform(back, Answered{w.now, back.own, attempt, r.Answer})
+				}
+			})
+		}
+	}
+}
+
+// found has every participant leave what it belonged to, then bind, each by a message
+// that may get lost or come late.
+func (w *world) found(m *machine, f Found) {
+	w.births++
+	g := Generation{f.Height, fmt.Sprint("g", w.births, m.name, m.inc)}
+	var voters []Voter
+	for _, n := range w.names {
+		v := Voter{Name: n}
+		for _, p := range f.Participants {
+			if p.Name == n {
+				v.Incarnation = p.Incarnation
+			}
+		}
+		voters = append(voters, v)
+	}
+	for _, p := range f.Participants {
+		bind := func(to *machine) {
+			if to.own.Incarnation != p.Incarnation {
+				return
+			}
+			for _, a := range w.perform(to, Asked{w.now, f.Attempt}) {
+				if _, ok := a.(Bind); ok {
+					to.own = bound(to.own.Incarnation, g, 1, 1, voters...)
+				}
+			}
+		}
+		if p.Name == m.name {
+			bind(m)
+			continue
+		}
+		w.send(p.Name, bind)
+	}
+	inc := m.inc
+	w.send(m.name, func(to *machine) {
+		if to.inc == inc {
+			w.perform(to, Founded{w.now, f.Attempt, ""})
+		}
+	})
+}
+
+func (w *world) quorums() int {
+	count := map[Generation]int{}
+	for _, m := range w.all {
+		if m.own.Bound {
+			for _, v := range m.own.Voters {
+				if v.Name == m.name && v.Incarnation == m.own.Incarnation {
+					count[m.own.Generation]++
+				}
+			}
+		}
+	}
+	n := 0
+	for _, c := range count {
+		if c >= 2 {
+			n++
+		}
+	}
+	return n
+}
+
+func TestReplacement(t *testing.T) {
+	list := []string{"a", "b", "c"}
+	v := func(name, inc string) Member { return Member{Voter{name, inc}, true, false} }
+	l := func(name, inc string, caught bool) Member { return Member{Voter{name, inc}, false, caught} }
+	tests := []struct {
+		name    string
+		members []Member
+		living  map[string]string
+		want    Step
+	}{
+		{"all well", []Member{v("a", "1"), v("b", "1"), v("c", "1")}, map[string]string{"a": "1", "b": "1", "c": "1"}, Step{}},
+		{"one unheard stays", []Member{v("a", "1"), v("b", "1"), v("c", "1")}, map[string]string{"a": "1", "b": "1"}, Step{}},
+		{"one rebooted", []Member{v("a", "1"), v("b", "1"), v("c", "1")}, map[string]string{"a": "1", "b": "1", "c": "2"}, Step{AddLearner, Voter{"c", "2"}}},
+		{"placeholder seen", []Member{v("a", "1"), v("b", "1"), v("c", "")}, map[string]string{"c": "1"}, Step{AddLearner, Voter{"c", "1"}}},
+		{"learner behind", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", false)}, map[string]string{"c": "2"}, Step{}},
+		{"learner there", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", true)}, map[string]string{"c": "2"}, Step{Remove, Voter{"c", "1"}}},
+		{"old one removed", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, map[string]string{"c": "2"}, Step{AddVoter, Voter{"c", "2"}}},
+		{"newcomer vanished, successor there", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, map[string]string{"c": "3"}, Step{Remove, Voter{"c", "2"}}},
+		{"newcomer vanished", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, nil, Step{Remove, Voter{"c", "2"}}},
+		{"full again before anything else", []Member{v("a", "1"), v("b", "1")}, map[string]string{"c": "3", "b": "2"}, Step{AddVoter, Voter{"c", ""}}},
+		{"two dead: the half-done one first", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", true)}, map[string]string{"b": "2", "c": "2"}, Step{Remove, Voter{"c", "1"}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := Replacement(list, test.members, test.living); got != test.want {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
