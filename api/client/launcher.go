@@ -1,0 +1,442 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
+)
+
+// Task is what a Launcher shall run.
+type Task struct {
+	ID     string // unique within the framework
+	Name   string
+	CPUs   float64
+	MemMB  float64
+	DiskMB float64
+	// Ports is how many ports of the offer it gets; they are in PORT0, PORT1, ….
+	Ports     int
+	Command   *mesosv1.CommandInfo
+	Container *mesosv1.ContainerInfo
+	// Hostname, if set, is the only agent that it may run on.
+	Hostname string
+	Labels   *mesosv1.Labels
+	Grace    *mesosv1.KillPolicy
+}
+
+// Launcher is a framework that runs the tasks it is given, each once, on the first offer
+// that is large enough.
+type Launcher struct {
+	client *Client
+	tell   func(Launched)
+
+	mu      sync.Mutex
+	tasks   map[string]*launched
+	order   []string
+	quiet   bool // no more offers are wanted
+	changed chan struct{}
+	ended   error
+}
+
+// Launched is a task with what is known of it.
+type Launched struct {
+	Task     Task
+	Info     *mesosv1.TaskInfo   // nil until it was sent
+	Status   *mesosv1.TaskStatus // the newest; nil until one came
+	Hostname string              // of the agent
+	Ports    []uint64
+}
+
+type launched struct {
+	Launched
+	unsure bool // nobody knows whether the launch was taken
+}
+
+// Done reports whether the task has ended.
+func (l Launched) Done() bool { return l.Status != nil && Terminal(l.Status.GetState()) }
+
+// Terminal reports whether a task in this state will never run again.
+func Terminal(s mesosv1.TaskState) bool {
+	switch s {
+	case mesosv1.TaskState_TASK_FINISHED, mesosv1.TaskState_TASK_FAILED, mesosv1.TaskState_TASK_KILLED,
+		mesosv1.TaskState_TASK_ERROR, mesosv1.TaskState_TASK_LOST, mesosv1.TaskState_TASK_DROPPED,
+		mesosv1.TaskState_TASK_GONE, mesosv1.TaskState_TASK_GONE_BY_OPERATOR:
+		return true
+	}
+	return false
+}
+
+const (
+	refuseWhileWaiting = 1   // seconds: tasks wait for something larger
+	refuseWhileQuiet   = 300 // seconds: there is nothing to run
+)
+
+// NewLauncher gives a launcher; tell, if not nil, hears of every launch and update, from
+// one goroutine at a time, and must not call the launcher.
+func NewLauncher(c *Client, tell func(Launched)) *Launcher {
+	if tell == nil {
+		tell = func(Launched) {}
+	}
+	return &Launcher{client: c, tell: tell, tasks: map[string]*launched{}, changed: make(chan struct{})}
+}
+
+// Add gives a task to run. It may be called before and during Run.
+func (l *Launcher) Add(ctx context.Context, tasks ...Task) error {
+	l.mu.Lock()
+	for _, t := range tasks {
+		if t.ID == "" || l.tasks[t.ID] != nil {
+			l.mu.Unlock()
+			return fmt.Errorf("task id %q is empty or was used already", t.ID)
+		}
+		l.tasks[t.ID] = &launched{Launched: Launched{Task: t}}
+		l.order = append(l.order, t.ID)
+	}
+	wake := l.quiet
+	l.quiet = false
+	l.mu.Unlock()
+	if wake {
+		return l.client.Revive(ctx)
+	}
+	return nil
+}
+
+// Kill asks for a task's end; one that was not launched yet is forgotten.
+func (l *Launcher) Kill(ctx context.Context, id string) error {
+	l.mu.Lock()
+	t := l.tasks[id]
+	if t == nil {
+		l.mu.Unlock()
+		return fmt.Errorf("no task %q", id)
+	}
+	info := t.Info
+	if info == nil {
+		t.Status = &mesosv1.TaskStatus{TaskId: &mesosv1.TaskID{Value: &id}, State: mesosv1.TaskState_TASK_KILLED.Enum()}
+		l.wake()
+	}
+	l.mu.Unlock()
+	if info == nil {
+		return nil
+	}
+	return l.client.Kill(ctx, info.GetTaskId(), info.GetAgentId())
+}
+
+// Get gives what is known of a task.
+func (l *Launcher) Get(id string) (Launched, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.tasks[id]
+	if t == nil {
+		return Launched{}, false
+	}
+	return t.Launched, true
+}
+
+// Wait waits until a task is as wanted and gives what is known of it then.
+func (l *Launcher) Wait(ctx context.Context, id string, wanted func(Launched) bool) (Launched, error) {
+	for {
+		l.mu.Lock()
+		t, changed, ended := l.tasks[id], l.changed, l.ended
+		var now Launched
+		if t != nil {
+			now = t.Launched
+		}
+		l.mu.Unlock()
+		switch {
+		case t == nil:
+			return now, fmt.Errorf("no task %q", id)
+		case wanted(now):
+			return now, nil
+		case now.Done():
+			return now, fmt.Errorf("task %s ended as %s: %s", id, now.Status.GetState(), now.Status.GetMessage())
+		case ended != nil:
+			return now, ended
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return now, fmt.Errorf("waiting for task %s (%s): %w", id, describe(now), ctx.Err())
+		}
+	}
+}
+
+func describe(t Launched) string {
+	switch {
+	case t.Info == nil:
+		return "no offer was large enough yet"
+	case t.Status == nil:
+		return "launched, nothing heard yet"
+	}
+	return t.Status.GetState().String() + " " + t.Status.GetMessage()
+}
+
+// Running is a condition for Wait.
+func Running(l Launched) bool { return l.Status.GetState() == mesosv1.TaskState_TASK_RUNNING }
+
+// Ended is a condition for Wait.
+func Ended(l Launched) bool { return l.Done() }
+
+// wake tells everybody who waits; the caller holds the lock.
+func (l *Launcher) wake() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// Run is the framework's life, until ctx ends or the subscription does for good.
+func (l *Launcher) Run(ctx context.Context) error {
+	err := l.client.Run(ctx, l.handle)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = err
+	l.wake()
+	return err
+}
+
+func (l *Launcher) handle(ctx context.Context, e *scheduler.Event) error {
+	switch e.GetType() {
+	case scheduler.Event_SUBSCRIBED:
+		return l.reconcile(ctx)
+	case scheduler.Event_OFFERS:
+		for _, o := range e.GetOffers().GetOffers() {
+			l.use(ctx, o)
+		}
+	case scheduler.Event_UPDATE:
+		l.update(e.GetUpdate().GetStatus())
+	}
+	return nil
+}
+
+// reconcile asks for the state of what was launched on an earlier stream.
+func (l *Launcher) reconcile(ctx context.Context) error {
+	l.mu.Lock()
+	var ask []*scheduler.Call_Reconcile_Task
+	l.quiet = false // a new stream brings offers again
+	for _, id := range l.order {
+		if t := l.tasks[id]; t.Info != nil && !t.Done() {
+			ask = append(ask, &scheduler.Call_Reconcile_Task{TaskId: t.Info.GetTaskId(), AgentId: t.Info.GetAgentId()})
+		}
+	}
+	l.mu.Unlock()
+	if len(ask) == 0 {
+		return nil
+	}
+	if err := l.client.Reconcile(ctx, ask...); err != nil {
+		// The stream has ended already if this failed; the next one asks again.
+		l.client.cfg.Log.Info("reconciliation failed", "error", err)
+	}
+	return nil
+}
+
+// use launches what fits into an offer, or declines it.
+func (l *Launcher) use(ctx context.Context, o *mesosv1.Offer) {
+	l.mu.Lock()
+	left := newPool(o)
+	var chosen []*launched
+	waiting := false
+	for _, id := range l.order {
+		t := l.tasks[id]
+		if t.Info != nil || t.Done() {
+			continue
+		}
+		info, ports, ok := left.place(t.Task, o)
+		if !ok {
+			waiting = true
+			continue
+		}
+		t.Info, t.Ports, t.Hostname, t.unsure = info, ports, o.GetHostname(), false
+		chosen = append(chosen, t)
+	}
+	quiet := len(chosen) == 0 && !waiting
+	l.quiet = l.quiet || quiet
+	infos := make([]*mesosv1.TaskInfo, 0, len(chosen))
+	for _, t := range chosen {
+		infos = append(infos, t.Info)
+	}
+	l.mu.Unlock()
+	ids := []*mesosv1.OfferID{o.GetId()}
+	if len(chosen) == 0 {
+		l.decline(ctx, ids, quiet)
+		return
+	}
+	err := l.client.Accept(ctx, ids, []*mesosv1.Offer_Operation{Launch(infos...)}, refuseWhileWaiting)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range chosen {
+		l.sent(t, err)
+	}
+	l.wake()
+}
+
+// sent notes the outcome of an ACCEPT; the caller holds the lock.
+func (l *Launcher) sent(t *launched, err error) {
+	var refused *StatusError
+	switch {
+	case err == nil:
+		l.tell(t.Launched)
+	case errors.As(err, &refused) && refused.Code < 500:
+		t.Info = nil // certainly not launched: it waits for another offer
+	default:
+		t.unsure = true // reconciliation will tell
+	}
+	if err != nil {
+		l.client.cfg.Log.Info("launch failed", "task", t.Task.ID, "error", err)
+	}
+}
+
+func (l *Launcher) decline(ctx context.Context, ids []*mesosv1.OfferID, quiet bool) {
+	seconds := float64(refuseWhileWaiting)
+	if quiet {
+		seconds = refuseWhileQuiet
+	}
+	if err := l.client.Decline(ctx, ids, seconds); err != nil {
+		l.client.cfg.Log.Info("decline failed", "error", err)
+	}
+}
+
+// update notes a status. A task that a launch of unknown outcome did not reach, or whose
+// offer had gone, waits for another offer; every other end is final.
+func (l *Launcher) update(s *mesosv1.TaskStatus) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.tasks[s.GetTaskId().GetValue()]
+	if t == nil || t.Done() {
+		return
+	}
+	reason := s.GetReason()
+	neverRan := t.Status == nil && Terminal(s.GetState()) &&
+		(reason == mesosv1.TaskStatus_REASON_INVALID_OFFERS || t.unsure && reason == mesosv1.TaskStatus_REASON_RECONCILIATION)
+	if neverRan {
+		t.Info, t.unsure = nil, false
+		return
+	}
+	t.unsure = false
+	t.Status = s
+	l.tell(t.Launched)
+	l.wake()
+}
+
+// pool is what is left of an offer.
+type pool struct {
+	scalars map[string]float64
+	ports   []*mesosv1.Value_Range
+	role    string
+}
+
+func newPool(o *mesosv1.Offer) *pool {
+	p := &pool{scalars: map[string]float64{}, role: o.GetAllocationInfo().GetRole()}
+	for _, r := range o.GetResources() {
+		if len(r.GetReservations()) > 0 || r.GetRevocable() != nil || r.GetShared() != nil || r.GetDisk() != nil {
+			continue // only plain resources are used here
+		}
+		if r.GetName() == "ports" {
+			for _, span := range r.GetRanges().GetRange() {
+				p.ports = append(p.ports, proto.Clone(span).(*mesosv1.Value_Range))
+			}
+			continue
+		}
+		p.scalars[r.GetName()] += r.GetScalar().GetValue()
+	}
+	return p
+}
+
+// slack is half of the unit that resources are counted in.
+const slack = 0.0005
+
+// place takes a task's resources out of the pool if they are there.
+func (p *pool) place(t Task, o *mesosv1.Offer) (*mesosv1.TaskInfo, []uint64, bool) {
+	if t.Hostname != "" && t.Hostname != o.GetHostname() {
+		return nil, nil, false
+	}
+	want := []struct {
+		name  string
+		value float64
+	}{{"cpus", t.CPUs}, {"mem", t.MemMB}, {"disk", t.DiskMB}}
+	for _, w := range want {
+		if p.scalars[w.name]+slack < w.value {
+			return nil, nil, false
+		}
+	}
+	ports, ok := p.takePorts(t.Ports)
+	if !ok {
+		return nil, nil, false
+	}
+	info := &mesosv1.TaskInfo{
+		Name: proto.String(t.Name), TaskId: &mesosv1.TaskID{Value: proto.String(t.ID)}, AgentId: o.GetAgentId(),
+		Container: t.Container, Labels: t.Labels, KillPolicy: t.Grace,
+	}
+	if t.Name == "" {
+		info.Name = proto.String(t.ID)
+	}
+	for _, w := range want {
+		if w.value > 0 {
+			p.scalars[w.name] -= w.value
+			info.Resources = append(info.Resources, p.scalar(w.name, w.value))
+		}
+	}
+	if len(ports) > 0 {
+		info.Resources = append(info.Resources, p.portsResource(ports))
+	}
+	info.Command = withPorts(t.Command, ports)
+	return info, ports, true
+}
+
+func (p *pool) scalar(name string, value float64) *mesosv1.Resource {
+	return &mesosv1.Resource{
+		Name: proto.String(name), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: proto.Float64(value)},
+		AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String(p.role)},
+	}
+}
+
+func (p *pool) portsResource(ports []uint64) *mesosv1.Resource {
+	r := &mesosv1.Resource{
+		Name: proto.String("ports"), Type: mesosv1.Value_RANGES.Enum(), Ranges: &mesosv1.Value_Ranges{},
+		AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String(p.role)},
+	}
+	for _, n := range ports {
+		r.Ranges.Range = append(r.Ranges.Range, &mesosv1.Value_Range{Begin: proto.Uint64(n), End: proto.Uint64(n)})
+	}
+	return r
+}
+
+// takePorts takes the lowest ports that are left.
+func (p *pool) takePorts(n int) ([]uint64, bool) {
+	left := uint64(0)
+	for _, r := range p.ports {
+		left += r.GetEnd() - r.GetBegin() + 1
+	}
+	if left < uint64(n) {
+		return nil, false
+	}
+	ports := make([]uint64, 0, n)
+	for len(ports) < n {
+		r := p.ports[0]
+		ports = append(ports, r.GetBegin())
+		if r.GetBegin() == r.GetEnd() {
+			p.ports = p.ports[1:]
+			continue
+		}
+		r.Begin = proto.Uint64(r.GetBegin() + 1)
+	}
+	return ports, true
+}
+
+// withPorts adds PORT0, PORT1, … to a command's environment.
+func withPorts(c *mesosv1.CommandInfo, ports []uint64) *mesosv1.CommandInfo {
+	if len(ports) == 0 {
+		return c
+	}
+	c = proto.Clone(c).(*mesosv1.CommandInfo)
+	if c.Environment == nil {
+		c.Environment = &mesosv1.Environment{}
+	}
+	for i, n := range ports {
+		c.Environment.Variables = append(c.Environment.Variables, &mesosv1.Environment_Variable{
+			Name: proto.String(fmt.Sprintf("PORT%d", i)), Value: proto.String(fmt.Sprint(n)),
+		})
+	}
+	return c
+}

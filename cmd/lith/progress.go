@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// progress shows a start to a person: one line per fact, and on a terminal the nodes'
+// present phases in a last line that is drawn anew.
+type progress struct {
+	out    io.Writer
+	live   bool
+	phases map[string]string // node → its newest phase
+	drawn  bool
+}
+
+// lineWidth is what fits on a narrow terminal beside the seconds.
+const lineWidth = 68
+
+func newProgress(out io.Writer) *progress {
+	f, ok := out.(*os.File)
+	return &progress{out: out, live: ok && term.IsTerminal(int(f.Fd())), phases: map[string]string{}}
+}
+
+func (p *progress) show(e event) {
+	switch e.Kind {
+	case eventPhase:
+		name, rest, _ := strings.Cut(e.Text, " ")
+		p.phases[e.Node] = name
+		if !p.live || !strings.HasSuffix(rest, " ok") {
+			p.line(e.At, e.Node, "phase "+e.Text)
+		}
+	case eventMachine:
+		p.phases[e.Node] = e.Text
+		p.line(e.At, e.Node, e.Text)
+	case eventTrouble:
+		p.line(e.At, e.Node, e.Text)
+	case eventLeader:
+		p.line(e.At, e.Node, "was elected leader")
+	case eventReady:
+		p.line(e.At, "", "ready: "+e.Text)
+	case eventFailed:
+		p.line(e.At, "", "failed")
+	}
+	p.draw(e.At)
+}
+
+func (p *progress) line(at float64, node, text string) {
+	p.erase()
+	if node != "" {
+		node += " "
+	}
+	fmt.Fprintf(p.out, "%6.1f s  %s%s\n", at, node, text)
+}
+
+func (p *progress) draw(at float64) {
+	if !p.live {
+		return
+	}
+	p.erase()
+	nodes := make([]string, 0, len(p.phases))
+	for node, phase := range p.phases {
+		nodes = append(nodes, node+": "+phase)
+	}
+	sort.Strings(nodes)
+	text := []rune(strings.Join(nodes, " · "))
+	if len(text) > lineWidth {
+		text = append(text[:lineWidth-1], '…')
+	}
+	fmt.Fprintf(p.out, "%6.1f s  %s", at, string(text))
+	p.drawn = true
+}
+
+func (p *progress) erase() {
+	if p.drawn {
+		fmt.Fprint(p.out, "\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+func (p *progress) finish() { p.erase() }
