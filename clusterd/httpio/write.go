@@ -171,12 +171,12 @@ func zeroWeight(params string) bool {
 // Negotiate picks the answer's media type from Accept: JSON where it is allowed, also by
 // */* or by saying nothing, else protobuf, else none.
 func Negotiate(r *http.Request) (mediaType string, ok bool) {
-	accept := r.Header.Values("Accept")
-	if len(accept) == 0 {
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	if accept == "" {
 		return JSON, true
 	}
 	protobuf := false
-	for _, part := range strings.Split(strings.Join(accept, ","), ",") {
+	for _, part := range strings.Split(accept, ",") {
 		name, params, _ := strings.Cut(part, ";")
 		if zeroWeight(params) {
 			continue

@@ -114,15 +114,12 @@ func (cfg Config) master(ctx context.Context, l *leader.Leader, v values) error 
 	if err != nil {
 		return err
 	}
-	err = l.View(ctx, func(_ *state.State, live leader.Live) {
-		v["master/outstanding_offers"] = float64(len(live.Offers))
-		for name, n := range live.Counters {
-			v[name] = n
-		}
-	})
-	if err != nil {
+	var live leader.Live // not v: the leader may come to it after ctx has ended
+	if err := l.View(ctx, func(_ *state.State, now leader.Live) { live = now }); err != nil {
 		return err
 	}
+	v["master/outstanding_offers"] = float64(len(live.Offers))
+	maps.Copy(v, live.Counters)
 	v["master/elected"] = 1
 	var total, used []*mesosv1.Resource
 	for _, a := range p.Agents {

@@ -233,6 +233,7 @@ func wordFramework(f *frameworkRow, live leader.Live) (*master.Response_GetFrame
 	if err := decode(f.Info, info); err != nil {
 		return nil, fmt.Errorf("framework %s: %w", f.ID, err)
 	}
+	info.Id = &mesosv1.FrameworkID{Value: proto.String(string(f.ID))}
 	_, connected := live.Connected[f.ID]
 	out := &master.Response_GetFrameworks_Framework{
 		FrameworkInfo: info, Active: &connected, Connected: &connected,
