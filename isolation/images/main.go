@@ -1,0 +1,68 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+)
+
+// Main is `clusterd pull`: it pulls one image and returns the exit status. Its last
+// line on stderr is, on failure, the reason for people.
+func Main(args []string, stdin io.Reader, stderr io.Writer) int {
+	if err := mainErr(args, stdin, stderr); err != nil {
+		fmt.Fprintln(stderr, oneLine(err))
+		return 1
+	}
+	return 0
+}
+
+func mainErr(args []string, stdin io.Reader, stderr io.Writer) error {
+	flags := flag.NewFlagSet("pull", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	c := Config{Mirrors: map[string][]string{}, Log: slog.New(slog.NewJSONHandler(stderr, nil))}
+	flags.StringVar(&c.Store, "store", "", "directory of the image store")
+	flags.StringVar(&c.Reference, "image", "", "image to pull; \"base\" is the built-in root file system")
+	flags.StringVar(&c.Base, "base", "", "archive of the built-in root file system")
+	flags.BoolVar(&c.Offline, "offline", false, "ask mirrors only")
+	flags.StringVar(&c.Platform, "platform", "", "os/arch; default: this machine's")
+	auth := flags.Bool("auth-stdin", false, "read a docker config.json from standard input")
+	flags.Func("mirror", "HOST=URL, repeatable, in order", func(v string) error {
+		host, endpoint, ok := strings.Cut(v, "=")
+		if !ok {
+			return errors.New("write HOST=URL")
+		}
+		c.Mirrors[host] = append(c.Mirrors[host], endpoint)
+		return nil
+	})
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if c.Store == "" || c.Reference == "" {
+		return errors.New("pull: --store and --image are needed")
+	}
+	if *auth {
+		raw, err := io.ReadAll(io.LimitReader(stdin, maxDocument+1))
+		if err != nil {
+			return fmt.Errorf("read docker config: %w", err)
+		}
+		c.Auth = raw
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	_, err := Pull(ctx, c)
+	return err
+}
+
+// oneLine keeps a message of several lines together.
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+}
+
