@@ -57,9 +57,11 @@ type Config struct {
 	Generation string // id of the Raft history
 	Height     uint64
 	Term       uint64
-	Log        Log
-	Machine    *state.Machine
-	Address    Address
+	// Round counts how often this term was served before: offers' ids go on from there.
+	Round   int
+	Log     Log
+	Machine *state.Machine
+	Address Address
 	// Pool is where nodes' task subnets are taken from.
 	Pool string
 	// AgentGrace is how long an agent may be silent before it is unreachable.
@@ -181,7 +183,7 @@ func New(cfg Config) *Leader {
 	return &Leader{
 		cfg: cfg, log: cfg.Logger.With("term", cfg.Term), info: MasterInfo(cfg.Generation, cfg.Address),
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
-		book: offers.New(cfg.Generation, cfg.Term), filters: alloc.NewFilters(),
+		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
 		retries: map[state.ContainerID]*retry{}, starting: map[taskKey]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		seed: cfg.Term<<32 ^ cfg.Height,

@@ -55,9 +55,10 @@ type Book struct {
 	byFramework map[state.FrameworkID]map[ID]*Offer
 }
 
-// New begins a term's book.
-func New(generation string, term uint64) *Book {
+// New begins a term's book; round counts the books that the same term had before.
+func New(generation string, term uint64, round int) *Book {
 	return &Book{
+		last:        uint64(round) << 40,
 		prefix:      generation + "-O" + strconv.FormatUint(term, 10) + ".",
 		all:         map[ID]*Offer{},
 		byAgent:     map[state.AgentID]map[ID]*Offer{},

@@ -29,7 +29,7 @@ func TestTake(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			book := New("g", 7)
+			book := New("g", 7, 0)
 			a := book.Make("F", "*", "S0", cpus(1), 0)
 			b := book.Make("F", "*", "S0", cpus(2), 0)
 			other := book.Make("F", "*", "S1", cpus(1), 0)
@@ -46,7 +46,7 @@ func TestTake(t *testing.T) {
 }
 
 func TestOfferedIsTheSumOfWhatIsOutstanding(t *testing.T) {
-	book := New("g", 7)
+	book := New("g", 7, 0)
 	a := book.Make("F", "*", "S0", cpus(1), 0)
 	book.Make("G", "*", "S0", cpus(2), 0)
 	if got := book.Offered("S0").Milli(state.CPUs); got != 3000 {

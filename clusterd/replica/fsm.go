@@ -35,30 +35,10 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return &snapshot{w}, nil
 }
 
-// Restore implements raft.FSM. A generation that begins with nothing has an empty first
-// snapshot: the Machine is as it was made.
+// Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	first := make([]byte, 1)
-	if _, err := io.ReadFull(r, first); err == io.EOF {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	return f.m.Restore(io.MultiReader(&one{first}, r))
-}
-
-// one gives a byte back that was read to look.
-type one struct{ b []byte }
-
-// Read implements io.Reader.
-func (o *one) Read(p []byte) (int, error) {
-	if len(o.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, o.b)
-	o.b = o.b[n:]
-	return n, nil
+	return f.m.Restore(r)
 }
 
 type snapshot struct{ w io.WriterTo }

@@ -16,6 +16,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,7 @@ type Machine interface {
 	// Apply carries out a committed entry and returns what Propose shall return.
 	Apply(index, term uint64, entry []byte) any
 	Snapshot() (io.WriterTo, error)
+	// Restore replaces everything; no bytes at all mean the beginning.
 	Restore(io.Reader) error
 }
 
@@ -237,6 +239,10 @@ func Open(cfg Config) (*Replica, error) {
 	r.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: r.stream, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: max(10*cfg.Heartbeat, 2*time.Second), Logger: adapt(cfg.Log),
 	})
+	if err := cfg.Machine.Restore(bytes.NewReader(nil)); err != nil { // the log fills it
+		r.log.close()
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
 	notify := make(chan bool, 16)
 	r.raft, err = raft.NewRaft(libraryConfig(cfg, notify), &fsm{m: cfg.Machine, fail: r.fail}, r.log, r.log, snaps, &transport{r.trans, r.stream})
 	if err != nil {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bufio"
 	"io"
 	"slices"
 	"sync"
@@ -84,11 +85,15 @@ func (m *Machine) Snapshot() (io.WriterTo, error) {
 	return s, nil
 }
 
-// Restore replaces the state by a snapshot, or leaves it as it is with an error.
+// Restore replaces the state by a snapshot, or leaves it as it is with an error. No bytes
+// at all mean the state before the first entry: so a generation begins from nothing.
 func (m *Machine) Restore(r io.Reader) error {
-	s, h, err := Read(r)
-	if err != nil {
-		return err
+	br := bufio.NewReader(r)
+	s, h := New(), History{}
+	if _, err := br.Peek(1); err != io.EOF {
+		if s, h, err = Read(br); err != nil {
+			return err
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -80,6 +80,7 @@ type State struct {
 	enough    time.Time // when q had answered
 	answers   map[string]Answer
 	founding  bool
+	asked     time.Time // when the missing ones were last challenged
 	notBefore time.Time // no attempt earlier
 	why       string    // for people: what is waited for
 }
@@ -257,7 +258,12 @@ func (s State) tick(e Tick) (State, []Action) {
 			// Promises given to this attempt are ending: begin again with fresh ones.
 			return s.giveUp(s.waitingFor(), e.Now)
 		}
-		return s.decide(e.Now, e.Own)
+		s, actions := s.decide(e.Now, e.Own)
+		if s.attempt != "" && !s.founding && len(actions) == 0 && e.Now.Sub(s.asked) >= s.cfg.Quiet {
+			s.asked = e.Now // machines come up one by one
+			actions = []Action{Challenge{s.attempt}}
+		}
+		return s, actions
 	}
 	switch {
 	case e.Now.Sub(s.lastLeader) < s.turn(), e.Now.Before(s.notBefore):
@@ -265,7 +271,7 @@ func (s State) tick(e Tick) (State, []Action) {
 	case s.promisedTo != "" && e.Now.Before(s.promisedUntil):
 		return s, nil // somebody else is at it
 	}
-	s.attempt, s.began, s.enough, s.founding = e.Attempt, e.Now, time.Time{}, false
+	s.attempt, s.began, s.asked, s.enough, s.founding = e.Attempt, e.Now, e.Now, time.Time{}, false
 	s.promisedTo, s.promisedUntil = e.Attempt, e.Now.Add(s.cfg.Promise)
 	s.answers = map[string]Answer{s.cfg.Self: {Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Promised: true}}
 	s, more := s.decide(e.Now, e.Own)

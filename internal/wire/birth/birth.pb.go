@@ -31,6 +31,8 @@ type Request struct {
 	//	*Request_Challenge
 	//	*Request_Found
 	//	*Request_End
+	//	*Request_Ask
+	//	*Request_Leave
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -100,6 +102,24 @@ func (x *Request) GetEnd() *End {
 	return nil
 }
 
+func (x *Request) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetLeave() *Leave {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Leave); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
 type isRequest_Body interface {
 	isRequest_Body()
 }
@@ -116,11 +136,138 @@ type Request_End struct {
 	End *End `protobuf:"bytes,3,opt,name=end,proto3,oneof"`
 }
 
+type Request_Ask struct {
+	Ask *Ask `protobuf:"bytes,4,opt,name=ask,proto3,oneof"`
+}
+
+type Request_Leave struct {
+	Leave *Leave `protobuf:"bytes,5,opt,name=leave,proto3,oneof"`
+}
+
 func (*Request_Challenge) isRequest_Body() {}
 
 func (*Request_Found) isRequest_Body() {}
 
 func (*Request_End) isRequest_Body() {}
+
+func (*Request_Ask) isRequest_Body() {}
+
+func (*Request_Leave) isRequest_Body() {}
+
+// Ask only asks for the truth; nothing is promised.
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Ask) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Ask) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+// Leave: stop voting in the dead generation, become a new incarnation, hand over the
+// state. Only by the attempt that holds the promise.
+type Leave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attempt       string                 `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	WantState     bool                   `protobuf:"varint,3,opt,name=want_state,json=wantState,proto3" json:"want_state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leave) Reset() {
+	*x = Leave{}
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leave) ProtoMessage() {}
+
+func (x *Leave) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leave.ProtoReflect.Descriptor instead.
+func (*Leave) Descriptor() ([]byte, []int) {
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Leave) GetAttempt() string {
+	if x != nil {
+		return x.Attempt
+	}
+	return ""
+}
+
+func (x *Leave) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Leave) GetWantState() bool {
+	if x != nil {
+		return x.WantState
+	}
+	return false
+}
 
 // Challenge asks for the truth about the answerer and for its promise to bind to nobody
 // else until the attempt ends.
@@ -137,7 +284,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[1]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -149,7 +296,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[1]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -162,7 +309,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{1}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Challenge) GetClusterId() string {
@@ -216,7 +363,7 @@ type Found struct {
 
 func (x *Found) Reset() {
 	*x = Found{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[2]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +375,7 @@ func (x *Found) String() string {
 func (*Found) ProtoMessage() {}
 
 func (x *Found) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[2]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +388,7 @@ func (x *Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Found.ProtoReflect.Descriptor instead.
 func (*Found) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{2}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Found) GetAttempt() string {
@@ -303,7 +450,7 @@ type Voter struct {
 
 func (x *Voter) Reset() {
 	*x = Voter{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[3]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +462,7 @@ func (x *Voter) String() string {
 func (*Voter) ProtoMessage() {}
 
 func (x *Voter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[3]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +475,7 @@ func (x *Voter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Voter.ProtoReflect.Descriptor instead.
 func (*Voter) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{3}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Voter) GetName() string {
@@ -355,7 +502,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[4]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +514,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[4]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +527,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{4}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *End) GetAttempt() string {
@@ -410,15 +557,17 @@ type Answer struct {
 	Voters        []*Voter               `protobuf:"bytes,9,rep,name=voters,proto3" json:"voters,omitempty"` // newest configuration in its log
 	Promised      bool                   `protobuf:"varint,10,opt,name=promised,proto3" json:"promised,omitempty"`
 	Leader        string                 `protobuf:"bytes,11,opt,name=leader,proto3" json:"leader,omitempty"`      // it hears one
-	State         []byte                 `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`        // its newest state as a snapshot, when asked by Found's author
-	Accepted      bool                   `protobuf:"varint,13,opt,name=accepted,proto3" json:"accepted,omitempty"` // of Found
+	State         []byte                 `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`        // of Leave: its newest state as a snapshot
+	Accepted      bool                   `protobuf:"varint,13,opt,name=accepted,proto3" json:"accepted,omitempty"` // of Found, Leave
+	Legacy        bool                   `protobuf:"varint,14,opt,name=legacy,proto3" json:"legacy,omitempty"`     // not bound, but generation, term and last_index of one it left
+	Highest       uint64                 `protobuf:"varint,15,opt,name=highest,proto3" json:"highest,omitempty"`   // height heard of anywhere
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +579,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +592,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{5}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Answer) GetRefused() string {
@@ -537,16 +686,41 @@ func (x *Answer) GetAccepted() bool {
 	return false
 }
 
+func (x *Answer) GetLegacy() bool {
+	if x != nil {
+		return x.Legacy
+	}
+	return false
+}
+
+func (x *Answer) GetHighest() uint64 {
+	if x != nil {
+		return x.Highest
+	}
+	return 0
+}
+
 var File_internal_wire_birth_birth_proto protoreflect.FileDescriptor
 
 const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\n" +
-	"\x1finternal/wire/birth/birth.proto\x12\x13mesolith.wire.birth\"\xb3\x01\n" +
+	"\x1finternal/wire/birth/birth.proto\x12\x13mesolith.wire.birth\"\x95\x02\n" +
 	"\aRequest\x12>\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x1e.mesolith.wire.birth.ChallengeH\x00R\tchallenge\x122\n" +
 	"\x05found\x18\x02 \x01(\v2\x1a.mesolith.wire.birth.FoundH\x00R\x05found\x12,\n" +
-	"\x03end\x18\x03 \x01(\v2\x18.mesolith.wire.birth.EndH\x00R\x03endB\x06\n" +
-	"\x04body\"\x9d\x01\n" +
+	"\x03end\x18\x03 \x01(\v2\x18.mesolith.wire.birth.EndH\x00R\x03end\x12,\n" +
+	"\x03ask\x18\x04 \x01(\v2\x18.mesolith.wire.birth.AskH\x00R\x03ask\x122\n" +
+	"\x05leave\x18\x05 \x01(\v2\x1a.mesolith.wire.birth.LeaveH\x00R\x05leaveB\x06\n" +
+	"\x04body\"8\n" +
+	"\x03Ask\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"T\n" +
+	"\x05Leave\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1d\n" +
+	"\n" +
+	"want_state\x18\x03 \x01(\bR\twantState\"\x9d\x01\n" +
 	"\tChallenge\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12!\n" +
@@ -569,7 +743,7 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"3\n" +
 	"\x03End\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"\x80\x03\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\xb2\x03\n" +
 	"\x06Answer\x12\x18\n" +
 	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
 	"\flist_version\x18\x02 \x01(\x04R\vlistVersion\x12\x12\n" +
@@ -587,7 +761,9 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	" \x01(\bR\bpromised\x12\x16\n" +
 	"\x06leader\x18\v \x01(\tR\x06leader\x12\x14\n" +
 	"\x05state\x18\f \x01(\fR\x05state\x12\x1a\n" +
-	"\baccepted\x18\r \x01(\bR\bacceptedB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
+	"\baccepted\x18\r \x01(\bR\baccepted\x12\x16\n" +
+	"\x06legacy\x18\x0e \x01(\bR\x06legacy\x12\x18\n" +
+	"\ahighest\x18\x0f \x01(\x04R\ahighestB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
 
 var (
 	file_internal_wire_birth_birth_proto_rawDescOnce sync.Once
@@ -601,26 +777,30 @@ func file_internal_wire_birth_birth_proto_rawDescGZIP() []byte {
 	return file_internal_wire_birth_birth_proto_rawDescData
 }
 
-var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_internal_wire_birth_birth_proto_goTypes = []any{
 	(*Request)(nil),   // 0: mesolith.wire.birth.Request
-	(*Challenge)(nil), // 1: mesolith.wire.birth.Challenge
-	(*Found)(nil),     // 2: mesolith.wire.birth.Found
-	(*Voter)(nil),     // 3: mesolith.wire.birth.Voter
-	(*End)(nil),       // 4: mesolith.wire.birth.End
-	(*Answer)(nil),    // 5: mesolith.wire.birth.Answer
+	(*Ask)(nil),       // 1: mesolith.wire.birth.Ask
+	(*Leave)(nil),     // 2: mesolith.wire.birth.Leave
+	(*Challenge)(nil), // 3: mesolith.wire.birth.Challenge
+	(*Found)(nil),     // 4: mesolith.wire.birth.Found
+	(*Voter)(nil),     // 5: mesolith.wire.birth.Voter
+	(*End)(nil),       // 6: mesolith.wire.birth.End
+	(*Answer)(nil),    // 7: mesolith.wire.birth.Answer
 }
 var file_internal_wire_birth_birth_proto_depIdxs = []int32{
-	1, // 0: mesolith.wire.birth.Request.challenge:type_name -> mesolith.wire.birth.Challenge
-	2, // 1: mesolith.wire.birth.Request.found:type_name -> mesolith.wire.birth.Found
-	4, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
-	3, // 3: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
-	3, // 4: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3, // 0: mesolith.wire.birth.Request.challenge:type_name -> mesolith.wire.birth.Challenge
+	4, // 1: mesolith.wire.birth.Request.found:type_name -> mesolith.wire.birth.Found
+	6, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
+	1, // 3: mesolith.wire.birth.Request.ask:type_name -> mesolith.wire.birth.Ask
+	2, // 4: mesolith.wire.birth.Request.leave:type_name -> mesolith.wire.birth.Leave
+	5, // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
+	5, // 6: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_birth_birth_proto_init() }
@@ -632,6 +812,8 @@ func file_internal_wire_birth_birth_proto_init() {
 		(*Request_Challenge)(nil),
 		(*Request_Found)(nil),
 		(*Request_End)(nil),
+		(*Request_Ask)(nil),
+		(*Request_Leave)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -639,7 +821,7 @@ func file_internal_wire_birth_birth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_birth_birth_proto_rawDesc), len(file_internal_wire_birth_birth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,77 @@
+package masters
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/mesolith/mesolith/clusterd/discovery/birth"
+	"github.com/mesolith/mesolith/clusterd/replica"
+	birthwire "github.com/mesolith/mesolith/internal/wire/birth"
+)
+
+// keepMembers is the leader's care for the configuration: one vote for each name of the
+// list, carried by the incarnation that lives.
+func (m *Masters) keepMembers(ctx context.Context, r *replica.Replica) {
+	pause := time.NewTicker(max(m.cfg.Heartbeat, 100*time.Millisecond))
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+		if err := m.oneStep(ctx, r); err != nil && ctx.Err() == nil {
+			m.log.Warn("change of membership", "error", err)
+		}
+	}
+}
+
+// living asks every other master who it is now.
+func (m *Masters) living(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, max(4*m.cfg.Heartbeat, time.Second))
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[string]string{m.cfg.Self: m.self().Incarnation}
+	for _, name := range m.others() {
+		wg.Go(func() {
+			a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Ask{Ask: &birthwire.Ask{ClusterId: m.cfg.ClusterID, From: m.cfg.Self}}})
+			if err != nil || a.GetListVersion() != m.cfg.ListVersion {
+				return
+			}
+			mu.Lock()
+			out[name] = a.GetIncarnation()
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func (m *Masters) oneStep(ctx context.Context, r *replica.Replica) error {
+	living := m.living(ctx)
+	members, prev, err := r.Members()
+	if err != nil {
+		return err
+	}
+	end := r.Position().LastIndex
+	var list []birth.Member
+	for _, x := range members {
+		list = append(list, birth.Member{Voter: birth.Voter(x.Voter), Votes: x.Votes, CaughtUp: r.CaughtUp(x.Voter, end)})
+	}
+	s := birth.Replacement(m.cfg.List, list, living)
+	who := replica.Voter(s.Who)
+	switch s.Kind {
+	case birth.AddLearner:
+		m.log.Info("a master came back as another incarnation: it catches up before it votes", "server", who.ServerID())
+		return r.AddLearner(ctx, who, prev)
+	case birth.Remove:
+		m.log.Info("member removed", "server", who.ServerID())
+		return r.Remove(ctx, who, prev)
+	case birth.AddVoter:
+		m.log.Info("member votes", "server", who.ServerID(), "placeholder", who.Placeholder())
+		return r.AddVoter(ctx, who, prev)
+	}
+	return nil
+}
