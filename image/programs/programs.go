@@ -167,7 +167,7 @@ func (b Builder) cniKey(ctx context.Context, tools string) (string, error) {
 // pluginModules asks go which modules the plugins come from: the multi-call
 // program is compiled without module information of its own.
 func (b Builder) pluginModules(ctx context.Context, tools string) ([]*debug.Module, error) {
-	args := []string{"list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Version}}{{end}}"}
+	args := []string{"list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Version}} {{.Sum}}{{end}}"}
 	for _, p := range Plugins {
 		args = append(args, pluginsModule+p)
 	}
@@ -179,8 +179,8 @@ func (b Builder) pluginModules(ctx context.Context, tools string) ([]*debug.Modu
 	slices.Sort(lines)
 	var modules []*debug.Module
 	for _, line := range slices.Compact(lines) {
-		if path, version, ok := strings.Cut(line, " "); ok && version != "" {
-			modules = append(modules, &debug.Module{Path: path, Version: version})
+		if f := strings.Fields(line); len(f) == 3 {
+			modules = append(modules, &debug.Module{Path: f[0], Version: f[1], Sum: f[2]})
 		}
 	}
 	return modules, nil

@@ -1,0 +1,83 @@
+package image
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mesolith/mesolith/image/cpio"
+)
+
+func TestADirectoryWithOtherFilesIsNoOutput(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range Files {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := onlyOurs(dir); err != nil {
+		t.Errorf("an earlier image is overwritten: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := onlyOurs(dir); err == nil || !strings.Contains(err.Error(), "thesis.tex") {
+		t.Errorf("got %v, want a refusal that names the file", err)
+	}
+}
+
+func TestAnImageThatWasTamperedWithIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("vmlinuz", "kernel")
+	good := fileOf("vmlinuz", []byte("kernel"))
+	write("manifest.json", `{"format":1,"files":[{"path":"vmlinuz","bytes":6,"sha256":"`+good.SHA256+`"}]}`)
+	if _, err := ReadManifest(dir); err != nil {
+		t.Fatal(err)
+	}
+	write("vmlinuz", "kernal")
+	if _, err := ReadManifest(dir); err == nil || !strings.Contains(err.Error(), "vmlinuz is not the file that the manifest names") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := ReadManifest(t.TempDir()); err == nil || !strings.Contains(err.Error(), "lith image build -o") {
+		t.Errorf("got %v, want what to do about it", err)
+	}
+}
+
+func TestKernelVersionComesFromTheBootHeader(t *testing.T) {
+	image := make([]byte, 2048)
+	copy(image[0x202:], "HdrS")
+	image[0x20e], image[0x20f] = 0x00, 0x03
+	copy(image[0x500:], "6.12.117+deb12-amd64 (debian-kernel@lists.debian.org) #1 SMP")
+	got, err := kernelVersion(image)
+	if err != nil || got != "6.12.117+deb12-amd64" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for name, bad := range map[string][]byte{"short": image[:100], "no header": make([]byte, 2048), "no version": append(append([]byte{}, image[:0x500]...), make([]byte, 512)...)} {
+		if _, err := kernelVersion(bad); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestChecksumsAreInTheFormOfSha256sum(t *testing.T) {
+	root := cpio.New()
+	root.File("init", 0o755, []byte("hello"))
+	root.Link("etc/link", "init")
+	want := "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824  init\n"
+	if got := string(checksums(root)); got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestKernelAndModulesGoTogether(t *testing.T) {
+	b := &build{Options: Options{Checkout: t.TempDir(), Kernel: "/boot/vmlinuz"}}
+	if err := b.prepare(); err == nil || !strings.Contains(err.Error(), "--modules") {
+		t.Errorf("got %v", err)
+	}
+}

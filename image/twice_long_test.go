@@ -1,0 +1,6 @@
+//go:build long
+
+package image
+
+// coldCache: the second build compiles everything anew.
+const coldCache = true

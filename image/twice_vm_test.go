@@ -1,0 +1,6 @@
+//go:build vm && !long
+
+package image
+
+// coldCache: the second build may reuse what the first compiled.
+const coldCache = false
