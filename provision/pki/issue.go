@@ -191,7 +191,7 @@ func (i *Issuer) IssueOperator(name, role string, now time.Time, lifetime time.D
 
 func (i *Issuer) leaf(template *x509.Certificate, pub crypto.PublicKey, now time.Time, lifetime time.Duration) ([][]byte, error) {
 	if !now.Before(i.issuing.NotAfter) {
-		return nil, fmt.Errorf("%w on %s; the owner renews it with `lith init --renew-issuer`", ErrIssuerExpired, i.issuing.NotAfter.Format(time.RFC3339))
+		return nil, fmt.Errorf("%w on %s; the owner renews it with `lith plan -o DIR`", ErrIssuerExpired, i.issuing.NotAfter.Format(time.RFC3339))
 	}
 	template.NotBefore, template.NotAfter = now.Add(-backdated), now.Add(lifetime)
 	if template.NotAfter.After(i.issuing.NotAfter) {

@@ -202,7 +202,7 @@ func TestBootKeys(t *testing.T) {
 	if !key.Public().(ed25519.PublicKey).Equal(pub) {
 		t.Error("the halves of a boot key differ")
 	}
-	if _, err := s.BootKey("w02"); err == nil || !strings.Contains(err.Error(), "lith init") {
+	if _, err := s.BootKey("w02"); err == nil || !strings.Contains(err.Error(), "lith plan") {
 		t.Errorf("error %v does not say what to do", err)
 	}
 }

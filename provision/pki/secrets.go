@@ -131,7 +131,7 @@ func (s *Secrets) EnsureNode(name string) (made bool, err error) {
 func (s *Secrets) BootKey(name string) (ed25519.PublicKey, error) {
 	text, ok := s.BootKeys[name]
 	if !ok {
-		return nil, fmt.Errorf("node %s has no boot key in the secrets file; `lith init --add-nodes` makes those that are missing", name)
+		return nil, fmt.Errorf("node %s has no boot key in the secrets file; `lith plan -o DIR` makes those that are missing", name)
 	}
 	key, err := nodecert.ParseBootKey([]byte(text))
 	if err != nil {

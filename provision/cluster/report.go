@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Problem is one thing to say about a cluster file.
+type Problem struct {
+	File      string
+	Line, Col int
+	Text      string // what is wrong, why, and what to write instead
+	Warning   bool   // the file can be used as it is
+}
+
+// String gives a problem in the form that editors jump to.
+func (p Problem) String() string {
+	s := fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Col, p.Text)
+	if p.Warning {
+		s += "   [warning]"
+	}
+	return s
+}
+
+// Problems are the errors of a file; as an error they print one a line.
+type Problems []Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, e := range p {
+		lines[i] = e.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// maxProblems bounds what one reading reports; after that many nobody reads on.
+const maxProblems = 50
+
+type report struct {
+	file     string
+	problems []Problem
+	errors   int
+}
+
+// add notes a problem. A value is read once in its layer and again for each node that it
+// reaches: one place of the file gets one message.
+func (r *report) add(p Problem) {
+	same := func(q Problem) bool {
+		return p == q || p.Line == q.Line && p.Col == q.Col && p.Warning == q.Warning && p.Line > 1
+	}
+	if slices.ContainsFunc(r.problems, same) || len(r.problems) >= maxProblems {
+		return
+	}
+	r.problems = append(r.problems, p)
+}
+
+func (r *report) fail(line, col int, format string, args ...any) {
+	r.errors++
+	r.add(Problem{File: r.file, Line: line, Col: col, Text: fmt.Sprintf(format, args...)})
+}
+
+func (r *report) failAt(v *value, format string, args ...any) {
+	r.fail(v.line, v.col, format, args...)
+}
+
+func (r *report) warnAt(v *value, format string, args ...any) {
+	r.add(Problem{File: r.file, Line: v.line, Col: v.col, Text: fmt.Sprintf(format, args...), Warning: true})
+}
+
+// notYet says that a key is understood and has no effect in this version.
+func (r *report) notYet(v *value, what string) {
+	r.warnAt(v, "%s is accepted and not acted on yet — this version does nothing about it.", what)
+}
+
+// split gives errors and warnings, each in the file's order.
+func (r *report) split() (errs Problems, warnings []Problem) {
+	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Col - b.Col
+	})
+	for _, p := range r.problems {
+		if p.Warning {
+			warnings = append(warnings, p)
+		} else {
+			errs = append(errs, p)
+		}
+	}
+	return errs, warnings
+}
+
+// nearest gives the known word most like the given one, when one is like it.
+func nearest(word string, known []string) string {
+	best, distance := "", 1+len(word)/3
+	for _, k := range known {
+		if d := edits(word, k); d <= distance && (best == "" || d < distance) {
+			best, distance = k, d
+		}
+	}
+	return best
+}
+
+// edits counts the letters to insert, remove or change between two words.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
