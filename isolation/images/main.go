@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-
 )
 
 // Main is `clusterd pull`: it pulls one image and returns the exit status. Its last
@@ -65,4 +64,3 @@ func mainErr(args []string, stdin io.Reader, stderr io.Writer) error {
 func oneLine(err error) string {
 	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
 }
-
