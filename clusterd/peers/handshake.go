@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,16 +23,16 @@ import (
 // Certificate joins what noded hands over: the key, the chain (leaf first) and the root,
 // which the other end needs in order to compare it with its anchor's pin.
 func Certificate(keyPEM, chainPEM, rootPEM []byte) (*tls.Certificate, error) {
-	both := append(append(append([]byte(nil), chainPEM...), '\n'), rootPEM...)
-	cert, err := tls.X509KeyPair(both, keyPEM)
+	cert, err := tls.X509KeyPair(chainPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("read own certificate: %w", err)
 	}
-	if rest := strings.TrimSpace(string(rootPEM)); rest == "" {
-		return nil, errors.New("read own certificate: the root is missing")
+	root, _ := pem.Decode(rootPEM)
+	if root == nil {
+		return nil, errors.New("read own certificate: the root is missing or not PEM")
 	}
-	if block, _ := pem.Decode(rootPEM); block == nil {
-		return nil, errors.New("read own certificate: the root is not PEM")
+	if last := cert.Certificate[len(cert.Certificate)-1]; !bytes.Equal(last, root.Bytes) {
+		cert.Certificate = append(cert.Certificate, root.Bytes)
 	}
 	return &cert, nil
 }
@@ -91,9 +92,9 @@ func explain(err error, chain []*x509.Certificate, a nodedoc.Anchor) error {
 	return fmt.Errorf("%w: %w", ErrRefused, err)
 }
 
-// Dial reaches a node by its name for one conversation. What comes back has been
-// welcomed by the other end.
-func (m *Mux) Dial(ctx context.Context, name, alpn string) (*Conn, error) {
+// Dial reaches a node by its name for one conversation. What comes back, a *Conn, has
+// been welcomed by the other end.
+func (m *Mux) Dial(ctx context.Context, name, alpn string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWait)
 	defer cancel()
 	addresses := m.resolve(name)

@@ -140,6 +140,12 @@ func PeerOf(c net.Conn) (nodecert.Peer, bool) {
 	return p.peer, true
 }
 
+// Peer is PeerOf in the shape that package masters takes.
+func (m *Mux) Peer(c net.Conn) (name, incarnation string) {
+	p, _ := PeerOf(c)
+	return p.Name, p.Incarnation
+}
+
 // listener is one conversation's share of the port.
 type listener struct {
 	mux    *Mux
@@ -276,9 +282,6 @@ func (m *Mux) admit(ctx context.Context, conn net.Conn) {
 	}
 	if err != nil {
 		conn.Close()
-		if !silent(err) {
-			m.refusals.say(who, alpn, err)
-		}
 		return
 	}
 	m.mu.Lock()
@@ -311,21 +314,24 @@ func (m *Mux) greet(ctx context.Context, conn net.Conn) (c *Conn, alpn, who stri
 		c, alpn, err = m.greetTLS(ctx, conn)
 	}
 	who = hostOf(conn.RemoteAddr())
-	if c == nil {
-		return nil, alpn, who, err
-	}
-	if c.peer.Name != "" {
+	if c != nil && c.peer.Name != "" {
 		who = c.peer.Name
 	}
 	if err == nil {
 		err = m.allowed(alpn, c.peer)
 	}
-	if alpn == Join && err == nil {
-		return c, alpn, who, nil // its own first frame answers
+	if err != nil && !silent(err) {
+		m.refusals.say(who, alpn, err)
 	}
-	if werr := writeWelcome(c, m.cfg.Self, err); err == nil {
-		err = werr
-	} else {
+	switch {
+	case c == nil:
+		return nil, alpn, who, err
+	case alpn == Join:
+		return c, alpn, who, err // its own first frame answers
+	case err == nil:
+		return c, alpn, who, writeWelcome(c, m.cfg.Self, nil)
+	}
+	if werr := writeWelcome(c, m.cfg.Self, err); werr == nil {
 		drain(c)
 	}
 	return c, alpn, who, err

@@ -176,8 +176,8 @@ func TestOneClusterTalks(t *testing.T) {
 	if got := <-seen; got.Name != "m2" || got.Incarnation != "m2-incarnation" || !got.Master() {
 		t.Errorf("the called side saw %+v", got)
 	}
-	if c.Peer().Name != "m1" || c.Peer().Incarnation != "m1-incarnation" {
-		t.Errorf("the caller saw %+v", c.Peer())
+	if name, incarnation := caller.Peer(c); name != "m1" || incarnation != "m1-incarnation" {
+		t.Errorf("the caller saw %s %s", name, incarnation)
 	}
 	if _, err := io.WriteString(c, "hello"); err != nil {
 		t.Fatal(err)
@@ -260,8 +260,8 @@ func TestPlainSaysWhoAnswers(t *testing.T) {
 	if got := <-seen; got.Name != "n2" || got.Incarnation != "incarnation-2" {
 		t.Errorf("%+v", got)
 	}
-	if c.Peer().Incarnation != "incarnation-1" {
-		t.Errorf("%+v", c.Peer())
+	if _, incarnation := caller.Peer(c); incarnation != "incarnation-1" {
+		t.Errorf("%q", incarnation)
 	}
 	if _, err := caller.Dial(t.Context(), "n3", Raft); err == nil || !strings.Contains(err.Error(), "answers under the address of n3") {
 		t.Errorf("%v", err)
