@@ -12,6 +12,8 @@ type View struct {
 	ID       string
 	Attached bool
 	Leader   string // name of the leader it is attached to, or empty
+	Height   uint64 // of the newest generation obeyed
+	Term     uint64
 	Runtime  string // "containers" or "processes"; empty until the keeper answered
 	Info     *mesosv1.AgentInfo
 	Started  time.Time
@@ -44,7 +46,7 @@ func (a *Agent) View(ctx context.Context) (View, error) {
 }
 
 func (a *Agent) view() View {
-	v := View{ID: a.id, Attached: a.attached, Runtime: a.runtime, Info: a.cfg.Info, Started: a.started}
+	v := View{ID: a.id, Attached: a.attached, Height: a.height, Term: a.term, Runtime: a.runtime, Info: a.cfg.Info, Started: a.started}
 	if a.leader != nil && a.attached {
 		v.Leader = a.leader.name
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -165,7 +166,7 @@ func (s *streamLayer) welcome(conn net.Conn, peer Voter) error {
 		why = fmt.Sprintf("generation %s (height %d) is not ours, %s (height %d)", hello.GetGeneration(), hello.GetHeight(), s.cfg.Generation.ID, s.cfg.Generation.Height)
 	case hello.GetTo() != s.cfg.Self.ServerID():
 		why = fmt.Sprintf("%s is gone, here is %s", hello.GetTo(), s.cfg.Self.ServerID())
-	case hello.GetFrom() != peer.ServerID():
+	case base(hello.GetFrom()) != base(peer.ServerID()):
 		why = fmt.Sprintf("the certificate is %s's, the call says %s", peer.ServerID(), hello.GetFrom())
 	}
 	if err := wire.Write(conn, &raftlink.Answer{Refused: why}); err != nil {
@@ -175,6 +176,13 @@ func (s *streamLayer) welcome(conn net.Conn, peer Voter) error {
 		return errors.New(why)
 	}
 	return nil
+}
+
+// base is a server id without the count of generations that its incarnation has left:
+// the certificate knows the incarnation only.
+func base(id string) string {
+	b, _, _ := strings.Cut(id, ".")
+	return b
 }
 
 // Close implements net.Listener.

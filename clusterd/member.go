@@ -1,0 +1,392 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/agent"
+	"github.com/mesolith/mesolith/clusterd/auth"
+	"github.com/mesolith/mesolith/clusterd/calls"
+	"github.com/mesolith/mesolith/clusterd/doors"
+	"github.com/mesolith/mesolith/clusterd/faces"
+	"github.com/mesolith/mesolith/clusterd/files"
+	"github.com/mesolith/mesolith/clusterd/httpio"
+	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/masters"
+	"github.com/mesolith/mesolith/clusterd/peers"
+	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/nodecert"
+	"github.com/mesolith/mesolith/internal/nodedoc"
+	"github.com/mesolith/mesolith/internal/wire/keeper"
+	"github.com/mesolith/mesolith/internal/wire/noded"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+)
+
+// membership is all that a running clusterd needs to know, whether noded told it or the
+// flags of --dev did.
+type membership struct {
+	doc         nodedoc.Document
+	anchor      *nodedoc.Anchor // nil: --dev
+	incarnation string
+	bootID      string
+	address     string // LAN address, without prefix
+	mtu         uint32
+	apiPort     int
+	agentPort   int
+	dataDir     string // Raft and the agent's journal
+	workDir     string
+	keeper      string // isolated's socket
+	inventory   *noded.Inventory
+
+	api, agentAPI, peer net.Listener
+	certificate         func() *tls.Certificate // nil: no TLS
+	policy              auth.Policy
+	resolve             func(name string) []string // node to node
+	apiAddress          func(name string) string   // host:port of another node's API
+	now                 func() time.Time
+	report              func(*noded.ClusterStatus) // to noded; may be nil
+
+	log *slog.Logger
+}
+
+// member is a running clusterd.
+type member struct {
+	membership
+	mux     *peers.Mux
+	machine *state.Machine
+	desk    *leader.Desk
+	board   *calls.Board
+	auth    *auth.Authenticator
+	agent   *agent.Agent
+	masters *masters.Masters // nil where this node is none
+	started time.Time
+
+	mu      sync.Mutex
+	present *leader.Leader // while this node leads
+}
+
+func (m membership) master() bool { return m.doc.Masters.Has(m.doc.Name) }
+
+// port is masters.Port over the node-to-node port.
+type port struct{ mux *peers.Mux }
+
+func (p port) Listener(alpn string) net.Listener { return p.mux.Listener(alpn) }
+
+func (p port) Dial(ctx context.Context, name, alpn string) (net.Conn, error) {
+	c, err := p.mux.Dial(ctx, name, alpn)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (p port) Peer(c net.Conn) (name, incarnation string) {
+	who, _ := peers.PeerOf(c)
+	return who.Name, who.Incarnation
+}
+
+// run serves until ctx ends or a part that cannot be done without fails.
+func (m membership) run(ctx context.Context) error {
+	b := &member{membership: m, machine: state.NewMachine(), board: calls.NewBoard(), auth: auth.New(m.now), started: time.Now()}
+	if err := b.auth.Set(m.policy); err != nil {
+		return err
+	}
+	self := nodecert.Peer{Name: m.doc.Name, Incarnation: m.incarnation, Roles: []string{nodecert.RoleAgent}}
+	if m.master() {
+		self.Roles = append(self.Roles, nodecert.RoleMaster)
+	}
+	cfg := peers.Config{Self: self, Certificate: m.certificate, Now: m.now, Resolve: m.resolve, Plain: m.certificate == nil, Log: m.log}
+	if m.anchor != nil {
+		cfg.Anchor = *m.anchor
+	}
+	b.mux = peers.New(cfg)
+	b.desk = leader.NewDesk(m.doc.Name, m.incarnation, m.log.With("room", "desk"))
+	if err := b.newAgent(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.mux.Run(ctx, m.peer) })
+	g.Go(func() error { return b.agent.Run(ctx) })
+	handler := b.handler(ctx)
+	if m.master() {
+		b.masters = masters.New(b.mastersConfig())
+		g.Go(func() error { return b.masters.Run(ctx) })
+		g.Go(func() error { return b.serveAgents(ctx) })
+		g.Go(func() error {
+			return calls.ServeForwarded(ctx, b.mux.Listener("forward/1"), func(c net.Conn) string { p, _ := peers.PeerOf(c); return p.Name }, handler, m.log)
+		})
+		g.Go(func() error { b.watchMasters(ctx); return nil })
+	} else {
+		g.Go(func() error { b.watchLeader(ctx); return nil })
+	}
+	g.Go(func() error { return b.serve(ctx, m.api, handler) })
+	g.Go(func() error { return b.serve(ctx, m.agentAPI, b.agentHandler()) })
+	if m.report != nil {
+		g.Go(func() error { b.tellNoded(ctx); return nil })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// serve opens one HTTP port as the policy says.
+func (b *member) serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	cfg := doors.Config{}
+	if b.certificate != nil {
+		cfg.TLS = b.auth.ServerTLS(&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if c := b.certificate(); c != nil {
+				return c, nil
+			}
+			return nil, peers.ErrNoCertificate
+		}})
+		cfg.Plain = b.auth.PlainAllowed
+	}
+	return doors.Serve(ctx, l, cfg, h)
+}
+
+func (b *member) newAgent() error {
+	resources, err := agent.Offered(b.inventory, b.doc)
+	if err != nil {
+		return err
+	}
+	var memory uint64
+	for _, r := range resources {
+		if r.GetName() == "mem" {
+			memory = uint64(r.GetScalar().GetValue()) << 20
+		}
+	}
+	info := &mesosv1.AgentInfo{
+		Hostname: proto.String(b.address), Port: proto.Int32(int32(b.agentPort)), Resources: resources, Attributes: agent.Attributes(b.doc),
+	}
+	k := &keeper.Configure{
+		RegistriesOffline: b.doc.Registries.Offline, TaskImage: b.doc.Tasks.Image, TasksMemoryBytes: memory,
+		NodeName: b.doc.Name, AdvertiseIp: b.address,
+	}
+	for host, endpoints := range b.doc.Registries.Mirrors {
+		k.Mirrors = append(k.Mirrors, &keeper.Mirror{Host: host, Endpoints: endpoints})
+	}
+	b.agent = agent.New(agent.Config{
+		JournalPath: filepath.Join(b.dataDir, "agent", "journal"), KeeperSocket: b.keeper, Keeper: k,
+		ClusterID: b.doc.ClusterID, ListVersion: b.doc.Masters.Version, Name: b.doc.Name, Incarnation: b.incarnation, BootID: b.bootID,
+		Address: b.address, MTU: b.mtu, Info: info, Masters: b.doc.Masters.Names,
+		Dial: func(ctx context.Context, name string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			return port{b.mux}.Dial(ctx, name, "agent/1")
+		},
+		Log: b.log.With("room", "agent"),
+	})
+	return nil
+}
+
+func (b *member) mastersConfig() masters.Config {
+	return masters.Config{
+		Dir: filepath.Join(b.dataDir, "raft"), Self: b.doc.Name, Incarnation: b.incarnation, ClusterID: b.doc.ClusterID,
+		List: b.doc.Masters.Names, ListVersion: b.doc.Masters.Version, Disks: b.doc.Mode == nodedoc.ModeDisk,
+		Wait: milliseconds(b.doc.Masters.WaitMS), Heartbeat: milliseconds(b.doc.Raft.HeartbeatMS), Stall: milliseconds(b.doc.Raft.StallMS),
+		Machine: b.machine, Port: port{b.mux}, Lead: b.lead, Log: b.log.With("room", "masters"),
+	}
+}
+
+func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// lead serves one term.
+func (b *member) lead(ctx context.Context, t masters.Term) error {
+	l := leader.New(leader.Config{
+		Generation: t.Generation.ID, Height: t.Generation.Height, Term: t.Term, Round: t.Round, Log: t.Log, Machine: b.machine,
+		Address: leader.Address{Host: b.address, IP: b.address, Port: b.apiPort}, Pool: b.doc.Tasks.Pool,
+		AgentGrace: milliseconds(b.doc.AgentsGraceMS), HostNetworkRoles: b.doc.Tasks.HostNetworkRoles,
+		Handover: func() {
+			if err := t.Log.Handover(ctx); err != nil {
+				b.log.Warn("handing over", "error", err)
+			}
+		},
+		Logger: b.log.With("room", "leader"),
+	})
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	st := leader.Status{Height: t.Generation.Height, Term: t.Term, Generation: t.Generation.ID, Leader: b.doc.Name}
+	select {
+	case err := <-done:
+		return err
+	case <-l.Ready():
+	}
+	b.mu.Lock()
+	b.present = l
+	b.desk.Lead(l, st)
+	b.mu.Unlock()
+	b.board.Post(calls.Standing{Leader: b.doc.Name, Address: b.apiHostPort(), Height: st.Height, Term: st.Term, Here: true, Ready: true})
+	err := <-done
+	b.mu.Lock()
+	b.present = nil
+	b.desk.Follow(leader.Status{Height: st.Height, Term: st.Term, Generation: st.Generation})
+	b.mu.Unlock()
+	b.board.Post(calls.Standing{Height: st.Height, Term: st.Term})
+	return err
+}
+
+func (b *member) apiHostPort() string { return net.JoinHostPort(b.address, strconv.Itoa(b.apiPort)) }
+
+func (b *member) leads() *leader.Leader {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.present
+}
+
+// watchMasters posts who leads, on a master that does not.
+func (b *member) watchMasters(ctx context.Context) {
+	for {
+		s, changed := b.masters.Status()
+		b.mu.Lock()
+		if b.present == nil {
+			b.desk.Follow(leader.Status{Height: s.Generation.Height, Term: s.Term, Generation: s.Generation.ID, Leader: s.Leader})
+			standing := calls.Standing{Leader: s.Leader, Height: s.Generation.Height, Term: s.Term, Here: s.Leader == b.doc.Name && s.Leader != ""}
+			if s.Leader != "" {
+				standing.Address = b.apiAddress(s.Leader)
+			}
+			b.board.Post(standing)
+		}
+		b.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// watchLeader posts who leads, on a node that is no master: its agent knows.
+func (b *member) watchLeader(ctx context.Context) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v, err := b.agent.View(ctx)
+		if err != nil {
+			return
+		}
+		standing := calls.Standing{Leader: v.Leader, Height: v.Height, Term: v.Term}
+		if v.Leader != "" {
+			standing.Address = b.apiAddress(v.Leader)
+		}
+		b.board.Post(standing)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// serveAgents takes the agents' connections in.
+func (b *member) serveAgents(ctx context.Context) error {
+	l := b.mux.Listener("agent/1")
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return ctx.Err()
+		}
+		who, _ := peers.PeerOf(c)
+		wg.Go(func() {
+			if err := b.desk.ServeAgent(ctx, who.Name, c); err != nil && ctx.Err() == nil {
+				b.log.Info("conversation with an agent ended", "node", who.Name, "why", err.Error())
+			}
+		})
+	}
+}
+
+func (b *member) handler(ctx context.Context) http.Handler {
+	router := calls.NewRouter(calls.Router{
+		Node: b.doc.Name, Board: b.board, Auth: b.auth, Budget: httpio.NewBudget(16),
+		Dial: func(ctx context.Context, name string) (net.Conn, error) {
+			return port{b.mux}.Dial(ctx, name, "forward/1")
+		},
+		Log: b.log.With("room", "calls"), Stopping: ctx.Done(),
+	})
+	cfg := faces.MasterConfig{
+		Router: router, Leader: b.leads, Agent: b.agent.View, Files: b.files(), Version: versionInfo(), Cluster: b.doc.Cluster,
+		Flags: b.flags(), Started: b.started, Log: b.log.With("room", "faces"),
+	}
+	if b.master() {
+		cfg.Machine = b.machine
+	}
+	return faces.NewMasterMux(cfg)
+}
+
+func (b *member) agentHandler() http.Handler {
+	return faces.NewAgentMux(faces.AgentConfig{
+		Auth: b.auth, View: b.agent.View, Files: b.files(), Version: versionInfo(),
+		Address: net.JoinHostPort(b.address, strconv.Itoa(b.agentPort)), WorkDir: b.workDir, Flags: b.flags(), Started: b.started,
+		Log: b.log.With("room", "faces"),
+	})
+}
+
+func (b *member) files() files.Config {
+	return files.Config{Sandbox: agent.Sandbox{Socket: b.keeper}, Latest: faces.Latest(b.agent.View), Log: b.log.With("room", "files")}
+}
+
+func (b *member) flags() map[string]string {
+	return map[string]string{"work_dir": b.workDir, "hostname": b.address, "port": strconv.Itoa(b.apiPort)}
+}
+
+// tellNoded keeps console and node API told.
+func (b *member) tellNoded(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if s, err := b.clusterStatus(ctx); err == nil {
+			b.report(s)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (b *member) clusterStatus(ctx context.Context) (*noded.ClusterStatus, error) {
+	v, err := b.agent.View(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &noded.ClusterStatus{Role: "agent", Leader: v.Leader, AgentId: v.ID, Term: v.Term, Height: v.Height}
+	for _, t := range v.Tasks {
+		if t.State == mesosv1.TaskState_TASK_RUNNING {
+			s.TasksRunning++
+		}
+	}
+	if b.masters != nil {
+		st, _ := b.masters.Status()
+		s.Role, s.Leader, s.Term, s.Height = "master", st.Leader, st.Term, st.Generation.Height
+		if b.leads() != nil {
+			s.Role = "leader"
+		}
+		s.Summary = st.Why
+	}
+	switch {
+	case s.Summary != "":
+	case s.Leader == "":
+		s.Summary = "no leader is known"
+	case !v.Attached:
+		s.Summary = fmt.Sprintf("%s leads; this node's agent is not attached yet", s.Leader)
+	default:
+		s.Summary = fmt.Sprintf("%s leads; %d tasks run here", s.Leader, s.TasksRunning)
+	}
+	return s, nil
+}
