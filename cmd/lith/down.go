@@ -71,6 +71,7 @@ func down(ctx context.Context, dir string, keep bool, out io.Writer) error {
 // How long each step of an end may take before the next, harder one.
 const (
 	stopPolitely = 20 * time.Second
+	followParent = time.Second // a machine that the kernel ends with its supervisor
 	stopHard     = 10 * time.Second
 )
 
@@ -106,7 +107,7 @@ func endProcesses(ctx context.Context, dir string) (int, error) {
 		}
 	}
 	for _, p := range all {
-		if awaitEnd(ctx, p, stopHard) == nil {
+		if awaitEnd(ctx, p, followParent) == nil {
 			continue
 		}
 		if err := p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, vm.ErrGone) {

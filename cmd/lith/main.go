@@ -18,7 +18,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "lith", Short: "Operate Mesolith clusters", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(imageCommand())
+	root.AddCommand(imageCommand(), upCommand(), downCommand(), superviseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lith:", err)
 		os.Exit(1)

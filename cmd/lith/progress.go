@@ -19,8 +19,12 @@ type progress struct {
 	drawn  bool
 }
 
-// lineWidth is what fits on a narrow terminal beside the seconds.
-const lineWidth = 68
+// lineWidth is what fits on a narrow terminal beside the seconds; maxText bounds what a
+// machine's console adds to the screen.
+const (
+	lineWidth = 68
+	maxText   = 300
+)
 
 func newProgress(out io.Writer) *progress {
 	f, ok := out.(*os.File)
@@ -54,6 +58,9 @@ func (p *progress) line(at float64, node, text string) {
 	p.erase()
 	if node != "" {
 		node += " "
+	}
+	if short := []rune(text); len(short) > maxText {
+		text = string(short[:maxText]) + "…"
 	}
 	fmt.Fprintf(p.out, "%6.1f s  %s%s\n", at, node, text)
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -29,6 +30,7 @@ import (
 type clusterPlan struct {
 	Name      string         `json:"name"`
 	Nodes     []cluster.Node `json:"nodes"`
+	Subnet    netip.Prefix   `json:"subnet"`
 	Image     cluster.Image  `json:"image"`
 	MemoryMB  int            `json:"memoryMB"`
 	Accel     string         `json:"accel"`
@@ -83,7 +85,8 @@ type supervisor struct {
 	cluster *cluster.Cluster
 	doors   cluster.Doors
 
-	stop context.CancelFunc
+	stop     context.CancelFunc
+	services sync.WaitGroup
 }
 
 func supervise(ctx context.Context, dir string) error {
@@ -106,7 +109,7 @@ func supervise(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: s.routes(), BaseContext: func(net.Listener) context.Context { return ctx }}
+	server := &http.Server{Handler: s.routes(ctx), BaseContext: func(net.Listener) context.Context { return ctx }}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -124,7 +127,7 @@ func (s *supervisor) run(ctx context.Context, note supervisorNote) error {
 		return err
 	}
 	c, err := cluster.Prepare(cluster.Config{
-		Name: s.plan.Name, Dir: s.dir, Image: s.plan.Image, Nodes: s.plan.Nodes,
+		Name: s.plan.Name, Dir: s.dir, Image: s.plan.Image, Nodes: s.plan.Nodes, Subnet: s.plan.Subnet,
 		MemoryMB: s.plan.MemoryMB, Accel: s.plan.Accel, NAT: s.plan.NAT,
 		Client: transport, Progress: s.report, Log: s.log,
 	})
@@ -132,6 +135,7 @@ func (s *supervisor) run(ctx context.Context, note supervisorNote) error {
 		return s.fail(ctx, err)
 	}
 	defer c.Close()
+	defer s.services.Wait()
 	doors, err := c.OpenDoors()
 	if err != nil {
 		return s.fail(ctx, err)
@@ -221,10 +225,11 @@ func (s *supervisor) add(e event) {
 }
 
 // routes is what `lith up` and `lith down` ask for on the control socket.
-func (s *supervisor) routes() http.Handler {
+func (s *supervisor) routes(life context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /events", s.serveEvents)
 	mux.HandleFunc("POST /open", s.serveOpen)
+	mux.HandleFunc("POST /service", s.serveService(life))
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		s.stop()

@@ -73,7 +73,7 @@ func up(ctx context.Context, o upOptions, out io.Writer) error {
 	if err := clearLeftovers(ctx, o.dir, out); err != nil {
 		return err
 	}
-	img, err := findImage(o.image)
+	img, err := cluster.FindImage(o.image)
 	if err != nil {
 		return err
 	}
@@ -135,36 +135,6 @@ func clearLeftovers(ctx context.Context, dir string, out io.Writer) error {
 		}
 	}
 	return nil
-}
-
-// findImage finds the kernel and initramfs of a built image; beside it, the form of the
-// kernel that QEMU starts fastest.
-func findImage(dir string) (cluster.Image, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return cluster.Image{}, err
-	}
-	img := cluster.Image{Kernel: filepath.Join(dir, "vmlinuz"), Initramfs: filepath.Join(dir, "initramfs.zst")}
-	for _, file := range []string{img.Kernel, img.Initramfs} {
-		if _, err := os.Stat(file); err != nil {
-			return img, fmt.Errorf("no image in %s: %w (build one with `make image`, or name a built one with --image DIR)", dir, err)
-		}
-	}
-	fast := filepath.Join(filepath.Dir(dir), "qemu", "vmlinux")
-	if derived(fast, img.Kernel) {
-		img.Kernel = fast
-	}
-	return img, nil
-}
-
-// derived reports whether a file is there and not older than what it was made of.
-func derived(file, from string) bool {
-	made, err := os.Stat(file)
-	if err != nil {
-		return false
-	}
-	source, err := os.Stat(from)
-	return err == nil && !made.ModTime().Before(source.ModTime())
 }
 
 func chooseAccel(ctx context.Context, choice, kernel string, log *slog.Logger) (string, error) {

@@ -43,6 +43,17 @@ func (c *Cluster) URL(n Node, path string) string {
 	return (&url.URL{Scheme: scheme, Host: net.JoinHostPort(n.Address.String(), strconv.Itoa(APIPort)), Path: path}).String()
 }
 
+// APIs are the URLs of the masters' API on the LAN, for Client.
+func (c *Cluster) APIs() []string {
+	var urls []string
+	for _, n := range c.cfg.Nodes {
+		if n.Master {
+			urls = append(urls, c.URL(n, ""))
+		}
+	}
+	return urls
+}
+
 // Leader asks every running master who leads; the first answer counts.
 func (c *Cluster) Leader(ctx context.Context) (Node, error) {
 	var troubles []error

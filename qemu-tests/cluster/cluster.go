@@ -49,6 +49,7 @@ type Node struct {
 type Image struct {
 	Kernel    string // vmlinux with a PVH note, or a bzImage
 	Initramfs string
+	Cmdline   string
 }
 
 // Config says what a cluster is.
@@ -79,11 +80,6 @@ const DefaultMemoryMB = 512
 
 // DefaultSubnet is the LAN's network; every cluster has a LAN of its own.
 var DefaultSubnet = netip.MustParsePrefix("10.77.0.0/24")
-
-// KernelArgs is the kernel's command line in every machine.
-const KernelArgs = "console=ttyS0 rootfstype=ramfs cryptomgr.notests quiet panic=10 " +
-	"lockdown=integrity module.sig_enforce=1 slab_nomerge vsyscall=none debugfs=off " +
-	"proc_mem.force_override=never init_on_alloc=1 randomize_kstack_offset=on"
 
 // Cluster is a cluster that was started.
 type Cluster struct {
@@ -238,7 +234,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	m.began = time.Now()
 	started, err := vm.Start(ctx, vm.Config{
 		Name: m.Node.Name, Dir: c.dir(m.Node.Name),
-		Kernel: c.cfg.Image.Kernel, Initramfs: c.cfg.Image.Initramfs, Cmdline: KernelArgs,
+		Kernel: c.cfg.Image.Kernel, Initramfs: c.cfg.Image.Initramfs, Cmdline: c.cfg.Image.Cmdline,
 		Accel: c.cfg.Accel, MemoryMB: c.cfg.MemoryMB, UUID: m.Node.UUID, Serial: m.Node.Serial,
 		FwCfg: m.firmware(), Log: c.cfg.Log,
 		NICs: []vm.NIC{{MAC: m.Node.MAC, Socket: filepath.Join(c.dir(m.Node.Name), "lan.sock")}},
