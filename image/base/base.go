@@ -118,6 +118,14 @@ func place(name string) string {
 	return name
 }
 
+// unused are libraries of libc6 that no program of a container loads: tools
+// for debuggers and profilers, name services nobody runs, and vector
+// mathematics (1 MB) that only a compiler told to be inexact asks for.
+var unused = []string{
+	"libmvec.so.1", "libthread_db.so.1", "libmemusage.so", "libpcprofile.so", "libc_malloc_debug.so.0",
+	"libnss_hesiod.so.2", "libnss_compat.so.2", "libnsl.so.1",
+}
+
 func wanted(name string) bool {
 	if strings.HasPrefix(name, "usr/share/doc/") {
 		return path.Base(name) == "copyright"
@@ -129,6 +137,9 @@ func wanted(name string) bool {
 	}
 	if dir, rest, ok := strings.Cut(name, "/locale/"); ok && dir == "usr/lib" {
 		return strings.HasPrefix(rest, "C.utf8/")
+	}
+	if slices.Contains(unused, path.Base(name)) {
+		return false
 	}
 	for _, dir := range []string{"usr/bin/", "usr/sbin/", "usr/lib/", "usr/lib64/"} {
 		if strings.HasPrefix(name, dir) {

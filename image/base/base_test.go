@@ -24,6 +24,7 @@ func TestPlacesPackagesInTheMergedTree(t *testing.T) {
 func TestTakesOnlyWhatTasksNeed(t *testing.T) {
 	for name, want := range map[string]bool{
 		"usr/lib/x86_64-linux-gnu/libc.so.6":       true,
+		"usr/lib/x86_64-linux-gnu/libmvec.so.1":    false,
 		"usr/lib/locale/C.utf8/LC_CTYPE":           true,
 		"usr/lib/locale/de_DE/LC_CTYPE":            false,
 		"usr/lib/x86_64-linux-gnu/gconv/UTF-16.so": false,

@@ -38,7 +38,7 @@ var Required = []string{
 	// file systems
 	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "isofs", "squashfs", "loop",
 	// device mapper
-	"dm_mod", "dm_crypt", "dm_verity", "dm_integrity", "dm_snapshot", "dm_thin_pool", "xts", "aesni_intel",
+	"dm_mod", "dm_crypt", "dm_verity", "xts", "aesni_intel",
 	// networks of tasks and nodes, and what tests do to them
 	"vxlan", "8021q", "bonding", "wireguard", "macvlan", "ipvlan", "dummy", "vrf", "ifb", "udp_diag", "vsock_loopback",
 	"sch_netem", "sch_tbf", "sch_ingress", "sch_htb", "sch_fq", "act_mirred", "cls_u32", "cls_matchall",
@@ -49,8 +49,6 @@ var Required = []string{
 
 // Optional are taken where the kernel has them: distributions differ.
 var Optional = []string{
-	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mpi3mr", "vmw_pvscsi",
-	"ena", "gve", "mana", "hv_vmbus", "hv_netvsc", "hv_storvsc", "hv_utils", "xen_netfront", "xen_blkfront",
-	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "vmd",
-	"virtio_mem", "acpi_cpufreq", "realtek",
+	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "mpi3mr", "vmw_pvscsi", "vmd",
+	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "acpi_cpufreq", "realtek",
 }
