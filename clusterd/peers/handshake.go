@@ -3,6 +3,7 @@ package peers
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -113,6 +114,33 @@ func (m *Mux) Dial(ctx context.Context, name, alpn string) (net.Conn, error) {
 		}
 	}
 	return nil, fmt.Errorf("dial %s for %s: %w", name, alpn, errors.Join(failures...))
+}
+
+// Lives says which incarnation answers under a name at present, with the key of its
+// certificate: proven by a handshake made now, whatever it thinks of the call. Without
+// TLS nothing can be proven.
+func (m *Mux) Lives(ctx context.Context, name string) (incarnation string, key crypto.PublicKey, ok bool) {
+	if m.cfg.Plain {
+		return "", nil, false
+	}
+	for _, address := range m.resolve(name) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err != nil {
+			continue
+		}
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		c, _ := m.call(ctx, conn, name, Agent) // with c the handshake is made, welcome or not
+		stop()
+		conn.Close()
+		if c == nil {
+			continue
+		}
+		if state, ok := c.TLS(); ok && len(state.PeerCertificates) > 0 {
+			return c.peer.Incarnation, state.PeerCertificates[0].PublicKey, true
+		}
+	}
+	return "", nil, false
 }
 
 func (m *Mux) resolve(name string) []string {

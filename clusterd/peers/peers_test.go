@@ -305,3 +305,16 @@ func FuzzFirstLine(f *testing.F) {
 		}
 	})
 }
+
+// A node that serves nothing proves all the same that it lives, and which one it is.
+func TestWhoLives(t *testing.T) {
+	a := newAuthority(t, "stone", "0123456789abcdef")
+	p := master(t, a)
+	caller := p.caller(t, "m2", a, a.node(t, "m2", nodecert.RoleMaster))
+	if incarnation, key, ok := caller.Lives(t.Context(), "m1"); !ok || incarnation != "m1-incarnation" || key == nil {
+		t.Errorf("%q %v %v", incarnation, key, ok)
+	}
+	if incarnation, _, ok := caller.Lives(t.Context(), "m3"); ok {
+		t.Errorf("m1 answered for m3 as %q", incarnation)
+	}
+}
