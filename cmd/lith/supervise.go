@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,8 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mesolith/mesolith/internal/nodecert"
-	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/sockpath"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 	"github.com/mesolith/mesolith/qemu-tests/vm"
@@ -282,29 +279,12 @@ func (s *supervisor) serveOpen(w http.ResponseWriter, req *http.Request) {
 // operatorTransport makes the transport that speaks to nodes as this directory's
 // operator and believes the cluster's root alone.
 func operatorTransport(dir string) (func(cluster.DialFunc) http.RoundTripper, error) {
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, operatorCert), filepath.Join(dir, operatorKey))
-	if err != nil {
-		return nil, fmt.Errorf("operator's certificate: %w", err)
-	}
-	var anchor nodedoc.Anchor
-	if err := readJSON(filepath.Join(dir, anchorFile), &anchor); err != nil {
-		return nil, err
-	}
-	if err := anchor.Check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", anchorFile, err)
-	}
-	return func(dial cluster.DialFunc) http.RoundTripper {
-		return &http.Transport{
-			DialContext: dial, DisableKeepAlives: true,
-			TLSClientConfig: &tls.Config{
-				Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
-				// Names are not what is checked: the chain must end at the pinned root.
-				InsecureSkipVerify: true,
-				VerifyConnection: func(state tls.ConnectionState) error {
-					_, err := nodecert.VerifyPeer(state, anchor, time.Now())
-					return err
-				},
-			},
+	var files [3][]byte
+	for i, name := range []string{operatorCert, operatorKey, anchorFile} {
+		var err error
+		if files[i], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+			return nil, fmt.Errorf("operator's certificate: %w", err)
 		}
-	}, nil
+	}
+	return cluster.OperatorTransport(files[0], files[1], files[2])
 }

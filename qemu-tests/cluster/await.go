@@ -138,10 +138,15 @@ func (c *Cluster) Agents(ctx context.Context) ([]Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.AgentsBy(ctx, leader)
+}
+
+// AgentsBy lists the agents that one node knows of.
+func (c *Cluster) AgentsBy(ctx context.Context, n Node) ([]Agent, error) {
 	var answer struct {
 		Slaves []Agent `json:"slaves"`
 	}
-	if err := c.getJSON(ctx, c.URL(leader, "/slaves"), &answer); err != nil {
+	if err := c.getJSON(ctx, c.URL(n, "/slaves"), &answer); err != nil {
 		return nil, err
 	}
 	return answer.Slaves, nil

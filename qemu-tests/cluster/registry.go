@@ -86,11 +86,17 @@ func (r *Registry) Handler() http.Handler { return r.handler }
 // Push stores an image under a name such as "hello:1" and gives the reference by which
 // the machines find it, with its digest.
 func (r *Registry) Push(ctx context.Context, as string, img v1.Image) (string, error) {
-	ref, err := name.NewTag(r.Host+"/"+as, name.Insecure)
+	return PushTo(ctx, r.handler, r.Host, as, img)
+}
+
+// PushTo stores an image in the registry that a handler is, under the name that machines
+// reach it by.
+func PushTo(ctx context.Context, handler http.Handler, host, as string, img v1.Image) (string, error) {
+	ref, err := name.NewTag(host+"/"+as, name.Insecure)
 	if err != nil {
 		return "", fmt.Errorf("push image %s: %w", as, err)
 	}
-	if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithTransport(inside{r.handler})); err != nil {
+	if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithTransport(inside{handler})); err != nil {
 		return "", fmt.Errorf("push image %s: %w", as, err)
 	}
 	digest, err := img.Digest()

@@ -1,0 +1,142 @@
+//go:build vm
+
+package qemutests
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/qemu-tests/cluster"
+)
+
+// A task that wants more memory than it was given dies alone, with the right reason.
+func TestMemoryBombIsContained(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	neighbours := f.start(t, f.liveOn(t, 1)...)
+	bomb := f.task(t, "bomb", "eat", "200")
+	bomb.Hostname = neighbours[0].Hostname
+	ended := f.runToEnd(t, bomb)[0]
+	wantState(t, ended, mesosv1.TaskState_TASK_FAILED)
+	if got := ended.Status.GetReason(); got != mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY {
+		t.Errorf("reason %s (%s)", got, ended.Status.GetMessage())
+	}
+	f.stillAlive(t, neighbours[0], f.birth(t, neighbours[0]))
+}
+
+// A task that forks without end is stopped by its own limit and bothers nobody.
+func TestForkBombIsContained(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	neighbours := f.start(t, f.liveOn(t, 1)...)
+	bomb := f.task(t, "bomb", "fork", "100000")
+	bomb.MemMB = 128
+	bomb.Hostname = neighbours[0].Hostname
+	ended := f.runToEnd(t, bomb)[0]
+	out := f.output(t, ended, "stdout")
+	if ended.Status.GetState() == mesosv1.TaskState_TASK_FINISHED && !strings.Contains(out, "refused") {
+		t.Errorf("nothing refused a fork:\n%s", out)
+	}
+	fmt.Printf("the bomb ended as %s: %s\n", ended.Status.GetState(), lastLine(out))
+	f.stillAlive(t, neighbours[0], f.birth(t, neighbours[0]))
+	wantState(t, f.runToEnd(t, f.task(t, "after", "say", "still here"))[0], mesosv1.TaskState_TASK_FINISHED)
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
+}
+
+// Images that cannot be had fail their task with a sentence that says what and where, and
+// change nothing else.
+func TestBadImages(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	liar := lyingRegistry(t, w)
+	for _, c := range []struct {
+		name, image string
+		says        []string // parts of the message
+	}{
+		{"nobody listens", "10.77.0.1:5999/nothing:1", []string{"10.77.0.1:5999"}},
+		{"no such image", w.Registry.Host + "/absent:1", []string{"absent"}},
+		{"wrong digest", liar, []string{"digest"}},
+		{"not a reference", "UPPER CASE//", []string{"UPPER CASE//"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			task := f.task(t, strings.ReplaceAll(c.name, " ", "-"), "say", "never")
+			task.Container = dockerImage(c.image)
+			ended := f.runToEnd(t, task)[0]
+			if got := ended.Status.GetState(); got != mesosv1.TaskState_TASK_FAILED && got != mesosv1.TaskState_TASK_ERROR {
+				t.Fatalf("ended as %s: %s", got, ended.Status.GetMessage())
+			}
+			for _, part := range c.says {
+				if !strings.Contains(ended.Status.GetMessage(), part) {
+					t.Errorf("message %q does not say %q", ended.Status.GetMessage(), part)
+				}
+			}
+		})
+	}
+	wantState(t, f.runToEnd(t, f.task(t, "after", "say", "fine"))[0], mesosv1.TaskState_TASK_FINISHED)
+}
+
+// lyingRegistry serves an image whose layer is not what its manifest promises.
+func lyingRegistry(t *testing.T, w *world) string {
+	t.Helper()
+	ref := w.image(t)
+	honest := w.Registry.Handler()
+	lie := http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
+			rw.Header().Set("Content-Type", "application/octet-stream")
+			_, _ = io.WriteString(rw, "these are other bytes")
+			return
+		}
+		honest.ServeHTTP(rw, req)
+	})
+	const port = 5001
+	ln, err := w.LAN.Listen(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: lie}
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(func() { server.Close() })
+	at := fmt.Sprintf("%s:%d", w.LAN.Gateway(), port)
+	return strings.Replace(ref, w.Registry.Host, at, 1)
+}
+
+// A registry as everybody runs it: a second one on the LAN, with an image of another
+// name, pulled by tag.
+func TestImageByTagFromAnotherRegistry(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	w.image(t)
+	ln, err := w.LAN.Listen(5002)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := registry.New()
+	server := &http.Server{Handler: second}
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(func() { server.Close() })
+	img, err := cluster.ProgramImage(taskProgram())
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := fmt.Sprintf("%s:%d", w.LAN.Gateway(), 5002)
+	if _, err := cluster.PushTo(t.Context(), second, host, "team/tool:v2", img); err != nil {
+		t.Fatal(err)
+	}
+	task := f.task(t, "by-tag", "say", "pulled by tag")
+	task.Container = dockerImage(host + "/team/tool:v2")
+	ended := f.runToEnd(t, task)[0]
+	wantState(t, ended, mesosv1.TaskState_TASK_FINISHED)
+	if got := f.output(t, ended, "stdout"); !strings.Contains(got, "pulled by tag") {
+		t.Errorf("stdout is %q", got)
+	}
+}

@@ -1,0 +1,134 @@
+// Testtask is the program inside the containers of the VM tests: each verb does one thing
+// that a test can see from outside, and prints what it did.
+//
+// It holds no assertion: tests read its output and its task's states.
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("usage: say TEXT | exit CODE | live | eat MB | fork N | serve | get URL")
+	}
+	arg := func(i int) string {
+		if i < len(args) {
+			return args[i]
+		}
+		return ""
+	}
+	switch args[0] {
+	case "say":
+		fmt.Println(arg(1))
+		return nil
+	case "exit":
+		code, err := strconv.Atoi(arg(1))
+		if err != nil {
+			return err
+		}
+		os.Exit(code)
+	case "live":
+		return live()
+	case "eat":
+		return eat(arg(1))
+	case "fork":
+		return fork(arg(1))
+	case "serve":
+		return http.ListenAndServe(":"+os.Getenv("PORT0"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, "served by", os.Getenv("PORT0"))
+		}))
+	case "get":
+		return get(arg(1))
+	}
+	return fmt.Errorf("unknown verb %q", args[0])
+}
+
+// live prints who it is once, then counts until SIGTERM: a second life of the same task
+// would print another name.
+func live() error {
+	name := make([]byte, 8)
+	if _, err := rand.Read(name); err != nil {
+		return err
+	}
+	fmt.Println("born", hex.EncodeToString(name))
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-tick.C:
+			fmt.Println("beat", n)
+		case <-term:
+			fmt.Println("asked to end")
+			return nil
+		}
+	}
+}
+
+// eat takes memory and touches every page of it.
+func eat(text string) error {
+	megabytes, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	var held [][]byte
+	for i := range megabytes {
+		page := make([]byte, 1<<20)
+		for at := 0; at < len(page); at += 4096 {
+			page[at] = byte(i) + 1
+		}
+		held = append(held, page)
+		fmt.Println("holding", len(held), "MB")
+	}
+	return nil
+}
+
+// fork starts children until it may not, and says how many it got.
+func fork(text string) error {
+	most, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	started := 0
+	for ; started < most; started++ {
+		if err := exec.Command(self, "live").Start(); err != nil {
+			fmt.Println("refused:", err)
+			break
+		}
+	}
+	fmt.Println("started", started)
+	return nil
+}
+
+func get(url string) error {
+	client := &http.Client{Timeout: 20 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	fmt.Println("status", resp.StatusCode)
+	return nil
+}
