@@ -218,3 +218,8 @@ func busOf(alias string) string {
 	}
 	return alias
 }
+
+// Watchdog reports whether a module drives a watchdog.
+func (t *Table) Watchdog(name string) bool {
+	return strings.Contains(t.files[normal(name)], "/drivers/watchdog/")
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/mesolith/mesolith/init/control"
+	"github.com/mesolith/mesolith/init/kmsg"
+	"github.com/mesolith/mesolith/init/modules"
+	"github.com/mesolith/mesolith/init/mounts"
+	"github.com/mesolith/mesolith/init/phase"
+	"github.com/mesolith/mesolith/init/pstore"
+	"github.com/mesolith/mesolith/init/supervise"
+	"github.com/mesolith/mesolith/init/sysctl"
+	"github.com/mesolith/mesolith/init/watchdog"
+	"github.com/mesolith/mesolith/internal/nodeplan"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	bootList     = "/usr/lib/mesolith/modules.boot"
+	firstTimeout = 60 * time.Second // of the watchdog, until the plan says another
+)
+
+// up is the boot. What is vital ends in a reboot, everything else in a degraded node
+// that says what it lacks.
+func (m *machine) up() error {
+	os.Setenv("PATH", programPath)
+	// Before these there is neither a log to speak to nor a device to open.
+	early := errors.Join(mounts.Kernel())
+	var err error
+	if m.log, err = kmsg.Open(); err != nil {
+		early = errors.Join(early, err)
+	}
+	go m.reap()
+	return m.loop().Run([]phase.Phase{
+		{Name: "mounts", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: func() error { return early }},
+		{Name: "settings", Deadline: 5 * time.Second, Run: m.settings},
+		{Name: "root", Deadline: 5 * time.Second, Run: mounts.PivotableRoot},
+		{Name: "watchdog", Deadline: 20 * time.Second, Run: m.watchdog},
+		{Name: "groups", Deadline: 10 * time.Second, OnFailure: phase.Retry, Run: m.groups},
+		{Name: "state", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.state},
+		{Name: "sockets", Deadline: 5 * time.Second, OnFailure: phase.Reboot, Run: m.listen},
+		{Name: "modules", Deadline: 120 * time.Second, Run: m.modules},
+		{Name: "boots", Deadline: pstore.Pause + 10*time.Second, Run: m.boots},
+		{Name: "programs", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.programs},
+	})
+}
+
+func (m *machine) settings() error {
+	// Ctrl-Alt-Del becomes a signal to this process: an orderly reboot.
+	cad := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+	files := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
+	core := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 0, Max: unix.RLIM_INFINITY})
+	unix.Umask(0o022)
+	return errors.Join(cad, files, core, sysctl.Set("/proc/sys"))
+}
+
+// watchdog loads the hardware's own watchdog, or the kernel's, before everything else.
+func (m *machine) watchdog() error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("ask for the kernel's name: %w", err)
+	}
+	table, err := modules.ReadTable("/lib/modules/" + unix.ByteSliceToString(name.Release[:]))
+	if err != nil {
+		return err
+	}
+	var denied []string
+	if !onQEMU() {
+		denied = []string{"qemu_fw_cfg"}
+	}
+	m.loader = modules.NewLoader(modules.Config{Table: table, Denied: denied})
+	if m.events, err = modules.Listen(); err != nil {
+		m.log.Warn("devices that come late get no driver: %v", err)
+	}
+	err = modules.Devices("/sys/devices/pci0000:00", func(alias string) error {
+		for _, name := range table.Match(alias) {
+			if table.Watchdog(name) {
+				return m.loader.Load(name, "")
+			}
+		}
+		return nil
+	})
+	if _, missing := os.Stat("/dev/watchdog"); missing != nil {
+		err = errors.Join(err, m.loader.Load("softdog", "nowayout=1"))
+	}
+	dog, openErr := watchdog.Open(firstTimeout)
+	if dog != nil {
+		m.dog = dog
+	}
+	return errors.Join(err, openErr)
+}
+
+func (m *machine) groups() error {
+	return errors.Join(mounts.Late(), mounts.Cgroups(groupsOf(m.defaults())))
+}
+
+func (m *machine) state() error {
+	return errors.Join(mounts.Run(), mounts.RAM(sizesOf(m.defaults())))
+}
+
+// defaults is the plan of a machine of which nothing but its memory is known.
+func (m *machine) defaults() nodeplan.Plan {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nodeplan.Default(256<<20, 0, 0)
+	}
+	return nodeplan.Default(uint64(info.Totalram)*uint64(info.Unit), 0, 0)
+}
+
+func groupsOf(p nodeplan.Plan) mounts.Groups {
+	return mounts.Groups{
+		InitMin: p.InitMinBytes, NodedMin: p.NodedMinBytes, ClusterdMin: p.ClusterdMinBytes, IsolatedMin: p.IsolatedMinBytes,
+		StoreMax: p.StoreMaxBytes, TasksMax: p.TasksMaxBytes, TasksMaxPids: p.TasksMaxPids,
+	}
+}
+
+func sizesOf(p nodeplan.Plan) mounts.Sized {
+	return mounts.Sized{
+		StateBytes: p.StateBytes, StateInodes: p.StateInodes,
+		StoreBytes: p.RAMStoreBytes, StoreInodes: p.RAMStoreInodes,
+	}
+}
+
+// modules gives every device its driver and loads what the boot list names.
+func (m *machine) modules() error {
+	if m.loader == nil {
+		return errors.New("no table of modules")
+	}
+	var errs []error
+	if onQEMU() {
+		errs = append(errs, m.loader.Load("qemu_fw_cfg", ""))
+	}
+	errs = append(errs, modules.Devices("/sys/devices", m.loader.Device))
+	errs = append(errs, m.loader.BootList(bootList))
+	if m.events != nil {
+		// What the drivers found meanwhile has been announced; the rest comes late.
+		for alias, ok := m.events.Next(30 * time.Millisecond); ok; alias, ok = m.events.Next(30 * time.Millisecond) {
+			errs = append(errs, m.loader.Device(alias))
+		}
+		go m.lateDevices()
+	}
+	m.log.Say("%d modules loaded", m.loader.Count())
+	return errors.Join(errs...)
+}
+
+// lateDevices serves devices that are announced later, until modules are locked.
+func (m *machine) lateDevices() {
+	for {
+		select {
+		case <-m.locked:
+			m.events.Close()
+			return
+		default:
+		}
+		alias, ok := m.events.Next(time.Second)
+		if !ok {
+			continue
+		}
+		if err := m.loader.Device(alias); err != nil {
+			m.log.Warn("late device: %v", err)
+		}
+	}
+}
+
+// boots makes a machine that boots again and again wait, so that it does not hammer the
+// server it boots from.
+func (m *machine) boots() error {
+	if n := pstore.Records(); n > 0 {
+		m.log.Warn("%d records of an earlier crash in /sys/fs/pstore", n)
+	}
+	wait, err := pstore.Boot(time.Now())
+	if errors.Is(err, pstore.ErrNoMemory) {
+		return nil
+	}
+	if wait > 0 {
+		m.log.Warn("third boot within %s, waiting %s", pstore.Window, wait)
+		time.Sleep(wait)
+	}
+	return err
+}
+
+func (m *machine) programs() error {
+	fd, err := control.Listen(mounts.RunDir + "/init.sock")
+	if err != nil {
+		return err
+	}
+	server := &control.Server{Reaper: m.reaper, Services: m.services, Power: m.ask, Warn: m.log.Warn}
+	m.sup, err = supervise.New(supervise.Config{
+		Reaper: m.reaper, LogDir: mounts.LogDir, Say: m.log.Say, Warn: m.log.Warn, Prepare: m.prepare,
+	}, programs())
+	if err != nil {
+		return err
+	}
+	go m.sup.Run(nil) // ends with the machine
+	go func() {
+		if err := server.Run(fd); err != nil {
+			m.log.Warn("init.sock: %v", err)
+		}
+	}()
+	m.sup.Want("noded")
+	m.log.Say("up %.2fs", time.Since(m.began).Seconds())
+	return nil
+}
+
+// ask begins the end; a second request changes nothing.
+func (m *machine) ask(off bool, why string) {
+	select {
+	case m.power <- ending{off, why}:
+	default:
+	}
+}
+
+// carryOut makes the machine what a plan says. Each part is done whatever the others say.
+func (m *machine) carryOut(p nodeplan.Plan) error {
+	var errs []error
+	if p.Hostname != "" {
+		if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+			errs = append(errs, fmt.Errorf("set host name %s: %w", p.Hostname, err))
+		}
+	}
+	errs = append(errs, mounts.RAM(sizesOf(p)), mounts.Limits(groupsOf(p)))
+	errs = append(errs, m.dog.SetTimeout(time.Duration(p.WatchdogSeconds)*time.Second))
+	if !p.ModulesLate {
+		close(m.locked)
+		errs = append(errs, modules.Lock())
+	}
+	return errors.Join(errs...)
+}
+
+// reap takes the dead for as long as the machine lives.
+func (m *machine) reap() {
+	died := make(chan os.Signal, 1)
+	signal.Notify(died, unix.SIGCHLD)
+	for range died {
+		if err := m.reaper.Sweep(); err != nil {
+			m.log.Warn("reap: %v", err)
+		}
+	}
+}
+
+// onQEMU reports whether this is a machine of QEMU's, where fw_cfg may be asked.
+func onQEMU() bool {
+	vendor, err := os.ReadFile("/sys/class/dmi/id/sys_vendor")
+	if err == nil && strings.TrimSpace(string(vendor)) == "QEMU" {
+		return true
+	}
+	_, err = os.Stat("/sys/bus/acpi/devices/QEMU0002:00")
+	return err == nil
+}
