@@ -77,8 +77,10 @@ func Build(ctx context.Context, debs []string, scratch string) (Result, error) {
 
 func skeleton() tree {
 	t := tree{}
-	for _, d := range []string{"dev", "proc", "sys", "run", "mnt", "srv", "home", "root", "opt", "etc",
-		"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/local/bin", "var/lib", "var/log", "var/cache"} {
+	for _, d := range []string{
+		"dev", "proc", "sys", "run", "mnt", "srv", "home", "root", "opt", "etc",
+		"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/local/bin", "var/lib", "var/log", "var/cache",
+	} {
 		t[d] = node{kind: tar.TypeDir, mode: 0o755}
 	}
 	t["root"] = node{kind: tar.TypeDir, mode: 0o700}
