@@ -41,6 +41,8 @@ type Node struct {
 	UUID    string
 	Serial  string
 	Master  bool
+	// MemoryMB is the machine's memory where it differs from the cluster's.
+	MemoryMB int `json:",omitempty"`
 	// Files are what its firmware hands it: anchor.json, node.json, node.key, …
 	Files map[string][]byte
 }
@@ -231,11 +233,15 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 		}
 	}
 	c := m.cluster
+	memory := m.Node.MemoryMB
+	if memory == 0 {
+		memory = c.cfg.MemoryMB
+	}
 	m.began = time.Now()
 	started, err := vm.Start(ctx, vm.Config{
 		Name: m.Node.Name, Dir: c.dir(m.Node.Name),
 		Kernel: c.cfg.Image.Kernel, Initramfs: c.cfg.Image.Initramfs, Cmdline: c.cfg.Image.Cmdline,
-		Accel: c.cfg.Accel, MemoryMB: c.cfg.MemoryMB, UUID: m.Node.UUID, Serial: m.Node.Serial,
+		Accel: c.cfg.Accel, MemoryMB: memory, UUID: m.Node.UUID, Serial: m.Node.Serial,
 		FwCfg: m.firmware(), Log: c.cfg.Log,
 		NICs: []vm.NIC{{MAC: m.Node.MAC, Socket: filepath.Join(c.dir(m.Node.Name), "lan.sock")}},
 	})

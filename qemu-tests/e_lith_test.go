@@ -1,0 +1,153 @@
+//go:build vm
+
+package qemutests
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/mesolith/mesolith/qemu-tests/vm"
+)
+
+// lith runs the operator's tool as an ordinary user, also where the test is root.
+type lith struct {
+	program, dir, home string
+}
+
+func buildLith(t *testing.T) *lith {
+	t.Helper()
+	home, err := os.MkdirTemp("", "lith-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(home); err != nil {
+			t.Error(err)
+		}
+	})
+	l := &lith{program: filepath.Join(home, "lith"), dir: filepath.Join(home, "cluster"), home: home}
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", l.program, "../cmd/lith")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build lith: %v\n%s", err, said)
+	}
+	// The image may lie where only root can read.
+	for _, dir := range []string{"image", "qemu"} {
+		if err := os.CopyFS(filepath.Join(home, "build", dir), os.DirFS(filepath.Join("..", "build", dir))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Getuid() == 0 {
+		err := filepath.WalkDir(home, func(path string, _ os.DirEntry, err error) error {
+			return errors.Join(err, os.Chown(path, nobody, nobody))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+// nobody is a user without privileges on every Linux.
+const nobody = 65534
+
+func (l *lith) run(t *testing.T, boots int, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(within(t, boots), l.program, args...)
+	cmd.Dir = l.home
+	cmd.Env = append(os.Environ(), "HOME="+l.home, "XDG_CACHE_HOME="+l.home, "LITH_CLUSTER="+l.dir)
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// processes are the cluster's as `lith up` has noted them.
+func (l *lith) processes(t *testing.T) (supervisor vm.Process, machines map[string]vm.Process) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(l.dir, "supervisor.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var note struct {
+		Supervisor vm.Process
+		Machines   map[string]vm.Process
+	}
+	if err := json.Unmarshal(raw, &note); err != nil {
+		t.Fatal(err)
+	}
+	return note.Supervisor, note.Machines
+}
+
+// An ordinary user starts a cluster, looks at it and ends it; nothing is left behind, also
+// when the supervisor is killed in between.
+func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
+	roomFor(t, 2)
+	stopwatch(t)
+	l := buildLith(t)
+	up := func() {
+		t.Helper()
+		out, err := l.run(t, 2*toElect, "up", "--nodes", "1", "--offline")
+		t.Log(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := l.run(t, toElect, "down"); err != nil {
+			t.Errorf("down: %v\n%s", err, out)
+		}
+	})
+	up()
+	if out, err := l.run(t, toRun, "up"); err == nil || !strings.Contains(out, "runs in") {
+		t.Errorf("a second up in the same directory: %v\n%s", err, out)
+	}
+	raw, err := l.run(t, toRun, "status", "--json")
+	if err != nil {
+		t.Fatalf("status: %v\n%s", err, raw)
+	}
+	var status struct {
+		Leader string
+		Nodes  []struct{ Name, State string }
+	}
+	if err := json.Unmarshal([]byte(raw), &status); err != nil {
+		t.Fatalf("status: %v\n%s", err, raw)
+	}
+	if status.Leader != "n1" || len(status.Nodes) != 1 || status.Nodes[0].State != "ready" {
+		t.Errorf("status %+v", status)
+	}
+
+	supervisor, machines := l.processes(t)
+	if err := supervisor.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range machines {
+		eventually(t, within(t, toRun), func() error {
+			if p.Alive() {
+				return errors.New(name + " outlived its supervisor")
+			}
+			return nil
+		})
+	}
+	up()
+	supervisor, machines = l.processes(t)
+	if out, err := l.run(t, toElect, "down"); err != nil {
+		t.Fatalf("down: %v\n%s", err, out)
+	}
+	machines["supervisor"] = supervisor
+	for name, p := range machines {
+		if p.Alive() {
+			t.Errorf("%s outlived down", name)
+		}
+	}
+	if _, err := os.Stat(l.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory is left behind: %v", err)
+	}
+}
