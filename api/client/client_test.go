@@ -144,8 +144,10 @@ func update(task string, state mesosv1.TaskState, reason mesosv1.TaskStatus_Reas
 }
 
 func framework() *mesosv1.FrameworkInfo {
-	return &mesosv1.FrameworkInfo{User: proto.String("root"), Name: proto.String("test"), Roles: []string{"*"},
-		Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}}}
+	return &mesosv1.FrameworkInfo{
+		User: proto.String("root"), Name: proto.String("test"), Roles: []string{"*"},
+		Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}},
+	}
 }
 
 func launcher(t *testing.T, m *master) *Launcher {

@@ -88,11 +88,9 @@ type Cluster struct {
 	LAN      *lan.LAN
 	Registry *Registry
 
-	cfg    Config
-	client *http.Client
-
-	mu       sync.Mutex
-	machines map[string]*Machine
+	cfg      Config
+	client   *http.Client
+	machines map[string]*Machine // not changed after Prepare
 }
 
 // Machine is one node's machine; it may be off.

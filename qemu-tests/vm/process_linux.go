@@ -18,7 +18,7 @@ func Identify(pid int) (Process, error) {
 	// The name in parentheses may hold anything; fields are counted from behind it.
 	end := bytes.LastIndexByte(stat, ')')
 	fields := strings.Fields(string(stat[end+1:]))
-	const state, startTime = 3 - 3, 22 - 3
+	const state, startTime = 0, 19 // fields 3 and 22 of proc(5)
 	if end < 0 || len(fields) <= startTime || fields[state] == "Z" || fields[state] == "X" {
 		return Process{}, fmt.Errorf("process %d: %w", pid, ErrGone)
 	}
