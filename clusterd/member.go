@@ -17,6 +17,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/calls"
+	"github.com/mesolith/mesolith/clusterd/discovery"
 	"github.com/mesolith/mesolith/clusterd/doors"
 	"github.com/mesolith/mesolith/clusterd/faces"
 	"github.com/mesolith/mesolith/clusterd/files"
@@ -55,7 +56,9 @@ type membership struct {
 	resolve             func(name string) []string // node to node
 	apiAddress          func(name string) string   // host:port of another node's API
 	now                 func() time.Time
-	report              func(*noded.ClusterStatus) // to noded; may be nil
+	report              func(*noded.ClusterStatus)   // to noded; may be nil
+	announce            func(discovery.Announcement) // on the LAN; may be nil
+	issuer              *issuer                      // masters that can issue certificates
 
 	log *slog.Logger
 }
@@ -132,6 +135,12 @@ func (m membership) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return b.serve(ctx, m.api, handler) })
 	g.Go(func() error { return b.serve(ctx, m.agentAPI, b.agentHandler()) })
+	if m.issuer != nil {
+		g.Go(func() error { return b.serveJoin(ctx) })
+	}
+	if m.announce != nil {
+		g.Go(func() error { b.keepAnnouncing(ctx); return nil })
+	}
 	if m.report != nil {
 		g.Go(func() error { b.tellNoded(ctx); return nil })
 	}
@@ -342,6 +351,27 @@ func (b *member) files() files.Config {
 
 func (b *member) flags() map[string]string {
 	return map[string]string{"work_dir": b.workDir, "hostname": b.address, "port": strconv.Itoa(b.apiPort)}
+}
+
+// keepAnnouncing tells discovery what this node's beacon says of it.
+func (b *member) keepAnnouncing(ctx context.Context) {
+	for {
+		a := discovery.Announcement{Master: b.master(), ListVersion: b.doc.Masters.Version}
+		var changed <-chan struct{}
+		if b.masters != nil {
+			var s masters.Status
+			s, changed = b.masters.Status()
+			a.Height, a.Generation, a.Term, a.Leader = s.Generation.Height, s.Generation.ID, s.Term, s.Leader
+			a.Leading = b.leads() != nil
+		}
+		b.announce(a)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // tellNoded keeps console and node API told.
