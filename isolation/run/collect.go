@@ -1,0 +1,107 @@
+package run
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesolith/mesolith/isolation/records"
+)
+
+// sandboxShare is the part of the disk that sandboxes of finished tasks may take.
+const sandboxShare = 4
+
+// collect removes the oldest sandboxes of finished tasks once all of them take more
+// than their share; it looks when a task has ended, at most once in collectEvery.
+const collectEvery = 10 * time.Second
+
+func (k *Keeper) collect(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.sweep:
+		}
+		k.collectOnce()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(collectEvery):
+		}
+	}
+}
+
+type oldSandbox struct {
+	path  string
+	ended time.Time
+	bytes uint64
+}
+
+func (k *Keeper) collectOnce() {
+	var st unix.Statfs_t
+	if err := unix.Statfs(k.cfg.WorkDir, &st); err != nil {
+		k.log.Warn("sandboxes cannot be counted", "error", err)
+		return
+	}
+	k.collectBeyond(st.Blocks * uint64(st.Bsize) / sandboxShare)
+}
+
+func (k *Keeper) collectBeyond(most uint64) {
+	live := map[string]bool{}
+	k.mu.Lock()
+	for id, c := range k.containers {
+		c.mu.Lock()
+		live[id] = c.rec.Step != records.Done
+		c.mu.Unlock()
+	}
+	k.mu.Unlock()
+	// A pattern of fixed depth never walks into a sandbox.
+	dirs, err := filepath.Glob(filepath.Join(k.cfg.WorkDir, "slaves/*/frameworks/*/executors/*/runs/*"))
+	if err != nil {
+		return
+	}
+	var old []oldSandbox
+	var sum uint64
+	for _, d := range dirs {
+		info, err := os.Lstat(d)
+		if err != nil || !info.IsDir() || live[filepath.Base(d)] {
+			continue
+		}
+		s := oldSandbox{path: d, ended: info.ModTime(), bytes: diskUse(d)}
+		if out, err := os.Lstat(filepath.Join(d, "stdout")); err == nil && out.ModTime().After(s.ended) {
+			s.ended = out.ModTime()
+		}
+		old = append(old, s)
+		sum += s.bytes
+	}
+	sort.Slice(old, func(i, j int) bool { return old[i].ended.Before(old[j].ended) })
+	for _, s := range old {
+		if sum <= most {
+			return
+		}
+		if err := os.RemoveAll(s.path); err != nil {
+			k.log.Warn("old sandbox is left", "path", s.path, "error", err)
+			continue
+		}
+		k.log.Info("old sandbox is removed", "path", s.path, "bytes", s.bytes)
+		sum -= s.bytes
+		k.removeEmpty(filepath.Dir(s.path))
+	}
+}
+
+// removeEmpty removes a directory of runs and those above it that hold no run any more.
+func (k *Keeper) removeEmpty(runs string) {
+	latest := filepath.Join(runs, "latest")
+	if _, err := os.Stat(latest); err != nil {
+		os.Remove(latest)
+	}
+	for dir := runs; dir != k.cfg.WorkDir && len(dir) > len(k.cfg.WorkDir); dir = filepath.Dir(dir) {
+		if os.Remove(dir) != nil {
+			return
+		}
+	}
+}

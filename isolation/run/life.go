@@ -1,0 +1,389 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mesolith/mesolith/internal/wire/keeper"
+	"github.com/mesolith/mesolith/isolation/fault"
+	"github.com/mesolith/mesolith/isolation/records"
+	"github.com/mesolith/mesolith/isolation/spec"
+	"github.com/mesolith/mesolith/isolation/stdio"
+)
+
+// defaultGrace is how long a task has between SIGTERM and SIGKILL, as in Mesos.
+const defaultGrace = 3 * time.Second
+
+// container is one life. Its goroutine alone changes the record, but for a kill's mark.
+type container struct {
+	mu       sync.Mutex // held after Keeper.mu where both are
+	rec      records.Record
+	killed   bool
+	deadline time.Time          // of the kill; only ever earlier
+	cancel   context.CancelFunc // of a launch under way
+	wake     chan struct{}      // bound 1: the deadline changed
+	limit    keeper.Container_Limitation
+	why      string // of limit
+}
+
+func (c *container) record() records.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec
+}
+
+func (c *container) isKilled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.killed
+}
+
+// failure is why a container never ran, with the kind that others are told.
+type failure struct {
+	kind keeper.Container_Failure
+	err  error
+}
+
+func (f failure) Error() string { return f.err.Error() }
+func (f failure) Unwrap() error { return f.err }
+
+func failed(kind keeper.Container_Failure, err error) error {
+	if err == nil {
+		return nil
+	}
+	return failure{kind, err}
+}
+
+// begin starts the goroutine of a container. The caller holds k.mu.
+func (k *Keeper) begin(c *container) {
+	ctx := k.ctx
+	if ctx == nil {
+		return // Run begins with all that is recorded
+	}
+	k.lives.Go(func() { k.live(ctx, c) })
+}
+
+// live takes a container from where its record stands to its end. When ctx ends, the
+// keeper ends and the container goes on.
+func (k *Keeper) live(ctx context.Context, c *container) {
+	rec := c.record()
+	id := rec.Container.GetContainerId()
+	if rec.Step == records.Done {
+		return
+	}
+	j, err := k.job(rec)
+	if err != nil {
+		k.end(ctx, c, j, nil, failed(keeper.Container_INVALID_TASK, err))
+		return
+	}
+	var p *Process
+	switch rec.Step {
+	case records.Accepted, records.Started:
+		p, err = k.launch(ctx, c, j)
+	case records.Exec:
+		p, err = k.adopt(c, j)
+	case records.Exited:
+		k.end(ctx, c, j, nil, nil)
+		return
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return // the next start undoes it and begins again
+		}
+		k.log.Warn("container failed", "container", id, "error", err)
+		k.end(ctx, c, j, p, err)
+		return
+	}
+	k.keep(ctx, c, j, p)
+}
+
+// job words a record for the runtime.
+func (k *Keeper) job(rec records.Record) (*Job, error) {
+	l := rec.Launch
+	j := &Job{ID: rec.Container.GetContainerId(), Launch: l, Paths: k.pathsOf(l), Hostname: hostname(rec.Container.GetContainerId())}
+	if k.runtime.IDs() {
+		j.Slot, j.FirstID = rec.Slot, slotFirstID(rec.Slot)
+	}
+	if l.GetHostNetwork() && k.settings().GetNodeName() != "" {
+		j.Hostname = k.settings().GetNodeName()
+	}
+	for _, v := range l.GetEnv() {
+		j.Env = append(j.Env, spec.Variable{Name: v.GetName(), Value: v.GetValue()})
+	}
+	return j, j.decode()
+}
+
+// launch does everything up to the running program. What a death before left is undone
+// first.
+func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.cancel = cancel
+	killed := c.killed
+	again := c.rec.Step == records.Started
+	c.mu.Unlock()
+	if killed {
+		return nil, failed(keeper.Container_KILLED_DURING_LAUNCH, errors.New("killed before it was started"))
+	}
+	fault.After(fault.Record)
+	if err := k.undo(j, nil); err != nil {
+		return nil, failed(keeper.Container_LAUNCH, fmt.Errorf("remove what an earlier try left: %w", err))
+	}
+	if again {
+		k.log.Info("launch is begun again", "container", j.ID)
+	}
+	if err := spec.Supported(j.Task); err != nil {
+		return nil, failed(keeper.Container_INVALID_TASK, err)
+	}
+	if err := k.pull(ctx, c, j); err != nil {
+		return nil, k.launchError(c, keeper.Container_IMAGE, err)
+	}
+	if err := k.prepare(ctx, c, j); err != nil {
+		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
+	}
+	return k.start(ctx, c, j)
+}
+
+// launchError keeps the kind that an error brings along, and calls it a kill if that is
+// why it happened.
+func (k *Keeper) launchError(c *container, kind keeper.Container_Failure, err error) error {
+	if c.isKilled() {
+		return failed(keeper.Container_KILLED_DURING_LAUNCH, fmt.Errorf("killed during its launch (%w)", err))
+	}
+	if errors.Is(err, spec.ErrInvalidTask) {
+		kind = keeper.Container_INVALID_TASK
+	}
+	var f failure
+	if errors.As(err, &f) {
+		return err
+	}
+	return failed(kind, err)
+}
+
+func (k *Keeper) prepare(ctx context.Context, c *container, j *Job) error {
+	if err := k.change(c, false, func(c *container) { c.rec.Container.Phase = keeper.Container_PREPARING }); err != nil {
+		return err
+	}
+	if err := k.runtime.Prepare(ctx, j); err != nil {
+		return err
+	}
+	k.resolveUser(j)
+	uid, gid := k.owner(j)
+	if err := makeSandbox(k.cfg.WorkDir, j.Launch, uid, gid); err != nil {
+		return err
+	}
+	if err := stdio.Make(j.Paths.pipes, uid, gid); err != nil {
+		return err
+	}
+	fault.After(fault.Mkdir)
+	return k.writeEtc(j, nil)
+}
+
+func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, error) {
+	p, err := k.runtime.Start(ctx, j)
+	if err != nil {
+		return p, k.launchError(c, keeper.Container_LAUNCH, err)
+	}
+	fault.After(fault.Start)
+	err = k.change(c, true, func(c *container) {
+		c.rec.Step = records.Started
+		c.rec.Container.Pid, c.rec.Container.StartTime = int32(p.PID), p.StartTime
+	})
+	if err == nil && k.cfg.Init != nil {
+		err = k.cfg.Init.Register(ctx, j.ID, p.PID, p.StartTime)
+	}
+	if err != nil {
+		return p, k.launchError(c, keeper.Container_LAUNCH, err)
+	}
+	fault.After(fault.Register)
+	got, err := k.attach(ctx, j, p)
+	if err != nil {
+		return p, k.launchError(c, keeper.Container_NETWORK, err)
+	}
+	if ctx.Err() != nil {
+		return p, k.launchError(c, keeper.Container_LAUNCH, ctx.Err())
+	}
+	err = k.change(c, true, func(c *container) {
+		c.rec.Step = records.Exec
+		c.rec.Container.IpAddresses, c.rec.Container.PortMappings, c.rec.Container.Network = got.IPs, got.Ports, got.Name
+	})
+	if err == nil {
+		err = k.runtime.Exec(j, p)
+	}
+	if err != nil {
+		return p, k.launchError(c, keeper.Container_LAUNCH, err)
+	}
+	fault.After(fault.Exec)
+	k.log.Info("container runs", "container", j.ID, "task", j.Launch.GetTaskId(), "pid", p.PID)
+	return p, nil
+}
+
+// attach gives the container its network.
+func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, error) {
+	if j.Launch.GetHostNetwork() || k.cfg.Network == nil || !k.runtime.IDs() {
+		return Attached{}, nil
+	}
+	netns := k.runtime.NetNS(j, p)
+	got, err := k.cfg.Network.Attach(ctx, Attachment{ID: j.ID, NetNS: netns, Hostname: j.Hostname, Ports: portMappings(j)})
+	if err != nil {
+		return Attached{}, err
+	}
+	fault.After(fault.Rules)
+	return got, k.writeEtc(j, got.IPs)
+}
+
+// keep pumps the output of a running container, ends it when it is told to, and brings
+// it to its end.
+func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
+	pumps, stop := k.pump(j)
+	err := k.change(c, false, func(c *container) {
+		c.rec.Container.Phase = keeper.Container_RUNNING
+		if c.rec.Container.StartedUnixNs == 0 {
+			c.rec.Container.StartedUnixNs = time.Now().UnixNano()
+		}
+	})
+	if err != nil {
+		k.log.Error("container cannot be told", "container", j.ID, "error", err)
+	}
+	status, lost, err := k.await(ctx, c, j, p)
+	if ctx.Err() != nil {
+		stop()
+		pumps.Wait()
+		return
+	}
+	if err != nil {
+		k.log.Error("end of a container", "container", j.ID, "error", err)
+	}
+	if err := k.runtime.Kill(j, p); err != nil {
+		k.log.Error("processes of an ended container", "container", j.ID, "error", err)
+	}
+	stop()
+	pumps.Wait()
+	peak, oom := k.runtime.Usage(j)
+	err = k.change(c, true, func(c *container) {
+		c.rec.Step = records.Exited
+		describeEnd(c, j, status, lost, peak, oom)
+	})
+	if err != nil {
+		k.log.Error("end of a container is not recorded", "container", j.ID, "error", err)
+	}
+	k.end(ctx, c, j, p, nil)
+}
+
+func describeEnd(c *container, j *Job, status uint32, lost bool, peak uint64, oom bool) {
+	o := c.rec.Container
+	o.WaitStatus, o.MemoryPeakBytes, o.EndedUnixNs = status, peak, time.Now().UnixNano()
+	killedBySignal := syscall.WaitStatus(status).Signaled() && syscall.WaitStatus(status).Signal() == syscall.SIGKILL
+	switch {
+	case lost:
+		o.Failure = keeper.Container_LOST
+		o.Message = "its exit status could not be kept: isolated ended while the container ran, and no init of Mesolith's keeps statuses on this machine"
+	case c.limit != keeper.Container_NO_LIMITATION:
+		o.Limitation, o.Message = c.limit, c.why
+	case oom && killedBySignal && !c.killed:
+		o.Limitation = keeper.Container_MEMORY
+		limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes())
+		o.Message = fmt.Sprintf("Memory limit exceeded: the container may use %d MB and used %d MB; ask for more mem, or set limits.mem", limit>>20, peak>>20)
+	}
+}
+
+// end removes what a container had and records its end. With ferr it never ran, unless
+// it exited meanwhile.
+func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr error) {
+	id := c.record().Container.GetContainerId()
+	if j != nil && j.Launch != nil {
+		if err := k.undo(j, p); err != nil {
+			// What is left is removed by the sweep of the next start.
+			k.log.Error("something of a container is left", "container", id, "error", err)
+		}
+	}
+	var startTime uint64
+	err := k.change(c, true, func(c *container) {
+		o := c.rec.Container
+		startTime = o.GetStartTime()
+		c.rec.Step = records.Done
+		o.Phase = keeper.Container_ENDED
+		if ferr == nil {
+			return
+		}
+		o.Phase, o.Failure, o.Message = keeper.Container_FAILED, keeper.Container_LAUNCH, ferr.Error()
+		if o.EndedUnixNs == 0 {
+			o.EndedUnixNs = time.Now().UnixNano()
+		}
+		var f failure
+		if errors.As(ferr, &f) {
+			o.Failure = f.kind
+		}
+	})
+	if err != nil {
+		k.log.Error("end of a container is not recorded", "container", id, "error", err)
+		return
+	}
+	if k.cfg.Init != nil && startTime != 0 {
+		if err := k.cfg.Init.Ack(ctx, id, startTime); err != nil {
+			k.log.Warn("PID 1 keeps a status that is stored", "container", id, "error", err)
+		}
+	}
+	select {
+	case k.sweep <- struct{}{}:
+	default:
+	}
+}
+
+// undo removes all of a container but its record and its sandbox, in reverse order of
+// making; it may be repeated.
+func (k *Keeper) undo(j *Job, p *Process) error {
+	var errs []error
+	if err := k.runtime.Kill(j, p); err != nil {
+		errs = append(errs, err)
+	}
+	if p != nil && p.Wait != nil {
+		// Reap our child; after a normal end this returns at once.
+		_, _ = p.Wait()
+	}
+	if k.cfg.Network != nil && k.runtime.IDs() && !j.Launch.GetHostNetwork() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		if err := k.cfg.Network.Detach(ctx, j.ID, k.runtime.NetNS(j, nil)); err != nil {
+			errs = append(errs, err)
+		}
+		cancel()
+	}
+	if err := k.runtime.Remove(j); err != nil {
+		errs = append(errs, err)
+	}
+	for _, dir := range []string{j.Paths.pipes, j.Paths.etc} {
+		if err := os.RemoveAll(dir); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pump begins to move both streams; stop makes it empty the pipes and end.
+func (k *Keeper) pump(j *Job) (pumps *sync.WaitGroup, stop context.CancelFunc) {
+	ctx, stop := context.WithCancel(context.Background())
+	pumps = &sync.WaitGroup{}
+	uid, gid := k.owner(j)
+	for _, name := range stdio.Streams {
+		pump, err := stdio.Open(j.Paths.pipes, j.Paths.sandbox, name, uid, gid)
+		if err != nil {
+			k.log.Error("output of a container is lost", "container", j.ID, "stream", name, "error", err)
+			continue
+		}
+		pumps.Go(func() {
+			if err := pump.Run(ctx); err != nil {
+				k.log.Error("output of a container", "container", j.ID, "stream", name, "error", err)
+			}
+			if n := pump.Dropped(); n > 0 {
+				k.log.Warn("output was dropped", "container", j.ID, "stream", name, "bytes", n)
+			}
+		})
+	}
+	return pumps, stop
+}

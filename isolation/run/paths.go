@@ -1,0 +1,50 @@
+package run
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/mesolith/mesolith/internal/wire/keeper"
+)
+
+var containerID = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$`)
+
+// checkIDs refuses ids that could not be names of files.
+func checkIDs(l *keeper.Launch) error {
+	if !containerID.MatchString(l.GetContainerId()) {
+		return fmt.Errorf("%w: container id %q; it has 1 to 128 letters, digits and _ . + -", ErrInvalid, l.GetContainerId())
+	}
+	for _, p := range [][2]string{{"agent id", l.GetAgentId()}, {"framework id", l.GetFrameworkId()}, {"executor id", l.GetExecutorId()}, {"task id", l.GetTaskId()}} {
+		if p[1] == "" || len(p[1]) > 255 || p[1] == "." || p[1] == ".." || strings.ContainsAny(p[1], "/\x00") {
+			return fmt.Errorf("%w: %s %q cannot be the name of a directory", ErrInvalid, p[0], p[1])
+		}
+	}
+	return nil
+}
+
+// sandboxPath is Mesos' layout, which tools build by themselves.
+func sandboxPath(workDir string, l *keeper.Launch) string {
+	return filepath.Join(workDir, "slaves", l.GetAgentId(), "frameworks", l.GetFrameworkId(), "executors", l.GetExecutorId(), "runs", l.GetContainerId())
+}
+
+// paths are the places of one container's things; all of them follow from its id.
+type paths struct {
+	sandbox string
+	pipes   string // directory of its output pipes
+	etc     string // hostname, hosts, resolv.conf, passwd
+	bundle  string // root, upper and work directory of its root file system
+	cgroup  string // below the cgroup root
+}
+
+func (k *Keeper) pathsOf(l *keeper.Launch) paths {
+	id := l.GetContainerId()
+	return paths{
+		sandbox: sandboxPath(k.cfg.WorkDir, l),
+		pipes:   filepath.Join(k.cfg.StateDir, "pipes", id),
+		etc:     filepath.Join(k.cfg.StateDir, "etc", id),
+		bundle:  filepath.Join(k.cfg.StoreDir, "containers", id),
+		cgroup:  "/tasks/" + id,
+	}
+}

@@ -1,0 +1,69 @@
+package run
+
+import (
+	"context"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/imagestore"
+	"github.com/mesolith/mesolith/internal/wire/keeper"
+	"github.com/mesolith/mesolith/isolation/spec"
+)
+
+// Runtime is how containers are made: by libcontainer, or as plain processes.
+type Runtime interface {
+	Name() string
+	// Prepare mounts or makes the root file system; Remove undoes it and everything
+	// else that the runtime made. Both may be repeated.
+	Prepare(ctx context.Context, j *Job) error
+	// Start makes the first process and stops it before the program.
+	Start(ctx context.Context, j *Job) (*Process, error)
+	// Exec lets the program begin. An error says that it did not.
+	Exec(j *Job, p *Process) error
+	// Waiting says whether a process of before still stands before its program, and
+	// Exec may be had again.
+	Waiting(j *Job, p *Process) bool
+	// Terminate sends SIGTERM to all processes and says whether none will notice.
+	Terminate(j *Job, p *Process) (deaf bool, err error)
+	// Kill ends all processes at once.
+	Kill(j *Job, p *Process) error
+	// Usage is what memory the container used, and whether it was ended for it.
+	Usage(j *Job) (peak uint64, outOfMemory bool)
+	Remove(j *Job) error
+	// Strangers lists what exists without being in known, by container id.
+	Strangers(known map[string]bool) ([]string, error)
+	LimitAll(memory uint64) error
+	// NetNS is the path of a container's network namespace; empty: none of its own.
+	NetNS(j *Job, p *Process) string
+	// IDs says whether containers have ranges of host ids.
+	IDs() bool
+}
+
+// Process is a container's first process.
+type Process struct {
+	PID       int
+	StartTime uint64 // field 22 of /proc/PID/stat
+	// Wait gives the wait status once; nil for a process that is not our child.
+	Wait func() (uint32, error)
+	// Go holds what Exec needs of Start; nil after a restart.
+	Go any
+}
+
+// Job is one container in the making, in words of the runtime.
+type Job struct {
+	ID       string
+	Launch   *keeper.Launch
+	Task     *mesosv1.TaskInfo
+	Image    imagestore.Image
+	HasImage bool // the task asked for it
+	Layers   []string
+	User     spec.User
+	FirstID  uint32
+	Slot     uint32
+	Hostname string
+	Paths    paths
+	Rootfs   string // filled by Prepare; empty: the node's own
+	Env      []spec.Variable
+	Spec     *specs.Spec
+}
