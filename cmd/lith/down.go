@@ -28,7 +28,8 @@ func downCommand() *cobra.Command {
 		Long: `End the QEMU cluster that "lith up" started: its machines, its LAN, its registry and its
 supervisor. Its directory is removed too, unless --keep is given (consoles and logs are
 in it). A cluster file of your own (lith up -f) is not touched.`,
-		Args: cobra.NoArgs,
+		Example: "  lith down\n  lith down --keep",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := clusterDirFlag(dir)
 			if err != nil {

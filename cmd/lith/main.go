@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,13 +15,44 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// exitError ends the program with a code of its own; everything was said already.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	root := &cobra.Command{Use: "lith", Short: "Operate Mesolith clusters", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(imageCommand(), upCommand(), downCommand(), superviseCommand())
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "lith:", err)
-		os.Exit(1)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
+	os.Exit(exitCode(rootCommand().ExecuteContext(ctx)))
+}
+
+func exitCode(err error) int {
+	var exit exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.code
 	}
+	fmt.Fprintln(os.Stderr, "lith:", err)
+	return 1
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use: "lith", Short: "Operate Mesolith clusters",
+		Long: `Operate Mesolith clusters: build the image, boot a cluster in QEMU, look at it, run
+tasks on it. Commands find a cluster by its directory (--cluster DIR, $LITH_CLUSTER,
+./.mesolith) or by the URL of any node's API (--api URL, $LITH_API).`,
+		Example:      "  lith up\n  lith status\n  lith run base -- echo hello\n  lith down",
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.AddCommand(
+		imageCommand(), upCommand(), downCommand(), superviseCommand(),
+		initCommand(), planCommand(),
+		statusCommand(), nodesCommand(), nodeCommand(),
+		runCommand(), tasksCommand(), logsCommand(), killCommand(),
+		versionCommand(),
+	)
+	return root
 }

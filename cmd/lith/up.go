@@ -46,6 +46,7 @@ changing its network: from a cluster file (-f), or from a generated one of --nod
 The cluster's files, sockets and process numbers are in ./.mesolith (--cluster or
 $LITH_CLUSTER name another place), where the other commands find it. Several clusters
 run side by side, each in a directory of its own. "lith down" ends it.`,
+		Example: "  lith up\n  lith up --nodes 5 --cluster /tmp/five\n  lith up -f rack7.yaml",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"time"
+)
+
+// followEvery is how often a file that grows is asked for more.
+const followEvery = 200 * time.Millisecond
+
+// sandboxFile is a file in a task's sandbox, read through its agent's API.
+type sandboxFile struct {
+	target *target
+	agent  string // URL of the agent's port
+	path   string // as /files takes it
+	offset int64  // how much was copied already
+}
+
+// sandbox names a file of a task's newest run. A command task's executor has its id.
+func (t *target) sandbox(agent, framework, task, name string) *sandboxFile {
+	return &sandboxFile{
+		target: t, agent: agent,
+		path: path.Join("/frameworks", url.PathEscape(framework), "executors", url.PathEscape(task), "runs/latest", name),
+	}
+}
+
+// copy writes what is new in the file and reports how much that was. Bytes come as they
+// are: they are asked for as a range of a download, not as text in JSON.
+func (f *sandboxFile) copy(ctx context.Context, w io.Writer) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
+	defer cancel()
+	at := f.agent + "/files/download?" + url.Values{"path": {f.path}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Range", fmt.Sprintf("bytes=%d-", f.offset))
+	resp, err := f.target.http.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusRequestedRangeNotSatisfiable:
+		return 0, nil // nothing new
+	case http.StatusPartialContent:
+	case http.StatusOK: // the whole file, which only an empty one or a server without ranges gives
+		if _, err := io.CopyN(io.Discard, resp.Body, f.offset); errors.Is(err, io.EOF) {
+			return 0, nil
+		} else if err != nil {
+			return 0, fmt.Errorf("read %s: %w", at, err)
+		}
+	default:
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		if err != nil {
+			return 0, fmt.Errorf("read %s: %w", at, err)
+		}
+		return 0, &refusedError{url: at, code: resp.StatusCode, text: string(text)}
+	}
+	n, err := io.Copy(w, resp.Body)
+	f.offset += n
+	if err != nil {
+		return n, fmt.Errorf("read %s: %w", at, err)
+	}
+	return n, nil
+}
+
+// follow copies a file as it grows, until ended is closed and nothing new came after it.
+func (f *sandboxFile) follow(ctx context.Context, w io.Writer, ended <-chan struct{}) error {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	last := false
+	for {
+		n, err := f.copy(ctx, w)
+		if err != nil && (last || !mayPass(err)) {
+			return err
+		}
+		if last && n == 0 {
+			return nil
+		}
+		if last {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ended:
+			last = true // and once more: the end may have come after the copy
+		case <-tick.C:
+		}
+	}
+}
+
+// mayPass says that a file may still appear, or its agent come back.
+func mayPass(err error) bool {
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		return refused.code == http.StatusNotFound || refused.code >= 500
+	}
+	return !errors.Is(err, context.Canceled)
+}
