@@ -26,7 +26,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: say TEXT | exit CODE | live | eat MB | fork N | serve | get URL")
+		return fmt.Errorf("usage: say TEXT | exit CODE | live | eat MB | fork N | serve | get URL | probe")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -56,6 +56,8 @@ func run(args []string) error {
 		}))
 	case "get":
 		return get(arg(1))
+	case "probe":
+		return probe()
 	}
 	return fmt.Errorf("unknown verb %q", args[0])
 }

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Probe is what a container can see and do, found out from inside. The JSON names are
+// what the test compares.
+type Probe struct {
+	PID          int      `json:"pid"`
+	UIDMap       []string `json:"uidMap"`
+	NoNewPrivs   string   `json:"noNewPrivs"`
+	Seccomp      string   `json:"seccomp"`
+	Capabilities int      `json:"capabilities"` // in the bounding set
+	CgroupPath   string   `json:"cgroupPath"`
+	Descriptors  []string `json:"descriptors"` // beyond the standard three, what they lead to
+	Interfaces   []string `json:"interfaces"`
+	OpenFiles    uint64   `json:"openFiles"` // RLIMIT_NOFILE
+	Sandbox      string   `json:"sandbox"`
+	// Denied has, for each thing that must not work, the error that it gave, or "allowed".
+	Denied map[string]string `json:"denied"`
+	// Allowed has, for each thing that must work, its error or "allowed".
+	Allowed map[string]string `json:"allowed"`
+}
+
+// probe prints what it finds as one line of JSON.
+func probe() error {
+	p := Probe{PID: os.Getpid(), Denied: map[string]string{}, Allowed: map[string]string{}, Sandbox: os.Getenv("MESOS_SANDBOX")}
+	p.Descriptors = descriptors()
+	p.status()
+	p.UIDMap = strings.Fields(read("/proc/self/uid_map"))
+	p.CgroupPath = strings.TrimSpace(read("/proc/self/cgroup"))
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	p.OpenFiles = limit.Cur
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, i := range interfaces {
+		p.Interfaces = append(p.Interfaces, i.Name)
+	}
+	for name, try := range mustFail() {
+		p.Denied[name] = outcome(try())
+	}
+	for name, try := range mustWork() {
+		p.Allowed[name] = outcome(try())
+	}
+	out, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(out))
+	return nil
+}
+
+func outcome(err error) string {
+	if err == nil {
+		return "allowed"
+	}
+	return err.Error()
+}
+
+func read(path string) string {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return string(raw)
+}
+
+func (p *Probe) status() {
+	for _, line := range strings.Split(read("/proc/self/status"), "\n") {
+		key, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "NoNewPrivs":
+			p.NoNewPrivs = value
+		case "Seccomp":
+			p.Seccomp = value
+		case "CapBnd":
+			set, err := strconv.ParseUint(value, 16, 64)
+			if err != nil {
+				set = 1<<64 - 1
+			}
+			p.Capabilities = bits.OnesCount64(set)
+		}
+	}
+}
+
+// descriptors lists open files that the program has not opened itself.
+func descriptors() []string {
+	var found []string
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, e := range entries {
+		number, err := strconv.Atoi(e.Name())
+		target, linkErr := os.Readlink("/proc/self/fd/" + e.Name())
+		own := strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "anon_inode:[event")
+		if err != nil || linkErr != nil || number <= 2 || own {
+			continue
+		}
+		found = append(found, e.Name()+" "+target)
+	}
+	return found
+}
+
+// unreadable gives an error if a file shows nothing.
+func unreadable(path string) func() error {
+	return func() error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		var buf [16]byte
+		n, err := f.Read(buf[:])
+		if n > 0 {
+			return nil
+		}
+		return errors.Join(errors.New("empty"), err)
+	}
+}
+
+func emptyDir(path string) func() error {
+	return func() error {
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return errors.New("empty")
+		}
+		return nil
+	}
+}
+
+func writable(path string) func() error {
+	return func() error {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	}
+}
+
+func call(number uintptr, args ...uintptr) func() error {
+	return func() error {
+		var a [6]uintptr
+		copy(a[:], args)
+		if _, _, errno := unix.RawSyscall6(number, a[0], a[1], a[2], a[3], a[4], a[5]); errno != 0 {
+			return errno
+		}
+		return nil
+	}
+}
+
+// mustFail is what an escape would begin with.
+func mustFail() map[string]func() error {
+	return map[string]func() error{
+		"read /proc/kcore":             unreadable("/proc/kcore"),
+		"read /proc/keys":              unreadable("/proc/keys"),
+		"read /proc/timer_list":        unreadable("/proc/timer_list"),
+		"read /proc/cmdline":           unreadable("/proc/cmdline"),
+		"list /sys/firmware":           emptyDir("/sys/firmware"),
+		"write /proc/sysrq-trigger":    writable("/proc/sysrq-trigger"),
+		"write /proc/sys/kernel":       writable("/proc/sys/kernel/core_pattern"),
+		"write /sys/kernel":            writable("/sys/kernel/uevent_helper"),
+		"write /sys/fs/cgroup":         func() error { return os.Mkdir("/sys/fs/cgroup/escape", 0o755) },
+		"open /dev/kmsg":               writable("/dev/kmsg"),
+		"open /dev/mem":                writable("/dev/mem"),
+		"make and open a block device": blockDevice,
+		"mount":                        func() error { return unix.Mount("none", "/tmp", "tmpfs", 0, "") },
+		"new user namespace":           call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER),
+		"keyctl":                       call(unix.SYS_KEYCTL, 0, ^uintptr(2), 1),
+		"bpf":                          call(unix.SYS_BPF, 0, 0, 0),
+		"userfaultfd":                  call(unix.SYS_USERFAULTFD, 0),
+		"kexec_load":                   call(unix.SYS_KEXEC_LOAD, 0, 0, 0, 0),
+		"load a module":                call(unix.SYS_FINIT_MODULE, 0, 0, 0),
+		"set the clock":                call(unix.SYS_CLOCK_SETTIME, 0, 0),
+		"reboot":                       call(unix.SYS_REBOOT, 0, 0, 0, 0),
+		"change the hostname of all":   func() error { return os.WriteFile("/proc/sys/kernel/hostname", []byte("x"), 0) },
+	}
+}
+
+func blockDevice() error {
+	path := filepath.Join(os.TempDir(), "disk")
+	if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(8, 0))); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// mustWork is what programs rightly expect.
+func mustWork() map[string]func() error {
+	return map[string]func() error{
+		"bind port 80": func() error {
+			l, err := net.Listen("tcp", ":80")
+			if err != nil {
+				return err
+			}
+			return l.Close()
+		},
+		"write the sandbox": func() error {
+			return os.WriteFile(filepath.Join(os.Getenv("MESOS_SANDBOX"), "written"), []byte("x"), 0o600)
+		},
+		"write /tmp":     func() error { return os.WriteFile("/tmp/written", []byte("x"), 0o600) },
+		"open /dev/null": writable("/dev/null"),
+		"chown to another id": func() error {
+			path := "/tmp/chowned"
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				return err
+			}
+			return os.Chown(path, 1000, 1000)
+		},
+	}
+}
