@@ -47,7 +47,7 @@ The cluster's files, sockets and process numbers are in ./.mesolith (--cluster o
 $LITH_CLUSTER name another place), where the other commands find it. Several clusters
 run side by side, each in a directory of its own. "lith down" ends it.`,
 		Example: "  lith up\n  lith up --nodes 5 --cluster /tmp/five\n  lith up -f rack7.yaml",
-		Args: cobra.NoArgs,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.dir, err = clusterDirFlag(o.dir); err != nil {
