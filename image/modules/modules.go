@@ -170,7 +170,7 @@ func (t *Tree) take(name string, chosen map[string]Module) error {
 			return err
 		}
 	}
-	for _, soft := range slices.Concat(m.Pre, m.Post) {
+	for _, soft := range slices.Concat(m.Pre, m.Post, Together[name]) {
 		for _, provider := range t.providers(soft) {
 			if err := t.take(provider, chosen); err != nil {
 				return err
@@ -252,6 +252,9 @@ func (t *Tree) WriteTables(chosen map[string]Module, file func(Module) string) T
 		dep.WriteByte('\n')
 		t.writeSoft(&soft, m)
 		for _, a := range m.Aliases {
+			if strings.HasPrefix(a, "cpu:") && loadsTogether(name) {
+				continue
+			}
 			fmt.Fprintf(&alias, "alias %s %s\n", a, name)
 		}
 	}
@@ -269,9 +272,19 @@ func (t *Tree) writeSoft(b *bytes.Buffer, m Module) {
 		}
 		return " " + label + " " + strings.Join(found, " ")
 	}
-	if text := resolve("pre:", m.Pre) + resolve("post:", m.Post); text != "" {
+	if text := resolve("pre:", slices.Concat(m.Pre, Together[m.Name])) + resolve("post:", m.Post); text != "" {
 		fmt.Fprintf(b, "softdep %s%s\n", m.Name, text)
 	}
+}
+
+// loadsTogether says whether another module brings this one along.
+func loadsTogether(name string) bool {
+	for _, list := range Together {
+		if slices.Contains(list, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // loadOrder lists all that m needs, each after what it needs itself.

@@ -67,6 +67,8 @@ func tinyKernel(t testing.TB) fstest.MapFS {
 		"kernel/fs/mbcache.ko":            {Data: module("name=mbcache", "depends=jbd2")},
 		"kernel/crypto/crc32c_generic.ko": {Data: module("name=crc32c_generic", "depends=", "alias=crc32c")},
 		"kernel/net/nf-odd.ko.zst":        {Data: z.EncodeAll(module("name=nf_odd", "depends=virtio", "softdep=pre: gone post: jbd2"), nil)},
+		"kernel/md/dm-crypt.ko":           {Data: module("name=dm_crypt", "depends=")},
+		"kernel/arch/aesni-intel.ko":      {Data: module("name=aesni_intel", "depends=", "alias=cpu:type:x86*", "alias=crypto-aes")},
 		"kernel/net/broken.ko":            {Data: module("name=broken", "depends=missing")},
 		"kernel/net/unwanted.ko":          {Data: []byte("never read")},
 	}
@@ -138,6 +140,21 @@ func TestTables(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, tables); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestCiphersComeWithTheDisksThatNeedThem(t *testing.T) {
+	tree := open(t)
+	chosen, err := tree.Closure([]string{"dm_crypt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := tree.WriteTables(chosen, func(m Module) string { return m.Path })
+	if got, want := string(tables.Softdep), "softdep dm_crypt pre: aesni_intel\n"; got != want {
+		t.Errorf("softdep %q, want %q", got, want)
+	}
+	if got, want := string(tables.Alias), "alias crypto-aes aesni_intel\n"; got != want {
+		t.Errorf("alias %q, want %q: the processor must not ask for it", got, want)
 	}
 }
 
