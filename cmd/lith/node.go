@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mesolith/mesolith/api/node"
 )
 
 // nodeCommand asks one machine's own side, which answers without any cluster. Its verbs
@@ -18,12 +18,14 @@ func nodeCommand() *cobra.Command {
 	var f targetFlags
 	var follow bool
 	cmd := &cobra.Command{
-		Use: "node NAME VERB", Short: "Ask one machine: dmesg, logs PROGRAM, health, reboot",
+		Use: "node NAME VERB", Short: "Ask one machine: dmesg, logs PROGRAM, health, inventory, services, reboot",
 		Long: `Ask one machine's own side, which answers when the cluster does not:
 
   dmesg          the kernel's messages since boot
   logs PROGRAM   what clusterd, isolated, noded or init has logged (-f: and logs)
   health         what the node thinks of itself
+  inventory      processors, memory, cards and disks
+  services       the programs that init keeps running
   reboot         end its tasks in order and boot again
 
 NAME is a node of the cluster's directory, or an address when there is none.`,
@@ -50,7 +52,8 @@ NAME is a node of the cluster's directory, or an address when there is none.`,
 }
 
 // nodeVerbs are what may follow a node's name.
-var nodeVerbs = []string{"dmesg\tkernel messages", "logs\tof a program", "health\twhat it thinks of itself", "reboot\tboot again"}
+var nodeVerbs = []string{"dmesg\tkernel messages", "logs\tof a program", "health\twhat it thinks of itself",
+	"inventory\twhat it is made of", "services\tof init", "reboot\tboot again"}
 
 // nodePrograms are the programs whose logs a node keeps.
 var nodePrograms = []string{"clusterd", "isolated", "noded", "init"}
@@ -58,7 +61,7 @@ var nodePrograms = []string{"clusterd", "isolated", "noded", "init"}
 func nodeArgs(_ *cobra.Command, args []string) error {
 	switch {
 	case len(args) < 2:
-		return errors.New("write `lith node NAME dmesg`, or logs PROGRAM, health or reboot in its place")
+		return errors.New("write `lith node NAME dmesg`, or logs PROGRAM, health, inventory, services or reboot in its place")
 	case args[1] == "logs" && len(args) != 3:
 		return fmt.Errorf("name one program: `lith node %s logs PROGRAM` with one of %s", args[0], strings.Join(nodePrograms, ", "))
 	case args[1] != "logs" && len(args) > 2:
@@ -86,46 +89,56 @@ func completeNode(f *targetFlags, cmd *cobra.Command, args []string, begun strin
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
+// askMachine carries out one verb.
 func (t *target) askMachine(ctx context.Context, w io.Writer, name, base string, verb []string, follow bool) error {
-	method, path := http.MethodGet, ""
+	c := &node.Client{Base: base, HTTP: t.http}
+	var err error
 	switch verb[0] {
 	case "dmesg":
-		path = "/v1/dmesg"
-	case "health":
-		path = "/v1/health"
+		err = pour(w)(c.Dmesg(ctx))
 	case "logs":
-		query := url.Values{"program": {verb[1]}}
-		if follow {
-			query.Set("follow", "true")
-		}
-		path = "/v1/logs?" + query.Encode()
+		err = pour(w)(c.Logs(ctx, verb[1], follow))
+	case "health":
+		err = showJSON(w)(anyOf(c.Health(ctx)))
+	case "inventory":
+		err = showJSON(w)(anyOf(c.Inventory(ctx)))
+	case "services":
+		err = showJSON(w)(anyOf(c.Services(ctx)))
 	case "reboot":
-		method, path = http.MethodPost, "/v1/reboot"
-	default:
-		return fmt.Errorf("%q is nothing that a node is asked: it is dmesg, logs PROGRAM, health or reboot", verb[0])
-	}
-	req, err := http.NewRequestWithContext(ctx, method, base+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := t.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("node %s: %w (its console may say why: `lith up` keeps it under %s)", name, err, t.dir)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		if err != nil {
-			return fmt.Errorf("node %s: %w", name, err)
+		if err = c.Reboot(ctx, "lith node "+name+" reboot"); err == nil {
+			_, err = fmt.Fprintf(w, "node %s reboots\n", name)
 		}
-		return fmt.Errorf("node %s: %w", name, &refusedError{url: base + path, code: resp.StatusCode, text: string(text)})
+	default:
+		return fmt.Errorf("%q is nothing that a node is asked: it is dmesg, logs PROGRAM, health, inventory, services or reboot", verb[0])
 	}
-	if verb[0] == "reboot" {
-		_, err = fmt.Fprintf(w, "node %s reboots\n", name)
-		return err
-	}
-	if _, err := io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
+	switch {
+	case err == nil, follow && ctx.Err() != nil: // an interrupt is how following ends
+		return nil
+	case errors.Is(err, node.ErrRefused):
 		return fmt.Errorf("node %s: %w", name, err)
 	}
-	return nil
+	return fmt.Errorf("node %s: %w (its console may say why: `lith up` keeps it under %s)", name, err, t.dir)
 }
+
+// pour copies a text to the end.
+func pour(w io.Writer) func(io.ReadCloser, error) error {
+	return func(r io.ReadCloser, err error) error {
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		_, err = io.Copy(w, r)
+		return err
+	}
+}
+
+func showJSON(w io.Writer) func(any, error) error {
+	return func(value any, err error) error {
+		if err != nil {
+			return err
+		}
+		return printJSON(w, value)
+	}
+}
+
+func anyOf[T any](value T, err error) (any, error) { return value, err }
