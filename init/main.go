@@ -38,6 +38,8 @@ const maxOrphans = 8192
 type machine struct {
 	log     *kmsg.Log
 	dog     *watchdog.Dog
+	table   *modules.Table
+	devices []string // modaliases found at boot
 	loader  *modules.Loader
 	events  *modules.Events
 	locked  chan struct{} // closed when modules are locked
@@ -69,6 +71,7 @@ func main() {
 
 	how := ending{why: "boot failed"}
 	if err := m.up(); err == nil {
+		m.log.Say("up %.2fs", time.Since(m.began).Seconds())
 		how = m.cruise(signals)
 	}
 	m.down(how)

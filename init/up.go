@@ -14,6 +14,7 @@ import (
 	"github.com/mesolith/mesolith/init/mounts"
 	"github.com/mesolith/mesolith/init/phase"
 	"github.com/mesolith/mesolith/init/pstore"
+	"github.com/mesolith/mesolith/init/shutdown"
 	"github.com/mesolith/mesolith/init/supervise"
 	"github.com/mesolith/mesolith/init/sysctl"
 	"github.com/mesolith/mesolith/init/watchdog"
@@ -45,9 +46,10 @@ func (m *machine) up() error {
 		{Name: "groups", Deadline: 10 * time.Second, OnFailure: phase.Retry, Run: m.groups},
 		{Name: "state", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.state},
 		{Name: "sockets", Deadline: 5 * time.Second, OnFailure: phase.Reboot, Run: m.listen},
+		{Name: "cards", Deadline: 60 * time.Second, Run: m.cards},
+		{Name: "programs", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.programs},
 		{Name: "modules", Deadline: 120 * time.Second, Run: m.modules},
 		{Name: "boots", Deadline: pstore.Pause + 10*time.Second, Run: m.boots},
-		{Name: "programs", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.programs},
 	})
 }
 
@@ -74,18 +76,16 @@ func (m *machine) watchdog() error {
 	if !onQEMU() {
 		denied = []string{"qemu_fw_cfg"}
 	}
+	m.table = table
 	m.loader = modules.NewLoader(modules.Config{Table: table, Denied: denied})
 	if m.events, err = modules.Listen(); err != nil {
 		m.log.Warn("devices that come late get no driver: %v", err)
 	}
-	err = modules.Devices("/sys/devices/pci0000:00", func(alias string) error {
-		for _, name := range table.Match(alias) {
-			if table.Watchdog(name) {
-				return m.loader.Load(name, "")
-			}
-		}
+	err = modules.Devices("/sys/devices", func(alias string) error {
+		m.devices = append(m.devices, alias)
 		return nil
 	})
+	err = errors.Join(err, m.loadKind(modules.Watchdog))
 	if _, missing := os.Stat("/dev/watchdog"); missing != nil {
 		err = errors.Join(err, m.loader.Load("softdog", "nowayout=1"))
 	}
@@ -127,16 +127,42 @@ func sizesOf(p nodeplan.Plan) mounts.Sized {
 	}
 }
 
+// loadKind loads the drivers of one kind that the devices found so far ask for.
+func (m *machine) loadKind(kind modules.Kind) error {
+	var errs []error
+	for _, alias := range m.devices {
+		for _, name := range m.table.Match(alias) {
+			if m.table.Kind(name) == kind {
+				errs = append(errs, m.loader.Device(alias))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cards loads what noded needs to find out what this machine is to be; everything else
+// is loaded while noded does so.
+func (m *machine) cards() error {
+	if m.loader == nil {
+		return errors.New("no table of modules")
+	}
+	err := m.loadKind(modules.Network)
+	if onQEMU() {
+		err = errors.Join(err, m.loader.Load("qemu_fw_cfg", ""))
+	}
+	return err
+}
+
 // modules gives every device its driver and loads what the boot list names.
 func (m *machine) modules() error {
 	if m.loader == nil {
 		return errors.New("no table of modules")
 	}
 	var errs []error
-	if onQEMU() {
-		errs = append(errs, m.loader.Load("qemu_fw_cfg", ""))
+	for _, alias := range m.devices {
+		errs = append(errs, m.loader.Device(alias))
 	}
-	errs = append(errs, modules.Devices("/sys/devices", m.loader.Device))
+	m.devices = nil
 	errs = append(errs, m.loader.BootList(bootList))
 	if m.events != nil {
 		// What the drivers found meanwhile has been announced; the rest comes late.
@@ -145,7 +171,7 @@ func (m *machine) modules() error {
 		}
 		go m.lateDevices()
 	}
-	m.log.Say("%d modules loaded", m.loader.Count())
+	m.log.Say("%s", m.loader.Summary())
 	return errors.Join(errs...)
 }
 
@@ -203,8 +229,11 @@ func (m *machine) programs() error {
 			m.log.Warn("init.sock: %v", err)
 		}
 	}()
+	go func() {
+		err := shutdown.Button(func() { m.ask(true, "power button") })
+		m.log.Warn("power button: %v", err)
+	}()
 	m.sup.Want("noded")
-	m.log.Say("up %.2fs", time.Since(m.began).Seconds())
 	return nil
 }
 

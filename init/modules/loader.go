@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,10 @@ type Loader struct {
 	failed map[string]error // not tried again
 	seen   map[string]bool  // modaliases looked at
 	count  int
+	slow   struct {
+		name string
+		took time.Duration
+	}
 }
 
 // Config says what a Loader may load and with which parameters.
@@ -60,11 +65,11 @@ func parameters(name, file string) string {
 	return ""
 }
 
-// Count says how many modules this Loader has loaded.
-func (l *Loader) Count() int {
+// Summary says how many modules this Loader has loaded and which took longest.
+func (l *Loader) Summary() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.count
+	return fmt.Sprintf("%d modules loaded, slowest %s %.2fs", l.count, l.slow.name, l.slow.took.Seconds())
 }
 
 // Load loads a module by name or alias, with all it needs.
@@ -99,7 +104,11 @@ func (l *Loader) load(name, params string) error {
 		if s.Name == name && params != "" {
 			own = params
 		}
+		start := time.Now()
 		err := insert(s.File, own)
+		if took := time.Since(start); took > l.slow.took {
+			l.slow.name, l.slow.took = s.Name, took
+		}
 		if err != nil && s.Soft {
 			continue
 		}
@@ -144,12 +153,16 @@ func (l *Loader) Device(modalias string) error {
 	}
 	var errs []error
 	for _, m := range l.table.Match(modalias) {
-		// A driver that finds no hardware of its own says ENODEV; that is no fault.
-		if err := l.load(m, ""); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := l.load(m, ""); err != nil && !absent(err) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// absent reports whether a driver only found no hardware or firmware of its own.
+func absent(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // Devices calls do with the modalias of every device below root, /sys/devices on a node.
@@ -178,7 +191,9 @@ func (l *Loader) BootList(path string) error {
 	defer file.Close()
 	var errs []error
 	err = eachLine(file, func(f []string) {
-		errs = append(errs, l.Load(f[0], strings.Join(f[1:], " ")))
+		if err := l.Load(f[0], strings.Join(f[1:], " ")); err != nil && !absent(err) {
+			errs = append(errs, err)
+		}
 	})
 	return errors.Join(append(errs, err)...)
 }

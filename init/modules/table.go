@@ -219,7 +219,23 @@ func busOf(alias string) string {
 	return alias
 }
 
-// Watchdog reports whether a module drives a watchdog.
-func (t *Table) Watchdog(name string) bool {
-	return strings.Contains(t.files[normal(name)], "/drivers/watchdog/")
+// Kind is what a module is for, as far as the order of a boot depends on it.
+type Kind int
+
+const (
+	Other    Kind = iota
+	Watchdog      // drives the device that reboots a hanging machine
+	Network       // drives a network card
+)
+
+// Kind gives what a module of this table is for.
+func (t *Table) Kind(name string) Kind {
+	file := t.files[normal(name)]
+	switch {
+	case strings.Contains(file, "/drivers/watchdog/"):
+		return Watchdog
+	case strings.Contains(file, "/drivers/net/"):
+		return Network
+	}
+	return Other
 }

@@ -131,9 +131,5 @@ func PivotableRoot() error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter /: %w", err)
 	}
-	// What is mounted later must reach the containers' keeper, not leak back from it.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
-		return fmt.Errorf("share /: %w", err)
-	}
 	return nil
 }
