@@ -346,7 +346,7 @@ func (b *member) agentHandler() http.Handler {
 }
 
 func (b *member) files() files.Config {
-	return files.Config{Sandbox: agent.Sandbox{Socket: b.keeper}, Latest: faces.Latest(b.agent.View), Log: b.log.With("room", "files")}
+	return files.Config{Sandbox: agent.Sandbox{Socket: b.keeper}, Latest: faces.Latest(b.agent.View, b.workDir), Log: b.log.With("room", "files")}
 }
 
 func (b *member) flags() map[string]string {

@@ -54,7 +54,7 @@ func (i *identity) certificate() *tls.Certificate {
 func (i *identity) now() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if c := i.node.GetClock(); c != nil && c.GetSource() == "" && !c.GetSynced() {
+	if c := i.node.GetClock(); c != nil && c.GetSource() == "floor" && !c.GetSynced() {
 		return time.Time{}
 	}
 	return time.Now()

@@ -46,7 +46,7 @@ func agentServer(t *testing.T, policy auth.Policy) *httptest.Server {
 		}, nil
 	}
 	srv := httptest.NewServer(NewAgentMux(AgentConfig{
-		Auth: a, View: view, Files: files.Config{Latest: Latest(view), Log: log}, Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0")},
+		Auth: a, View: view, Files: files.Config{Latest: Latest(view, "/w"), Log: log}, Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0")},
 		Address: "10.0.0.2:5051", WorkDir: "/var/lib/mesos", Started: time.Now(), Log: log,
 	}))
 	t.Cleanup(srv.Close)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"path/filepath"
+	"strings"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
@@ -108,8 +110,10 @@ func NewAgentMux(cfg AgentConfig) http.Handler {
 	return newMux("/slave(1)", cfg.Auth, nil, table)
 }
 
-// Latest finds the newest sandbox of a command task, whose executor has the task's id.
-func Latest(view func(context.Context) (agent.View, error)) func(context.Context, string, string) (string, bool, error) {
+// Latest finds the newest sandbox of a command task, whose executor has the task's id:
+// of a task the agent remembers by what it knows, else by the link that isolated keeps
+// beside the sandboxes, which stay longer than the memory of their tasks.
+func Latest(view func(context.Context) (agent.View, error), workDir string) func(context.Context, string, string) (string, bool, error) {
 	return func(ctx context.Context, framework, executor string) (string, bool, error) {
 		v, err := view(ctx)
 		if err != nil {
@@ -121,6 +125,14 @@ func Latest(view func(context.Context) (agent.View, error)) func(context.Context
 				dir = t.Sandbox
 			}
 		}
+		if dir == "" && v.ID != "" && plainName(framework) && plainName(executor) {
+			dir = filepath.Join(workDir, "slaves", v.ID, "frameworks", framework, "executors", executor, "runs", "latest")
+		}
 		return dir, dir != "", nil
 	}
+}
+
+// plainName: what an id must be to name one directory.
+func plainName(id string) bool {
+	return id != "" && id != "." && id != ".." && !strings.ContainsAny(id, "/\x00")
 }
