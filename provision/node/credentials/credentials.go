@@ -36,7 +36,7 @@ type Set struct {
 	ChainPEM []byte // leaf, then the issuing certificate
 	RootPEM  []byte
 	TLS      *tls.Certificate // with the whole chain
-	Leaf                      *x509.Certificate
+	Leaf     *x509.Certificate
 }
 
 // Who says for whom the certificate is.

@@ -3,23 +3,21 @@ package source
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/diskfs/go-diskfs/backend/file"
-	"github.com/diskfs/go-diskfs/filesystem/fat12"
-	"github.com/diskfs/go-diskfs/filesystem/fat16"
-	"github.com/diskfs/go-diskfs/filesystem/fat32"
-	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 )
 
 // Label is the volume label of a medium that carries a node's documents.
 const Label = "MESOLITH"
+
+// Kinds of file systems that a medium may have.
+const (
+	kindFAT = "FAT"
+	kindISO = "ISO 9660"
+)
 
 const maxDisks = 256 // block devices that are looked at
 
@@ -71,85 +69,43 @@ func probe(path string) (string, error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return "", err
 	}
-	if kind := probeFAT(head); kind != "" {
-		return kind, nil
+	if isFAT(head) {
+		return kindFAT, nil
 	}
 	volume := make([]byte, 72)
 	if _, err := f.ReadAt(volume, 16*2048); err != nil {
 		return "", err
 	}
 	if string(volume[1:6]) == "CD001" && label(volume[40:72]) == Label {
-		return "iso9660", nil
+		return kindISO, nil
 	}
 	return "", nil
 }
 
-func probeFAT(head []byte) string {
+func isFAT(head []byte) bool {
 	if head[510] != 0x55 || head[511] != 0xaa {
-		return ""
+		return false
 	}
-	switch {
-	case bytes.HasPrefix(head[82:], []byte("FAT32")) && label(head[71:82]) == Label:
-		return "fat32"
-	case bytes.HasPrefix(head[54:], []byte("FAT16")) && label(head[43:54]) == Label:
-		return "fat16"
-	case bytes.HasPrefix(head[54:], []byte("FAT12")) && label(head[43:54]) == Label:
-		return "fat12"
-	}
-	return ""
+	// The label's place depends on the kind: after the FAT32 fields, or where those begin.
+	return bytes.HasPrefix(head[82:], []byte("FAT32")) && label(head[71:82]) == Label ||
+		bytes.HasPrefix(head[54:], []byte("FAT1")) && label(head[43:54]) == Label
 }
 
 func label(raw []byte) string { return strings.TrimRight(string(raw), " \x00") }
 
-// fileReader is what the file systems have in common for us.
-type fileReader interface {
-	Open(name string) (fs.File, error)
-}
-
 // readFromDisk opens the device anew for each file, so that a stick may be pulled out.
-// The reader is somebody else's code on somebody else's bytes: its panic is an error.
-func readFromDisk(path, kind, name string, most int64) (raw []byte, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			raw, err = nil, fmt.Errorf("broken %s file system: %v", kind, r)
-		}
-	}()
+func readFromDisk(path, kind, name string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
+	if kind == kindISO {
+		return readISO(f, name, most)
+	}
+	volume, err := openFAT(f)
 	if err != nil {
 		return nil, err
 	}
-	volume, err := openVolume(f, kind, size)
-	if err != nil {
-		return nil, fmt.Errorf("read %s file system: %w", kind, err)
-	}
-	// Upper case is what a FAT without long names and a plain ISO keep.
-	for _, as := range []string{name, strings.ToUpper(name)} {
-		in, err := volume.Open(as)
-		if err != nil {
-			continue
-		}
-		defer in.Close()
-		return readBounded(in, most)
-	}
-	return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
-}
-
-func openVolume(f *os.File, kind string, size int64) (fileReader, error) {
-	disk := file.New(f, true)
-	switch kind {
-	case "fat32":
-		return fat32.Read(disk, size, 0, 512)
-	case "fat16":
-		return fat16.Read(disk, size, 0, 512)
-	case "fat12":
-		return fat12.Read(disk, size, 0, 512)
-	case "iso9660":
-		return iso9660.Read(disk, size, 0, 2048)
-	}
-	return nil, errors.New("unknown kind")
+	return volume.read(name, most)
 }
