@@ -39,8 +39,8 @@ type Network interface {
 	Attach(ctx context.Context, a Attachment) (Attached, error)
 	// Detach takes away what Attach gave; it is no error if there is nothing.
 	Detach(ctx context.Context, id, netns string) error
-	// Restore says after a start who is connected; all else is removed.
-	Restore(ctx context.Context, held map[string]Attached) error
+	// Restore says after a start who may be connected; all else is removed.
+	Restore(ctx context.Context, keep map[string]bool) error
 }
 
 // Attachment is one container that wants a network.
@@ -115,7 +115,7 @@ func New(cfg Config) (*Keeper, error) {
 	for _, r := range found.Records {
 		// Changes that were told but not recorded may have used some numbers.
 		r.Container.Sequence += 1 << 16
-		k.containers[r.Container.GetContainerId()] = &container{rec: r, wake: make(chan struct{}, 1)}
+		k.containers[r.Container.GetContainerId()] = &container{rec: r, found: true, wake: make(chan struct{}, 1)}
 	}
 	return k, nil
 }

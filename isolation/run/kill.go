@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -169,6 +170,9 @@ func (k *Keeper) adopt(c *container, j *Job) (*Process, error) {
 	}
 	if !alive(p) {
 		return p, nil
+	}
+	if k.runtime.IDs() {
+		j.Rootfs = filepath.Join(j.Paths.bundle, "rootfs")
 	}
 	k.resolveUser(j)
 	if k.runtime.Waiting(j, p) {

@@ -23,6 +23,7 @@ const defaultGrace = 3 * time.Second
 type container struct {
 	mu       sync.Mutex // held after Keeper.mu where both are
 	rec      records.Record
+	found    bool // recorded by a keeper before this one
 	killed   bool
 	deadline time.Time          // of the kill; only ever earlier
 	cancel   context.CancelFunc // of a launch under way
@@ -107,9 +108,10 @@ func (k *Keeper) job(rec records.Record) (*Job, error) {
 	l := rec.Launch
 	j := &Job{ID: rec.Container.GetContainerId(), Launch: l, Paths: k.pathsOf(l), Hostname: hostname(rec.Container.GetContainerId())}
 	if k.runtime.IDs() {
-		j.Slot, j.FirstID = rec.Slot, slotFirstID(rec.Slot)
+		j.FirstID = slotFirstID(rec.Slot)
 	}
-	if l.GetHostNetwork() && k.settings().GetNodeName() != "" {
+	j.HostNetwork = l.GetHostNetwork() || k.cfg.Network == nil
+	if j.HostNetwork && k.settings().GetNodeName() != "" {
 		j.Hostname = k.settings().GetNodeName()
 	}
 	for _, v := range l.GetEnv() {
@@ -126,17 +128,17 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	c.mu.Lock()
 	c.cancel = cancel
 	killed := c.killed
-	again := c.rec.Step == records.Started
+	again := c.found
 	c.mu.Unlock()
 	if killed {
 		return nil, failed(keeper.Container_KILLED_DURING_LAUNCH, errors.New("killed before it was started"))
 	}
 	fault.After(fault.Record)
-	if err := k.undo(j, nil); err != nil {
-		return nil, failed(keeper.Container_LAUNCH, fmt.Errorf("remove what an earlier try left: %w", err))
-	}
 	if again {
 		k.log.Info("launch is begun again", "container", j.ID)
+		if err := k.undo(j, nil); err != nil {
+			return nil, failed(keeper.Container_LAUNCH, fmt.Errorf("remove what an earlier try left: %w", err))
+		}
 	}
 	if err := spec.Supported(j.Task); err != nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
@@ -226,11 +228,14 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 
 // attach gives the container its network.
 func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, error) {
-	if j.Launch.GetHostNetwork() || k.cfg.Network == nil || !k.runtime.IDs() {
+	if j.HostNetwork {
 		return Attached{}, nil
 	}
-	netns := k.runtime.NetNS(j, p)
-	got, err := k.cfg.Network.Attach(ctx, Attachment{ID: j.ID, NetNS: netns, Hostname: j.Hostname, Ports: portMappings(j)})
+	if err := k.runtime.PinNetNS(j, p); err != nil {
+		return Attached{}, err
+	}
+	fault.After(fault.Netns)
+	got, err := k.cfg.Network.Attach(ctx, Attachment{ID: j.ID, NetNS: k.runtime.NetNS(j), Hostname: j.Hostname, Ports: portMappings(j)})
 	if err != nil {
 		return Attached{}, err
 	}
@@ -347,9 +352,9 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 		// Reap our child; after a normal end this returns at once.
 		_, _ = p.Wait()
 	}
-	if k.cfg.Network != nil && k.runtime.IDs() && !j.Launch.GetHostNetwork() {
+	if k.cfg.Network != nil && !j.HostNetwork {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		if err := k.cfg.Network.Detach(ctx, j.ID, k.runtime.NetNS(j, nil)); err != nil {
+		if err := k.cfg.Network.Detach(ctx, j.ID, k.runtime.NetNS(j)); err != nil {
 			errs = append(errs, err)
 		}
 		cancel()

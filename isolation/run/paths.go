@@ -35,7 +35,6 @@ type paths struct {
 	pipes   string // directory of its output pipes
 	etc     string // hostname, hosts, resolv.conf, passwd
 	bundle  string // root, upper and work directory of its root file system
-	cgroup  string // below the cgroup root
 }
 
 func (k *Keeper) pathsOf(l *keeper.Launch) paths {
@@ -45,6 +44,5 @@ func (k *Keeper) pathsOf(l *keeper.Launch) paths {
 		pipes:   filepath.Join(k.cfg.StateDir, "pipes", id),
 		etc:     filepath.Join(k.cfg.StateDir, "etc", id),
 		bundle:  filepath.Join(k.cfg.StoreDir, "containers", id),
-		cgroup:  "/tasks/" + id,
 	}
 }

@@ -39,7 +39,9 @@ func (Processes) IDs() bool { return false }
 
 func (Processes) LimitAll(uint64) error { return nil }
 
-func (Processes) NetNS(*Job, *Process) string { return "" }
+func (Processes) PinNetNS(*Job, *Process) error { return nil }
+
+func (Processes) NetNS(*Job) string { return "" }
 
 func (Processes) Usage(*Job) (uint64, bool) { return 0, false }
 
@@ -332,4 +334,3 @@ func unknownIn(dir string, known map[string]bool) ([]string, error) {
 	}
 	return out, nil
 }
-

@@ -16,7 +16,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 	k.mu.Lock()
 	k.ctx = ctx
 	live := map[string]bool{}
-	held := map[string]Attached{}
+	connected := map[string]bool{}
 	var lives []*container
 	for id, c := range k.containers {
 		if c.rec.Step == records.Done {
@@ -24,16 +24,14 @@ func (k *Keeper) Start(ctx context.Context) error {
 		}
 		live[id] = true
 		lives = append(lives, c)
-		if o := c.rec.Container; c.rec.Step == records.Exec && len(o.GetIpAddresses()) > 0 {
-			held[id] = Attached{Name: o.GetNetwork(), IPs: o.GetIpAddresses(), Ports: o.GetPortMappings()}
-		}
+		connected[id] = c.rec.Step == records.Exec
 	}
 	k.mu.Unlock()
 	if err := k.removeStrangers(live); err != nil {
 		return err
 	}
 	if k.cfg.Network != nil {
-		if err := k.cfg.Network.Restore(ctx, held); err != nil {
+		if err := k.cfg.Network.Restore(ctx, connected); err != nil {
 			k.log.Error("network of tasks is not as it was", "error", err)
 		}
 	}

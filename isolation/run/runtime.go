@@ -3,8 +3,6 @@ package run
 import (
 	"context"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
@@ -34,8 +32,10 @@ type Runtime interface {
 	// Strangers lists what exists without being in known, by container id.
 	Strangers(known map[string]bool) ([]string, error)
 	LimitAll(memory uint64) error
-	// NetNS is the path of a container's network namespace; empty: none of its own.
-	NetNS(j *Job, p *Process) string
+	// PinNetNS gives a container's network namespace a name in the file system, which
+	// NetNS tells; Remove takes it away.
+	PinNetNS(j *Job, p *Process) error
+	NetNS(j *Job) string
 	// IDs says whether containers have ranges of host ids.
 	IDs() bool
 }
@@ -57,13 +57,12 @@ type Job struct {
 	Task     *mesosv1.TaskInfo
 	Image    imagestore.Image
 	HasImage bool // the task asked for it
-	Layers   []string
 	User     spec.User
 	FirstID  uint32
-	Slot     uint32
 	Hostname string
 	Paths    paths
 	Rootfs   string // filled by Prepare; empty: the node's own
 	Env      []spec.Variable
-	Spec     *specs.Spec
+	// HostNetwork: it has no network of its own.
+	HostNetwork bool
 }

@@ -147,7 +147,7 @@ func (k *Keeper) writeEtc(j *Job, ips []string) error {
 	}
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	switch {
-	case j.Launch.GetHostNetwork():
+	case j.HostNetwork:
 		ips = []string{"127.0.1.1"}
 		if ip := k.settings().GetAdvertiseIp(); ip != "" {
 			ips[0] = ip

@@ -1,0 +1,324 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	_ "github.com/opencontainers/cgroups/devices" // libcontainer's device filter
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesolith/mesolith/internal/imagestore"
+	"github.com/mesolith/mesolith/isolation/cgroup"
+	"github.com/mesolith/mesolith/isolation/fault"
+	"github.com/mesolith/mesolith/isolation/rootfs"
+	"github.com/mesolith/mesolith/isolation/seccomp"
+	"github.com/mesolith/mesolith/isolation/spec"
+	"github.com/mesolith/mesolith/isolation/stdio"
+)
+
+// Containers is the runtime of nodes: libcontainer, all namespaces, cgroup2.
+type Containers struct {
+	State string // libcontainer's own directory
+	Store imagestore.Store
+	Group string // control group of all tasks
+	// NetNSPrefix goes before a container's id below /run/netns.
+	NetNSPrefix string
+}
+
+var _ Runtime = Containers{}
+
+const netnsDir = "/run/netns"
+
+// NewContainers makes the directories and the group that all containers share.
+func NewContainers(state, store, group, netnsPrefix string) (Containers, error) {
+	r := Containers{State: state, Store: imagestore.Store{Dir: store}, Group: group, NetNSPrefix: netnsPrefix}
+	for _, dir := range []string{state, filepath.Join(store, "containers"), netnsDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return r, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	return r, cgroup.Ensure(group)
+}
+
+func (Containers) Name() string { return "containers" }
+
+func (Containers) IDs() bool { return true }
+
+func (r Containers) LimitAll(memory uint64) error {
+	if memory == 0 {
+		return nil
+	}
+	return cgroup.Set(r.Group, "memory.max", strconv.FormatUint(memory, 10))
+}
+
+func (r Containers) group(j *Job) string { return r.Group + "/" + j.ID }
+
+// Prepare mounts the image's layers, mapped to the task's ids.
+func (r Containers) Prepare(_ context.Context, j *Job) error {
+	var layers []string
+	for _, l := range j.Image.Layers {
+		layers = append(layers, r.Store.Layer(l))
+	}
+	root, err := rootfs.Mount(layers, j.Paths.bundle, rootfs.IDs{Disk: StoreIDs, Host: j.FirstID, Count: spec.RangeSize})
+	if err != nil {
+		return fmt.Errorf("make root file system: %w", err)
+	}
+	j.Rootfs = root
+	return nil
+}
+
+// Start makes the container with its first process stopped before the program.
+func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
+	s, err := r.spec(j)
+	if err != nil {
+		return nil, err
+	}
+	if err := rootfs.CheckProgram(j.Rootfs, s.Process.Args[0], pathOf(s.Process.Env), s.Process.Cwd); err != nil {
+		return nil, err
+	}
+	if err := unix.Mkdir(filepath.Join(cgroup.Root, r.group(j)), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("make control group: %w", err)
+	}
+	fault.After(fault.Cgroup)
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: j.ID, Spec: s})
+	if err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	c, err := libcontainer.Create(r.State, j.ID, config)
+	if err != nil {
+		return nil, fmt.Errorf("make container: %w", err)
+	}
+	lp := process(s.Process)
+	for _, name := range stdio.Streams {
+		w, err := stdio.OpenWriter(j.Paths.pipes, name)
+		if err != nil {
+			return nil, err
+		}
+		defer w.Close()
+		if name == "stdout" {
+			lp.Stdout = w
+		} else {
+			lp.Stderr = w
+		}
+	}
+	if err := c.Start(lp); err != nil {
+		return nil, fmt.Errorf("start container: %w", err)
+	}
+	p := &Process{Go: c, Wait: sync.OnceValues(func() (uint32, error) { return libcontainerStatus(lp) })}
+	if p.PID, err = lp.Pid(); err != nil {
+		return p, fmt.Errorf("start container: %w", err)
+	}
+	if p.StartTime, err = startTime(p.PID); err != nil {
+		return p, fmt.Errorf("start container: %w", err)
+	}
+	return p, nil
+}
+
+func libcontainerStatus(lp *libcontainer.Process) (uint32, error) {
+	state, err := lp.Wait()
+	if state == nil {
+		return 0, fmt.Errorf("wait for container: %w", err)
+	}
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	if !ok {
+		return 0, errors.New("wait for container: no wait status")
+	}
+	return uint32(ws), nil
+}
+
+func (r Containers) spec(j *Job) (*specs.Spec, error) {
+	in := spec.Input{
+		Task: j.Task, Image: j.Image.Config, HasImage: j.HasImage, ContainerID: j.ID, Hostname: j.Hostname, Rootfs: j.Rootfs,
+		Sandbox: j.Paths.sandbox, Etc: j.Paths.etc, Cgroup: r.group(j), HostNetwork: j.HostNetwork, User: j.User, FirstID: j.FirstID,
+		CPUMillis: j.Launch.GetCpuMillis(), CPULimit: j.Launch.GetCpuLimitMillis(), Memory: j.Launch.GetMemoryBytes(),
+		MemoryLimit: j.Launch.GetMemoryLimitBytes(), Env: j.Env,
+	}
+	s, err := spec.Build(in)
+	if err != nil {
+		return nil, err
+	}
+	s.Linux.Seccomp, err = seccomp.For(s.Process.Capabilities.Bounding)
+	return s, err
+}
+
+func pathOf(env []string) string {
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// process words the specification's process for libcontainer.
+func process(p *specs.Process) *libcontainer.Process {
+	lp := &libcontainer.Process{
+		Args: p.Args, Env: p.Env, UID: int(p.User.UID), GID: int(p.User.GID), Cwd: p.Cwd, NoNewPrivileges: &p.NoNewPrivileges, Init: true,
+		Capabilities: &configs.Capabilities{
+			Bounding: p.Capabilities.Bounding, Effective: p.Capabilities.Effective, Permitted: p.Capabilities.Permitted,
+			Inheritable: p.Capabilities.Inheritable, Ambient: p.Capabilities.Ambient,
+		},
+	}
+	for _, g := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(g))
+	}
+	for _, l := range p.Rlimits {
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: rlimitNumbers[l.Type], Soft: l.Soft, Hard: l.Hard})
+	}
+	return lp
+}
+
+var rlimitNumbers = map[string]int{
+	"RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_STACK": unix.RLIMIT_STACK,
+	"RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_RSS": unix.RLIMIT_RSS, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE,
+	"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
+	"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+}
+
+// Exec lets the program begin.
+func (r Containers) Exec(j *Job, p *Process) error {
+	c, ok := p.Go.(*libcontainer.Container)
+	if !ok {
+		var err error
+		if c, err = libcontainer.Load(r.State, j.ID); err != nil {
+			return fmt.Errorf("start program: %w", err)
+		}
+	}
+	if err := c.Exec(); err != nil {
+		return fmt.Errorf("start program: %w", err)
+	}
+	p.Go = nil // nothing else needs it; an idle container should cost nothing here
+	return nil
+}
+
+// Waiting says whether the first process is still libcontainer's, before the program.
+func (r Containers) Waiting(_ *Job, p *Process) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
+	return err == nil && strings.HasPrefix(string(raw), "runc:[")
+}
+
+func (r Containers) netns(j *Job) string { return filepath.Join(netnsDir, r.NetNSPrefix+j.ID) }
+
+// NetNS is where PinNetNS keeps the network namespace.
+func (r Containers) NetNS(j *Job) string { return r.netns(j) }
+
+// PinNetNS gives the network namespace a name, as CNI plugins want it.
+func (r Containers) PinNetNS(j *Job, p *Process) error {
+	at := r.netns(j)
+	if err := unpin(at); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("name network namespace: %w", err)
+	}
+	f.Close()
+	if err := unix.Mount(fmt.Sprintf("/proc/%d/ns/net", p.PID), at, "", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("name network namespace: %w", err), os.Remove(at))
+	}
+	return nil
+}
+
+func unpin(at string) error {
+	if err := rootfs.Unbind(at); err != nil {
+		return err
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove name of network namespace: %w", err)
+	}
+	return nil
+}
+
+// Terminate sends SIGTERM to every process. A first process without a handler does not
+// notice it, being PID 1 of its namespace: alone, it is called deaf.
+func (r Containers) Terminate(j *Job, p *Process) (deaf bool, err error) {
+	pids, err := cgroup.PIDs(r.group(j))
+	if err != nil {
+		return false, err
+	}
+	if len(pids) == 1 && pids[0] == p.PID && !handlesTERM(p.PID) {
+		return true, nil
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("signal process %d: %w", pid, err))
+		}
+	}
+	return false, errors.Join(errs...)
+}
+
+// handlesTERM reads whether a process catches SIGTERM, or ignores it on purpose.
+func handlesTERM(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true
+	}
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		for _, field := range []string{"SigCgt:", "SigIgn:"} {
+			value, ok := strings.CutPrefix(line, field)
+			if !ok {
+				continue
+			}
+			if mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64); err == nil && mask&(1<<(uint(unix.SIGTERM)-1)) != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r Containers) Kill(j *Job, _ *Process) error { return cgroup.Kill(r.group(j)) }
+
+// Usage reads the group's peak of memory and whether the kernel ended it for want of it.
+func (r Containers) Usage(j *Job) (peak uint64, outOfMemory bool) {
+	g := r.group(j)
+	return cgroup.Number(g, "memory.peak"), cgroup.Event(g, "memory.events", "oom_kill") > 0
+}
+
+// Remove takes away the group, the mounts and the directories.
+func (r Containers) Remove(j *Job) error {
+	return errors.Join(cgroup.Remove(r.group(j)), unpin(r.netns(j)), os.RemoveAll(filepath.Join(r.State, j.ID)), rootfs.Unmount(j.Paths.bundle))
+}
+
+// Strangers looks where a container leaves traces: the groups first of all.
+func (r Containers) Strangers(known map[string]bool) ([]string, error) {
+	names, err := cgroup.Children(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, n := range names {
+		if !known[n] {
+			out = append(out, n)
+		}
+	}
+	for _, dir := range []string{r.State, filepath.Join(r.Store.Dir, "containers")} {
+		more, err := unknownIn(dir, known)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	pinned, err := os.ReadDir(netnsDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, n := range pinned {
+		if id, ok := strings.CutPrefix(n.Name(), r.NetNSPrefix); ok && !known[id] {
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
