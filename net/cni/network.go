@@ -51,7 +51,7 @@ func New(c Config) (*Network, error) {
 			return nil, fmt.Errorf("open task networks: %w", err)
 		}
 	}
-	n.cni = libcni.NewCNIConfigWithCacheDir([]string{c.Bin}, n.store.cache(), plugins{})
+	n.cni = libcni.NewCNIConfigWithCacheDir([]string{c.Bin}, n.store.cache(), &plugins{})
 	var err error
 	if n.records, err = n.store.load(c.Log); err != nil {
 		return nil, err
@@ -190,8 +190,12 @@ func (n *Network) Detach(ctx context.Context, id, namespace string) error {
 // do carries out one step for a record.
 func (n *Network) do(ctx context.Context, step Step, id string, s Settings) error {
 	n.mu.Lock()
-	r := *n.records[id]
+	have := n.records[id]
 	n.mu.Unlock()
+	if have == nil {
+		return errors.New("its record has gone: two calls for one id at once")
+	}
+	r := *have
 	var err error
 	switch step {
 	case StepRecord:
@@ -203,8 +207,13 @@ func (n *Network) do(ctx context.Context, step Step, id string, s Settings) erro
 		}
 	case StepLoopback:
 		err = loopbackUp(r.Namespace)
-	case StepMap, StepUnmap:
-		err = n.remap(step == StepUnmap, r)
+	case StepMap:
+		err = n.remap(r)
+	case StepUnmap: // from here on it counts as broken off, also after a crash
+		r.Added = false
+		if err = n.record(r); err == nil {
+			err = n.remap(r)
+		}
 	case StepForget:
 		for _, address := range r.Addresses {
 			err = errors.Join(err, firewall.Forget(address, r.mappings(address)))
@@ -235,26 +244,18 @@ func (n *Network) record(r Record) error {
 	return nil
 }
 
-// remap replaces the table, with or without the record's ports. A task without ports
-// has no rule of its own.
-func (n *Network) remap(without bool, r Record) error {
+// remap replaces the table by what is recorded now. A task without ports has no rule of
+// its own.
+func (n *Network) remap(r Record) error {
 	if len(r.Ports) == 0 {
 		return nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	records := n.records
-	if without {
-		records = maps.Clone(records)
-		unmapped := r
-		unmapped.Ports = nil
-		records[r.ID] = &unmapped
+	if !n.settings.Subnet.IsValid() {
+		return firewall.Remove()
 	}
-	table, err := firewall.Plan(firewallSettings(n.settings, records, false))
-	if err != nil {
-		return err
-	}
-	return firewall.Replace(table)
+	return n.replaceTable()
 }
 
 func (n *Network) add(ctx context.Context, r *Record, s Settings) error {
@@ -273,6 +274,9 @@ func (n *Network) add(ctx context.Context, r *Record, s Settings) error {
 
 // delete runs CNI DEL and removes what that leaves when the namespace is gone.
 func (n *Network) delete(ctx context.Context, r Record, s Settings) error {
+	if !s.Subnet.IsValid() { // settings were lost: Sweep finds the lease
+		return removeVeth(r.Veth)
+	}
 	list, err := n.list(s)
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ type Record struct {
 	ID        string
 	Namespace string // path of the network namespace
 	Ports     []PortRange
-	Added     bool // CNI ADD has come back and what follows is its result
+	Added     bool // CNI ADD has come back, what follows is its result, and DEL has not begun
 	Addresses []netip.Addr
 	Gateway   netip.Addr
 	Veth      string // the host's end

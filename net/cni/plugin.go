@@ -29,7 +29,7 @@ const (
 type plugins struct{ version.PluginDecoder }
 
 // ExecPlugin runs one.
-func (plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	var stdout, stderr bounded
 	c := exec.CommandContext(ctx, path)
 	c.Env, c.Stdin, c.Stdout, c.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
@@ -49,7 +49,7 @@ func (plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, enviro
 }
 
 // FindInPath gives the plugin's file.
-func (plugins) FindInPath(plugin string, paths []string) (string, error) {
+func (*plugins) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
