@@ -29,8 +29,8 @@ func inOwnNamespace(t *testing.T) {
 // TestDoTwice carries plans out on a real card of a namespace, observes, and plans again.
 func TestDoTwice(t *testing.T) {
 	inOwnNamespace(t)
-	if err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "card0"}}); err != nil {
-		t.Skipf("no dummy card in this kernel: %v", err)
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "card0"}, PeerName: "card1"}); err != nil {
+		t.Skipf("no virtual card in this kernel: %v", err)
 	}
 	card := find(t)
 	for _, address := range []string{"10.7.0.11/24", "10.7.0.12/24"} {

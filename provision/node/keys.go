@@ -245,4 +245,5 @@ func (n *machine) useKeys(f source.Found, set *credentials.Set) {
 		out.ApiCredentials = creds
 	}
 	n.hub.change(func(v *noded.Node) { v.Credentials = out })
+	n.sayAddress() // the node API shows another certificate now
 }

@@ -227,7 +227,12 @@ func (n *machine) lanChanged(s lan.State) {
 		addresses = append(addresses, a.String())
 	}
 	n.hub.change(func(v *noded.Node) { v.Addresses, v.Mtu = addresses, uint32(max(s.MTU, 0)) })
-	if len(addresses) > 0 {
+	n.sayAddress()
+}
+
+// sayAddress tells where the node API is and what its certificate looks like.
+func (n *machine) sayAddress() {
+	if addresses := n.hub.view().node.Addresses; len(addresses) > 0 {
 		n.console.Say("address", "%s; node API on port 5053 (certificate %s)", joinLines(addresses), n.api.fingerprint())
 	}
 }
