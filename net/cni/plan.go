@@ -91,9 +91,9 @@ const (
 	StepRecord   Step = "record"
 	StepAdd      Step = "address" // CNI ADD: veth, address, default route
 	StepLoopback Step = "loopback"
-	StepMap      Step = "rules"    // the table with this task's ports
-	StepForget   Step = "flows"    // tracked connections that the new table would not lead
-	StepUnmap    Step = "unrules"  // the table without them
+	StepMap      Step = "rules"     // the table with this task's ports
+	StepForget   Step = "flows"     // tracked connections that the new table would not lead
+	StepUnmap    Step = "unrules"   // the table without them
 	StepDelete   Step = "unaddress" // CNI DEL
 	StepUnrecord Step = "unrecord"
 )
