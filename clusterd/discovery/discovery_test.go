@@ -179,6 +179,7 @@ func TestTwoClustersOnOneLAN(t *testing.T) {
 		m2 := table(a, "m2", "m2-incarnation", "10.7.0.2", a.node(t, "m2", "m2-incarnation", nodecert.RoleAgent, nodecert.RoleMaster), &logged{})
 		stranger := table(b, "m2", "sx-incarnation", "10.7.0.3", b.node(t, "m2", "sx-incarnation", nodecert.RoleMaster), &logged{})
 		blank := New(Config{Name: "w1", Anchor: a.anchor, Certificate: func() *tls.Certificate { return nil }, Log: slog.New(slog.NewTextHandler(&logged{}, nil))})
+		changed := m1.Changed()
 		for i, x := range []*Table{m1, m2, stranger, blank} {
 			p := wire.plug([]string{"10.7.0.1", "10.7.0.2", "10.7.0.3", "10.7.0.4"}[i])
 			x.Announce(Announcement{Master: true})
@@ -188,7 +189,6 @@ func TestTwoClustersOnOneLAN(t *testing.T) {
 				}
 			})
 		}
-		changed := m1.Changed()
 		time.Sleep(time.Second)
 		synctest.Wait()
 		select {
