@@ -100,6 +100,22 @@ func TestTwoNodesAndAStranger(t *testing.T) {
 		}
 		task1.findsShut("127.0.0.1:5052")
 	})
+	t.Run("a UDP client that keeps its port finds the port's new task", func(t *testing.T) {
+		client := stranger.converse("10.7.0.11:31005")
+		if said := client(); said != "task2 10.7.0.99" {
+			t.Errorf("heard %q", said)
+		}
+		for _, task := range []*place{task1, task2} {
+			a.do("detach", func() error { return a.network.Detach(context.Background(), task.name, task.path) })
+		}
+		a.attach(task1, PortRange{Begin: 31005, End: 31005})
+		if said := client(); said != "task1 10.7.0.99" {
+			t.Errorf("heard %q", said)
+		}
+		a.do("detach", func() error { return a.network.Detach(context.Background(), "task1", task1.path) })
+		a.attach(task1, PortRange{Begin: 31000, End: 31000})
+		a.attach(task2, PortRange{Begin: 31005, End: 31005})
+	})
 	t.Run("a port that is gone is gone", func(t *testing.T) {
 		for range 2 {
 			a.do("detach", func() error { return a.network.Detach(context.Background(), "task1", task1.path) })

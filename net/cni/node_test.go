@@ -199,6 +199,29 @@ func (p *place) ask(network, address string, patience time.Duration) (string, er
 	return said, err
 }
 
+// converse gives a UDP client with one source port: each call asks and hears.
+func (p *place) converse(address string) func() string {
+	p.t.Helper()
+	var c net.Conn
+	p.do("open a UDP socket", func() (err error) {
+		c, err = net.Dial("udp4", address)
+		return err
+	})
+	p.t.Cleanup(func() { c.Close() })
+	return func() string {
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, 64)
+		if _, err := c.Write([]byte("?")); err != nil {
+			return err.Error()
+		}
+		n, err := c.Read(buf)
+		if err != nil {
+			return err.Error()
+		}
+		return string(buf[:n])
+	}
+}
+
 // hears demands an answer over TCP and UDP; seen "" means: whatever the source.
 func (p *place) hears(address, who, seen string) {
 	p.t.Helper()

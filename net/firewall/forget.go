@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -13,11 +14,21 @@ import (
 // this, a client that keeps sending to a port would be led to where it led before.
 func Forget(address netip.Addr, mappings []Mapping) error {
 	filter := stale{address: address, mappings: mappings}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err != nil {
+	var err error
+	for range dumpAttempts {
+		_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("forget tracked connections of %s: %w", address, err)
 	}
 	return nil
 }
+
+// dumpAttempts is how often a list that changed while it was read is read again.
+const dumpAttempts = 5
 
 type stale struct {
 	address  netip.Addr
