@@ -58,10 +58,14 @@ func (b *build) assemble() (Result, error) {
 	return b.write(root, raw.Len(), packed)
 }
 
+// windowBytes lets the programs be told by what they share with one another:
+// 8 MB would cost 2 MB of the image. While it unpacks, the kernel needs that
+// much memory besides, which is free again before init starts.
+const windowBytes = 32 << 20
+
 // pack compresses in one thread: the bytes then depend on the input alone.
-// The kernel unpacks windows of 8 MB without asking for memory it lacks.
 func pack(raw []byte) ([]byte, error) {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(8<<20))
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))
 	if err != nil {
 		return nil, fmt.Errorf("pack initramfs: %w", err)
 	}
