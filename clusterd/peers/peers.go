@@ -51,12 +51,12 @@ var conversations = []struct {
 }
 
 const (
-	handshakeWait  = 10 * time.Second
+	handshakeWait  = 30 * time.Second // a busy emulated machine needs many
 	handoverWait   = 5 * time.Second // for somebody to Accept what was let in
 	maxHandshakes  = 128
 	maxPerAddress  = 16
 	maxWelcome     = 512 // bytes
-	dialWait       = 10 * time.Second
+	dialWait       = 30 * time.Second
 	keepaliveIdle  = 5 * time.Second
 	keepaliveEvery = 2 * time.Second
 	keepaliveCount = 4
