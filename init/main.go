@@ -42,6 +42,7 @@ type machine struct {
 	devices []string // modaliases found at boot
 	loader  *modules.Loader
 	events  *modules.Events
+	settled chan struct{} // closed when the devices of the boot have drivers; then nil
 	locked  chan struct{} // closed when modules are locked
 	reaper  *reap.Reaper
 	sup     *supervise.Supervisor
@@ -63,7 +64,7 @@ func main() {
 		os.Exit(2)
 	}
 	m := &machine{
-		reaper: reap.New(maxOrphans), sockets: map[string]*os.File{}, locked: make(chan struct{}),
+		reaper: reap.New(maxOrphans), sockets: map[string]*os.File{}, locked: make(chan struct{}), settled: make(chan struct{}),
 		plans: make(chan nodeplan.Plan, 1), power: make(chan ending, 1), began: time.Now(),
 	}
 	signals := make(chan os.Signal, 4)
@@ -96,8 +97,12 @@ func (m *machine) feed() {
 func (m *machine) cruise(signals <-chan os.Signal) ending {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	go m.drivers()
 	for {
 		select {
+		case <-m.settled:
+			m.settled = nil
+			m.lock()
 		case p := <-m.plans:
 			m.take(p)
 		case e := <-m.power:
@@ -133,6 +138,7 @@ func (m *machine) take(p nodeplan.Plan) {
 	m.sup.Want("isolated")
 	m.sup.Want("clusterd")
 	m.log.Say("ready %.2fs as %s", time.Since(m.began).Seconds(), p.Hostname)
+	m.lock()
 }
 
 // down ends everything in order. It does not return.

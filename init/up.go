@@ -153,26 +153,41 @@ func (m *machine) cards() error {
 	return err
 }
 
-// modules gives every device its driver and loads what the boot list names.
+// modules loads what the boot list names: what containers and their networks need.
 func (m *machine) modules() error {
 	if m.loader == nil {
 		return errors.New("no table of modules")
 	}
-	var errs []error
-	for _, alias := range m.devices {
-		errs = append(errs, m.loader.Device(alias))
-	}
-	m.devices = nil
-	errs = append(errs, m.loader.BootList(bootList))
-	if m.events != nil {
-		// What the drivers found meanwhile has been announced; the rest comes late.
-		for alias, ok := m.events.Next(30 * time.Millisecond); ok; alias, ok = m.events.Next(30 * time.Millisecond) {
+	return m.loader.BootList(bootList)
+}
+
+// drivers gives every other device its driver while the programs start already: disks
+// and the like, which a node in RAM mode can wait for. It closes settled when done.
+func (m *machine) drivers() {
+	loop := m.loop()
+	loop.Feed = nil // the cruise's loop feeds, and only it
+	err := loop.Run([]phase.Phase{{Name: "drivers", Deadline: 120 * time.Second, Run: func() error {
+		if m.loader == nil {
+			return errors.New("no table of modules")
+		}
+		var errs []error
+		for _, alias := range m.devices {
 			errs = append(errs, m.loader.Device(alias))
 		}
-		go m.lateDevices()
+		if m.events != nil {
+			// What the drivers found meanwhile has been announced; the rest comes late.
+			for alias, ok := m.events.Next(30 * time.Millisecond); ok; alias, ok = m.events.Next(30 * time.Millisecond) {
+				errs = append(errs, m.loader.Device(alias))
+			}
+			go m.lateDevices()
+		}
+		m.log.Say("%s", m.loader.Summary())
+		return errors.Join(errs...)
+	}}})
+	if err != nil {
+		m.log.Warn("%v", err)
 	}
-	m.log.Say("%s", m.loader.Summary())
-	return errors.Join(errs...)
+	close(m.settled)
 }
 
 // lateDevices serves devices that are announced later, until modules are locked.
@@ -255,11 +270,20 @@ func (m *machine) carryOut(p nodeplan.Plan) error {
 	}
 	errs = append(errs, mounts.RAM(sizesOf(p)), mounts.Limits(groupsOf(p)))
 	errs = append(errs, m.dog.SetTimeout(time.Duration(p.WatchdogSeconds)*time.Second))
-	if !p.ModulesLate {
-		close(m.locked)
-		errs = append(errs, modules.Lock())
-	}
 	return errors.Join(errs...)
+}
+
+// lock forbids loading modules once every device has its driver and the plan says so.
+func (m *machine) lock() {
+	if m.plan == nil || m.plan.ModulesLate || m.settled != nil {
+		return
+	}
+	close(m.locked)
+	if err := modules.Lock(); err != nil {
+		m.log.Warn("%v", err)
+		return
+	}
+	m.log.Say("no module can be loaded any more")
 }
 
 // reap takes the dead for as long as the machine lives.

@@ -22,7 +22,7 @@ const maxLine = 900 // the kernel cuts records at about 1,000 bytes
 type Log struct{ file *os.File }
 
 // Open opens the kernel's log and makes it standard output and error. Before /dev is
-// there it fails; a nil Log is silent.
+// there it fails; a nil Log is silent. An error beside a Log is about the console only.
 func Open() (*Log, error) {
 	fd, err := unix.Open("/dev/kmsg", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -33,11 +33,35 @@ func Open() (*Log, error) {
 			return nil, fmt.Errorf("make /dev/kmsg descriptor %d: %w", std, err)
 		}
 	}
-	return &Log{file: os.NewFile(uintptr(fd), "/dev/kmsg")}, nil
+	return &Log{file: os.NewFile(uintptr(fd), "/dev/kmsg")}, showOnConsole()
+}
+
+// Our lines are notices (5), most of the kernel's are information (6): on a kernel that
+// was told to be quiet the console shows ours and not those.
+const (
+	setConsoleLevel = 8 // syslog(2), SYSLOG_ACTION_CONSOLE_LEVEL
+	consoleLevel    = 6 // what is shown is below it
+)
+
+// showOnConsole makes the console show notices; one that shows more is left alone.
+func showOnConsole() error {
+	raw, err := os.ReadFile("/proc/sys/kernel/printk")
+	if err != nil {
+		return fmt.Errorf("ask what the console shows: %w", err)
+	}
+	var level int
+	if _, err := fmt.Sscan(string(raw), &level); err == nil && level >= consoleLevel {
+		return nil
+	}
+	// The call takes the level where others take a buffer's length.
+	if _, err := unix.Klogctl(setConsoleLevel, make([]byte, consoleLevel)); err != nil {
+		return fmt.Errorf("make the console show notices: %w", err)
+	}
+	return nil
 }
 
 // Say writes a line that tells of progress.
-func (l *Log) Say(format string, args ...any) { l.write("<6>", format, args) }
+func (l *Log) Say(format string, args ...any) { l.write("<5>", format, args) }
 
 // Warn writes a line about something that went wrong.
 func (l *Log) Warn(format string, args ...any) { l.write("<4>", format, args) }
