@@ -61,10 +61,21 @@ func Set(root string) error {
 	var errs []error
 	for _, s := range table {
 		path := root + "/" + strings.ReplaceAll(s.name, ".", "/")
-		err := os.WriteFile(path, []byte(s.value+"\n"), 0)
+		err := write(path, s.value)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("set %s to %q: %w", s.name, s.value, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// write writes a file that is there; os.WriteFile would make it.
+func write(path, value string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = file.WriteString(value + "\n")
+	return err
 }
