@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net/url"
 	"path"
 	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 )
 
 // followEvery is how often a file that grows is asked for more.
@@ -22,12 +25,47 @@ type sandboxFile struct {
 	offset int64  // how much was copied already
 }
 
-// sandbox names a file of a task's newest run. A command task's executor has its id.
-func (t *target) sandbox(agent, framework, task, name string) *sandboxFile {
-	return &sandboxFile{
-		target: t, agent: agent,
-		path: path.Join("/frameworks", url.PathEscape(framework), "executors", url.PathEscape(task), "runs/latest", name),
+// life is one run of a task on an agent.
+type life struct{ agent, framework, task, container string }
+
+func lifeOf(t *mesosv1.Task) life {
+	l := life{agent: t.GetAgentId().GetValue(), framework: t.GetFrameworkId().GetValue(), task: t.GetTaskId().GetValue()}
+	for _, s := range t.GetStatuses() {
+		if id := s.GetContainerStatus().GetContainerId().GetValue(); id != "" {
+			l.container = id
+		}
 	}
+	return l
+}
+
+// sandbox names a file of a task's life, also of one that has ended. A command task's
+// executor has the task's id.
+func (t *target) sandbox(ctx context.Context, agent string, l life, name string) (*sandboxFile, error) {
+	f := &sandboxFile{target: t, agent: agent}
+	if l.container == "" { // known while it runs
+		f.path = path.Join("/frameworks", l.framework, "executors", l.task, "runs/latest", name)
+		return f, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, agent+"/state", nil)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := t.do(req)
+	if err != nil {
+		return nil, err
+	}
+	var state struct {
+		Flags struct {
+			WorkDir string `json:"work_dir"`
+		} `json:"flags"`
+	}
+	if err := json.Unmarshal(raw, &state); err != nil || state.Flags.WorkDir == "" {
+		return nil, fmt.Errorf("%s/state does not say where sandboxes are: %w", agent, err)
+	}
+	f.path = path.Join(state.Flags.WorkDir, "slaves", l.agent, "frameworks", l.framework, "executors", l.task, "runs", l.container, name)
+	return f, nil
 }
 
 // copy writes what is new in the file and reports how much that was. Bytes come as they

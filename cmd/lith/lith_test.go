@@ -407,3 +407,17 @@ func TestNamesAndArguments(t *testing.T) {
 		}
 	}
 }
+
+func TestPickTask(t *testing.T) {
+	view := func(id string, state mesosv1.TaskState) taskView {
+		return taskView{ID: id, task: &mesosv1.Task{State: state.Enum()}}
+	}
+	done, runs := mesosv1.TaskState_TASK_FINISHED, mesosv1.TaskState_TASK_RUNNING
+	all := []taskView{view("a-1", done), view("a-2", runs), view("a-3", done), view("b-1", done), view("c-1", runs), view("c-2", runs), view("c", done)}
+	for id, want := range map[string]string{"a-1": "a-1", "a": "a-2", "b": "b-1", "c": "c", "c-": "", "x": ""} {
+		got, err := pickTask(all, id, &target{name: "demo", nodes: make([]targetNode, 1)})
+		if got.ID != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", id, got.ID, err, want)
+		}
+	}
+}

@@ -60,6 +60,11 @@ func playCluster(t *testing.T) *played {
 	mux.HandleFunc("POST /api/v1", p.operate)
 	mux.HandleFunc("POST /api/v1/scheduler", p.schedule)
 	mux.HandleFunc("/files/download", p.download)
+	mux.HandleFunc("/state", func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := io.WriteString(w, `{"flags":{"work_dir":"/var/lib/mesos"}}`); err != nil {
+			t.Error(err)
+		}
+	})
 	p.server = httptest.NewServer(mux)
 	t.Cleanup(func() {
 		p.server.CloseClientConnections()
@@ -311,7 +316,7 @@ func (p *played) download(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	text, ok := p.files[path[strings.LastIndexByte(path, '/')+1:]]
 	p.mu.Unlock()
-	if !ok || !strings.HasPrefix(path, "/frameworks/G-") || !strings.Contains(path, "/runs/latest/") {
+	if !ok || !strings.HasPrefix(path, "/var/lib/mesos/slaves/G-S0/frameworks/G-") || !strings.Contains(path, "/runs/container-1/") {
 		http.Error(w, "no such file", http.StatusNotFound)
 		return
 	}
@@ -320,11 +325,12 @@ func (p *played) download(w http.ResponseWriter, r *http.Request) {
 
 func running() *mesosv1.TaskStatus {
 	return &mesosv1.TaskStatus{State: mesosv1.TaskState_TASK_RUNNING.Enum(), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(),
-		ContainerStatus: &mesosv1.ContainerStatus{NetworkInfos: []*mesosv1.NetworkInfo{{
+		ContainerStatus: &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String("container-1")}, NetworkInfos: []*mesosv1.NetworkInfo{{
 			IpAddresses: []*mesosv1.NetworkInfo_IPAddress{{IpAddress: proto.String("10.88.1.2")}},
 		}}}}
 }
 
 func ended(state mesosv1.TaskState, message string) *mesosv1.TaskStatus {
-	return &mesosv1.TaskStatus{State: state.Enum(), Message: proto.String(message), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum()}
+	return &mesosv1.TaskStatus{State: state.Enum(), Message: proto.String(message), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(),
+		ContainerStatus: &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String("container-1")}}}
 }

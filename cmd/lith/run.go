@@ -241,7 +241,7 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	t, err := l.Wait(ctx, r.task.ID, begun)
 	close(started)
 	shown := make(chan struct{})
-	if err == nil && t.Status.GetSource() != mesosv1.TaskStatus_SOURCE_MASTER {
+	if err == nil && ran(t.Status) {
 		r.announce(t)
 		wg.Go(func() { defer close(shown); r.show(life, c.FrameworkID(), t, ended) })
 	} else {
@@ -273,6 +273,12 @@ func (r *runner) run(ctx context.Context) (int, error) {
 
 // begun is a condition for Wait: the task runs or has already ended.
 func begun(t client.Launched) bool { return client.Running(t) || t.Done() }
+
+// ran reports whether a task came so far as to have a sandbox with output.
+func ran(s *mesosv1.TaskStatus) bool {
+	return s.GetState() == mesosv1.TaskState_TASK_RUNNING ||
+		s.GetSource() != mesosv1.TaskStatus_SOURCE_MASTER && s.GetReason() != mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED
+}
 
 func (r *runner) framework() *mesosv1.FrameworkInfo {
 	who := "unknown"
@@ -350,10 +356,17 @@ func (r *runner) announce(t client.Launched) {
 // show copies stdout and stderr until the task has ended and all of both is out.
 func (r *runner) show(ctx context.Context, framework string, t client.Launched, ended <-chan struct{}) {
 	agent := r.agentURL(ctx, t.Hostname)
+	l := life{
+		agent: t.Info.GetAgentId().GetValue(), framework: framework, task: r.task.ID,
+		container: t.Status.GetContainerStatus().GetContainerId().GetValue(),
+	}
 	var wg sync.WaitGroup
 	for name, w := range map[string]io.Writer{"stdout": r.stdout, "stderr": lockedWriter{r}} {
 		wg.Go(func() {
-			err := r.target.sandbox(agent, framework, r.task.ID, name).follow(ctx, w, ended)
+			file, err := r.target.sandbox(ctx, agent, l, name)
+			if err == nil {
+				err = file.follow(ctx, w, ended)
+			}
 			if err != nil && ctx.Err() == nil {
 				r.say("cannot show %s: %v", name, err)
 			}

@@ -95,7 +95,10 @@ func (t *target) logs(ctx context.Context, w io.Writer, id, name string, follow 
 	if v.agent == nil {
 		return fmt.Errorf("task %s ran on agent %s, which is gone with its sandbox: nothing of its output is left", v.ID, v.task.GetAgentId().GetValue())
 	}
-	file := t.sandbox(t.agentURL(v.agent), v.task.GetFrameworkId().GetValue(), v.ID, name)
+	file, err := t.sandbox(ctx, t.agentURL(v.agent), lifeOf(v.task), name)
+	if err != nil {
+		return fmt.Errorf("%s of task %s on %s: %w", name, v.ID, v.Node, err)
+	}
 	ended := make(chan struct{})
 	if !follow || v.ended() {
 		close(ended)

@@ -113,7 +113,8 @@ func amount(list []*mesosv1.Resource, name string) float64 {
 }
 
 // findTask gives the task of an id, or of the beginning of one when only one task's id
-// begins so. Of several lives of one id the newest counts.
+// begins so, or only one of those has not ended. Of several lives of one id the newest
+// counts.
 func (t *target) findTask(ctx context.Context, id string) (taskView, error) {
 	all, err := t.tasks(ctx)
 	if err != nil {
@@ -137,6 +138,9 @@ func pickTask(all []taskView, id string, t *target) (taskView, error) {
 		return taskView{}, fmt.Errorf("cluster %s knows no task %q: `lith tasks%s` lists them", t.name, id, t.at())
 	case 1:
 		return found[0], nil
+	}
+	if alive := slices.DeleteFunc(slices.Clone(found), taskView.ended); len(alive) == 1 {
+		return alive[0], nil
 	}
 	names := make([]string, 0, len(found))
 	for _, f := range found {
