@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"syscall"
@@ -134,6 +135,7 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 		return nil, failed(keeper.Container_KILLED_DURING_LAUNCH, errors.New("killed before it was started"))
 	}
 	fault.After(fault.Record)
+	j.lap("")
 	if again {
 		k.log.Info("launch is begun again", "container", j.ID)
 		if err := k.undo(j, nil); err != nil {
@@ -146,9 +148,11 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := k.pull(ctx, c, j); err != nil {
 		return nil, k.launchError(c, keeper.Container_IMAGE, err)
 	}
+	j.lap("image")
 	if err := k.prepare(ctx, c, j); err != nil {
 		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
+	j.lap("prepare")
 	return k.start(ctx, c, j)
 }
 
@@ -204,6 +208,7 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
 	fault.After(fault.Register)
+	j.lap("start")
 	got, err := k.attach(ctx, j, p)
 	if err != nil {
 		return p, k.launchError(c, keeper.Container_NETWORK, err)
@@ -211,6 +216,7 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 	if ctx.Err() != nil {
 		return p, k.launchError(c, keeper.Container_LAUNCH, ctx.Err())
 	}
+	j.lap("network")
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Exec
 		c.rec.Container.IpAddresses, c.rec.Container.PortMappings, c.rec.Container.Network = got.IPs, got.Ports, got.Name
@@ -222,7 +228,8 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
 	fault.After(fault.Exec)
-	k.log.Info("container runs", "container", j.ID, "task", j.Launch.GetTaskId(), "pid", p.PID)
+	j.lap("exec")
+	k.log.Info("container runs", "container", j.ID, "task", j.Launch.GetTaskId(), "pid", p.PID, "took", slog.GroupValue(j.took...))
 	return p, nil
 }
 

@@ -2,6 +2,8 @@ package run
 
 import (
 	"context"
+	"log/slog"
+	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/internal/imagestore"
@@ -65,4 +67,16 @@ type Job struct {
 	Env      []spec.Variable
 	// HostNetwork: it has no network of its own.
 	HostNetwork bool
+
+	last time.Time
+	took []slog.Attr // how long each part of the launch was
+}
+
+// lap notes how long a part of the launch was; an empty name only starts the clock.
+func (j *Job) lap(part string) {
+	now := time.Now()
+	if part != "" {
+		j.took = append(j.took, slog.Float64(part+"_ms", float64(now.Sub(j.last).Microseconds())/1000))
+	}
+	j.last = now
 }
