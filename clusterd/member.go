@@ -124,6 +124,7 @@ func (m membership) run(ctx context.Context) error {
 	handler := b.handler(ctx)
 	if m.master() {
 		b.masters = masters.New(b.mastersConfig())
+		b.desk.Heard = b.masters.Heard
 		g.Go(func() error { return b.masters.Run(ctx) })
 		g.Go(func() error { return b.serveAgents(ctx) })
 		g.Go(func() error {

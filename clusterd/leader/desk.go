@@ -27,6 +27,9 @@ type Status struct {
 // last over terms, so that a new leader finds its agents waiting. Leader and Desk share
 // no state; an agent's messages go to whoever leads at that moment.
 type Desk struct {
+	// Heard is told the height of the newest generation that an agent obeyed; may be nil.
+	Heard func(height uint64)
+
 	name, incarnation string
 	log               *slog.Logger
 
@@ -117,6 +120,9 @@ func (d *Desk) ServeAgent(ctx context.Context, peer string, rw io.ReadWriteClose
 	}
 	if hello.GetName() != peer {
 		return fmt.Errorf("agent %s calls itself %q: its certificate says otherwise", peer, hello.GetName())
+	}
+	if d.Heard != nil {
+		d.Heard(hello.GetHeight())
 	}
 	c := &agentConn{node: peer, close: func() { rw.Close() }, out: make(chan *agentwire.FromMaster, queueFrames)}
 	wg.Go(func() {

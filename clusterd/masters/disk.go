@@ -104,6 +104,7 @@ func (m *Masters) open() error {
 		return err
 	}
 	m.replica = r
+	m.accepting.Store(true)
 	m.highest = max(m.highest, m.gen.Height)
 	m.log.Info("replica open", "generation", m.gen.ID, "height", m.gen.Height, "server", m.self().ServerID())
 	return nil
@@ -131,41 +132,119 @@ func (m *Masters) reopen(ctx context.Context) {
 	m.log.Warn("replica opened anew after a failure", "why", why)
 }
 
-// leave makes this master a new incarnation that is bound to nothing. Its state stays.
-func (m *Masters) leave() error {
-	if m.replica == nil {
-		return nil
-	}
+// shut closes the replica. One that cannot be closed may still be written to by what
+// hangs in it: then this master takes no part until the program is started again.
+func (m *Masters) shut(ctx context.Context) {
 	if m.term != nil {
 		m.endTerm()
 	}
-	own := m.own()
-	state, err := m.replica.State()
+	m.accepting.Store(false)
+	if err := m.replica.Close(); err != nil {
+		m.log.Error("this master takes no part until clusterd is started again: its replica could not be closed", "error", err)
+		m.replica = nil
+		<-ctx.Done()
+	}
+	m.replica = nil
+}
+
+// leave makes this master a new incarnation that is bound to nothing. Everything that
+// its log held stays; nothing is added to it any more when it is read.
+func (m *Masters) leave(ctx context.Context) error {
+	if m.replica == nil {
+		return nil
+	}
+	m.shut(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	dir := m.dir(m.gen)
+	state, end, err := replica.HandOver(dir, m.cfg.Machine)
+	if err == nil && end.LastIndex > 0 {
+		p := &position{Generation: m.gen, Term: end.LastTerm, LastIndex: end.LastIndex, dir: dir}
+		if err = m.keep(p, state); err == nil {
+			m.legacy = p
+		}
+	}
+	if err != nil {
+		return errors.Join(err, m.open())
+	}
+	m.log.Warn("left a generation", "generation", m.gen.ID, "height", m.gen.Height, "index", end.LastIndex, "now", m.self().ServerID())
+	m.gen = birth.Generation{}
+	if end.LastIndex == 0 { // it was never bound
+		return os.RemoveAll(dir)
+	}
+	return nil
+}
+
+// keep writes a left generation's state down, and last that it was left.
+func (m *Masters) keep(p *position, state []byte) error {
+	raw, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	p := &position{Generation: m.gen, Term: own.Term, LastIndex: own.LastIndex, dir: m.dir(m.gen)}
-	if own.Bound {
-		raw, err := json.Marshal(p)
-		if err != nil {
-			return err
-		}
-		if err := writeFile(filepath.Join(p.dir, "state"), state); err != nil {
-			return err
-		}
-		if err := writeFile(filepath.Join(p.dir, "position"), raw); err != nil {
-			return err
-		}
-		m.legacy = p
+	if err := writeFile(filepath.Join(p.dir, "state"), state); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(p.dir, "position"), raw); err != nil {
+		return err
 	}
 	if err := writeFile(filepath.Join(m.cfg.Dir, "epoch"), []byte(strconv.Itoa(m.epoch+1))); err != nil {
 		return err
 	}
 	m.epoch++
-	err = m.replica.Close()
-	m.log.Warn("left a generation", "generation", m.gen.ID, "height", m.gen.Height, "now", m.self().ServerID())
-	m.replica, m.gen = nil, birth.Generation{}
-	return err
+	return nil
+}
+
+// unjoin closes a replica that waits to be filled and hears no leader: who is about to
+// promise to bind to nobody else must not be bound by a leader that comes back.
+func (m *Masters) unjoin() {
+	if m.replica == nil || m.leaderName() != "" || m.replica.Position().LastIndex > 0 {
+		return
+	}
+	dir := m.dir(m.gen)
+	m.accepting.Store(false)
+	err := m.replica.Close()
+	m.replica = nil
+	if err == nil {
+		var bound bool
+		if bound, err = replica.Holds(dir); err == nil && bound { // in this very moment
+			err = m.open()
+		} else if err == nil {
+			m.gen = birth.Generation{}
+			err = os.RemoveAll(dir)
+		}
+	}
+	if err != nil {
+		m.log.Error("closing a replica that waited", "error", err)
+	}
+}
+
+// readPromise gives the promise that was open when the program ended.
+func (m *Masters) readPromise() birth.Promise {
+	var p birth.Promise
+	raw, err := os.ReadFile(filepath.Join(m.cfg.Dir, "promise"))
+	if err == nil {
+		err = json.Unmarshal(raw, &p)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.log.Warn("reading the open promise", "error", err)
+	}
+	return p
+}
+
+func (m *Masters) writePromise(p birth.Promise) error {
+	path := filepath.Join(m.cfg.Dir, "promise")
+	if p.Attempt == "" {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, raw)
 }
 
 // legacyState is what was kept of the generation that was left.
@@ -212,7 +291,7 @@ func (m *Masters) enter(g birth.Generation) error {
 // forgetOthers removes generations of the past once a newer one holds this master's
 // state.
 func (m *Masters) forgetOthers() {
-	if m.own().LastIndex == 0 {
+	if !m.own().Bound {
 		return // joined and still empty: what is left may yet be needed
 	}
 	m.legacy = nil

@@ -10,7 +10,7 @@
 // epoch in its server id) before anything of the next is; the state it leaves stays on
 // disk until a newer generation is bound. While a term lasts, Lead runs, and only then.
 //
-// On disk, below Dir: `epoch` (generations left so far), `g-<id>/` one a generation (see
+// On disk, below Dir: `epoch` (generations left so far), `promise` (the open one), `g-<id>/` one a generation (see
 // replica), in a left one `state` and `position`.
 package masters
 
@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
@@ -83,6 +84,8 @@ type Masters struct {
 	log   *slog.Logger
 	inbox chan func()
 	raft  chan raftConn
+	// accepting: a replica is open that takes connections.
+	accepting atomic.Bool
 
 	// Owned by the loop.
 	epoch   int
@@ -91,9 +94,13 @@ type Masters struct {
 	gen     birth.Generation
 	legacy  *position
 	highest uint64
+	heard   map[string]heard  // by name: what the other masters said last
+	asking  map[string]string // by name: the attempt whose challenge is under way
 	term    *office
 	rounds  map[uint64]int
 	talks   sync.WaitGroup
+
+	height atomic.Uint64 // heard from outside, see Heard
 
 	mu      sync.Mutex
 	status  Status
@@ -108,7 +115,7 @@ type raftConn struct {
 // New prepares; nothing is opened yet.
 func New(cfg Config) *Masters {
 	return &Masters{
-		cfg: cfg, log: cfg.Log, inbox: make(chan func(), 64), raft: make(chan raftConn), rounds: map[uint64]int{},
+		cfg: cfg, log: cfg.Log, inbox: make(chan func(), 64), raft: make(chan raftConn), rounds: map[uint64]int{}, heard: map[string]heard{}, asking: map[string]string{},
 		changed: make(chan struct{}),
 	}
 }
@@ -118,6 +125,17 @@ func (m *Masters) Status() (Status, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.status, m.changed
+}
+
+// Heard tells of a generation's height that somebody else knows of, an agent above all:
+// agents refuse masters of lower generations than they saw, so the next must be higher.
+func (m *Masters) Heard(height uint64) {
+	for {
+		old := m.height.Load()
+		if height <= old || m.height.CompareAndSwap(old, height) {
+			return
+		}
+	}
 }
 
 func (m *Masters) publish() {
@@ -162,7 +180,7 @@ func (m *Masters) Run(ctx context.Context) error {
 	m.birth = birth.New(birth.Config{
 		Self: m.cfg.Self, List: m.cfg.List, ListVersion: m.cfg.ListVersion, Disks: m.cfg.Disks,
 		Wait: m.cfg.Wait, Quiet: m.quiet(), Promise: m.cfg.Wait + 10*m.cfg.Heartbeat,
-	}, time.Now())
+	}, time.Now(), m.readPromise())
 	defer m.stop()
 	m.listen(ctx, RaftALPN, m.takeRaft)
 	m.listen(ctx, BirthALPN, m.takeBirth)
@@ -211,11 +229,15 @@ func (m *Masters) listen(ctx context.Context, alpn string, take func(context.Con
 
 func (m *Masters) takeRaft(ctx context.Context, c net.Conn) {
 	name, incarnation := m.cfg.Port.Peer(c)
+	if !m.accepting.Load() {
+		c.Close() // no replica is open here
+		return
+	}
 	select {
 	case m.raft <- raftConn{c, replica.Voter{Name: name, Incarnation: incarnation}}:
 	case <-ctx.Done():
 		c.Close()
-	case <-time.After(5 * time.Second): // no replica is open here
+	case <-time.After(5 * time.Second):
 		c.Close()
 	}
 }
@@ -252,6 +274,9 @@ func (m *Masters) onTick(ctx context.Context, now time.Time) {
 		if m.term != nil || (known && m.replica.Follows(2*m.cfg.Heartbeat)) {
 			m.next(ctx, birth.LeaderHeard{Now: now})
 		}
+		if m.legacy != nil && m.own().Bound {
+			m.forgetOthers()
+		}
 	}
 	m.next(ctx, birth.Tick{Now: now, Own: m.own(), Attempt: randomID()})
 }
@@ -267,25 +292,26 @@ func (m *Masters) self() replica.Voter {
 
 // own is the truth about this master now.
 func (m *Masters) own() birth.Own {
+	m.highest = max(m.highest, m.height.Load())
 	o := birth.Own{Incarnation: m.self().Incarnation, Highest: m.highest}
-	switch {
-	case m.replica != nil:
-		p := m.replica.Position()
-		o.Bound, o.Generation, o.Term, o.LastIndex = true, m.gen, p.Term, p.LastIndex
-		if p.LastIndex == 0 {
-			// Joined, and nothing of it received: not bound yet.
-			o.Bound = false
-			o.Generation = birth.Generation{}
-		}
-		if members, _, err := m.replica.Members(); err == nil {
-			for _, v := range members {
-				if v.Votes {
-					o.Voters = append(o.Voters, birth.Voter(v.Voter))
-				}
+	if m.legacy != nil {
+		o.Legacy, o.Generation, o.Term, o.LastIndex = true, m.legacy.Generation, m.legacy.Term, m.legacy.LastIndex
+	}
+	if m.replica == nil {
+		return o
+	}
+	p := m.replica.Position()
+	if p.LastIndex == 0 {
+		return o // joined, and nothing of it received: not bound yet
+	}
+	o.Bound, o.Legacy, o.Generation, o.Term, o.LastIndex = true, false, m.gen, p.LastTerm, p.LastIndex
+	if members, index, err := m.replica.Members(); err == nil {
+		o.ConfigIndex = index
+		for _, v := range members {
+			if v.Votes {
+				o.Voters = append(o.Voters, birth.Voter(v.Voter))
 			}
 		}
-	case m.legacy != nil:
-		o.Legacy, o.Generation, o.Term, o.LastIndex = true, m.legacy.Generation, m.legacy.Term, m.legacy.LastIndex
 	}
 	return o
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
@@ -177,7 +178,7 @@ func (s *site) start(n string) {
 	o := &one{notes: &notes{}}
 	o.m = New(Config{
 		Dir: s.dirs[n], Self: n, Incarnation: incarnation, ClusterID: "cluster", List: s.names, ListVersion: 1, Disks: s.disks,
-		Wait: time.Second, Heartbeat: beat, Stall: 5 * time.Second, Machine: o.notes, Port: &port{s.wires, n, incarnation},
+		Wait: 3 * time.Second, Heartbeat: beat, Stall: 5 * time.Second, Machine: o.notes, Port: &port{s.wires, n, incarnation},
 		Lead: func(ctx context.Context, t Term) error {
 			o.mu.Lock()
 			o.terms = append(o.terms, t)
@@ -300,6 +301,10 @@ func (s *site) everywhere(note string) {
 }
 
 func TestThreeAreBornAndReplaceOneAnother(t *testing.T) {
+	synctest.Test(t, threeAreBornAndReplaceOneAnother)
+}
+
+func threeAreBornAndReplaceOneAnother(t *testing.T) {
 	s := newSite(t, false, "m1", "m2", "m3")
 	s.boot("m1", "m2", "m3")
 	g := s.write("first")
@@ -316,7 +321,9 @@ func TestThreeAreBornAndReplaceOneAnother(t *testing.T) {
 	}
 }
 
-func TestRebirthFromASurvivor(t *testing.T) {
+func TestRebirthFromASurvivor(t *testing.T) { synctest.Test(t, rebirthFromASurvivor) }
+
+func rebirthFromASurvivor(t *testing.T) {
 	s := newSite(t, false, "m1", "m2", "m3")
 	s.boot("m1", "m2", "m3")
 	g := s.write("kept")
@@ -331,7 +338,9 @@ func TestRebirthFromASurvivor(t *testing.T) {
 	s.full()
 }
 
-func TestColdStartOfAllIsAnEmptyBirth(t *testing.T) {
+func TestColdStartOfAllIsAnEmptyBirth(t *testing.T) { synctest.Test(t, coldStartOfAllIsAnEmptyBirth) }
+
+func coldStartOfAllIsAnEmptyBirth(t *testing.T) {
 	s := newSite(t, false, "m1", "m2", "m3")
 	s.boot("m1", "m2", "m3")
 	g := s.write("gone")
@@ -348,6 +357,10 @@ func TestColdStartOfAllIsAnEmptyBirth(t *testing.T) {
 }
 
 func TestRestartOfAllProgramsLosesNothing(t *testing.T) {
+	synctest.Test(t, restartOfAllProgramsLosesNothing)
+}
+
+func restartOfAllProgramsLosesNothing(t *testing.T) {
 	s := newSite(t, false, "m1", "m2", "m3")
 	s.boot("m1", "m2", "m3")
 	g := s.write("kept")
@@ -362,13 +375,17 @@ func TestRestartOfAllProgramsLosesNothing(t *testing.T) {
 }
 
 func TestWithDisksAMajorityAloneFoundsNothing(t *testing.T) {
+	synctest.Test(t, withDisksAMajorityAloneFoundsNothing)
+}
+
+func withDisksAMajorityAloneFoundsNothing(t *testing.T) {
 	s := newSite(t, true, "m1", "m2", "m3")
 	s.boot("m1", "m2")
 	s.eventually("the reason", func() bool {
 		st, _ := s.on["m1"].m.Status()
 		return strings.Contains(st.Why, "waiting for 1 of 3 masters: [m3]")
 	})
-	time.Sleep(2 * time.Second) // twice the wait that would do without disks
+	time.Sleep(6 * time.Second) // twice the wait that would do without disks
 	if st, _ := s.on["m1"].m.Status(); st.Generation.ID != "" {
 		t.Fatal("founded without the third")
 	}
@@ -376,7 +393,9 @@ func TestWithDisksAMajorityAloneFoundsNothing(t *testing.T) {
 	s.write("first")
 }
 
-func TestOneMasterAlone(t *testing.T) {
+func TestOneMasterAlone(t *testing.T) { synctest.Test(t, oneMasterAlone) }
+
+func oneMasterAlone(t *testing.T) {
 	s := newSite(t, true, "m1")
 	s.boot("m1")
 	g := s.write("first")
@@ -386,4 +405,39 @@ func TestOneMasterAlone(t *testing.T) {
 		t.Errorf("generation %+v after %+v", again, g)
 	}
 	s.everywhere("first")
+}
+
+// A master that was off while the others forgot everything and founded anew, without
+// hearing of its generation and so at the same height, comes over to them.
+func TestALateSurvivorComesOver(t *testing.T) { synctest.Test(t, aLateSurvivorComesOver) }
+
+func aLateSurvivorComesOver(t *testing.T) {
+	s := newSite(t, false, "m1", "m2", "m3")
+	s.boot("m1", "m2", "m3")
+	g := s.write("old")
+	s.everywhere("old")
+	s.off("m1", "m2", "m3")
+	s.boot("m1", "m2")
+	again := s.write("new")
+	if again.ID == g.ID {
+		t.Fatal("the same generation")
+	}
+	s.start("m3")
+	s.full()
+	s.everywhere("new")
+	if s.on["m3"].notes.has("old") {
+		t.Error("m3 mixes two histories")
+	}
+}
+
+// Agents refuse lower generations than they saw: what they say counts.
+func TestAnAgentsHeightIsHeard(t *testing.T) { synctest.Test(t, anAgentsHeightIsHeard) }
+
+func anAgentsHeightIsHeard(t *testing.T) {
+	s := newSite(t, false, "m1", "m2", "m3")
+	s.boot("m1", "m2", "m3")
+	s.on["m3"].m.Heard(41)
+	if g := s.write("first"); g.Height != 42 {
+		t.Errorf("height %d", g.Height)
+	}
 }

@@ -16,11 +16,20 @@ import (
 // next lets one event happen to the birth and does what follows.
 func (m *Masters) next(ctx context.Context, e birth.Event) []birth.Action {
 	var actions []birth.Action
+	before := m.birth.Promise()
 	m.birth, actions = birth.Next(m.birth, e)
+	if p := m.birth.Promise(); p != before {
+		if err := m.writePromise(p); err != nil {
+			m.log.Error("a promise cannot be written down", "error", err)
+			if p.Attempt != "" {
+				return nil // nothing that is not stored is promised
+			}
+		}
+	}
 	for _, a := range actions {
 		switch a := a.(type) {
 		case birth.Challenge:
-			m.challengeAll(ctx, a.Attempt)
+			m.challenge(ctx, a)
 		case birth.End:
 			m.tellAll(ctx, &birthwire.Request{Body: &birthwire.Request_End{End: &birthwire.End{Attempt: a.Attempt, From: m.cfg.Self}}})
 		case birth.Found:
@@ -64,16 +73,27 @@ func (m *Masters) ask(ctx context.Context, name string, r *birthwire.Request) (*
 	return a, nil
 }
 
-func (m *Masters) challengeAll(ctx context.Context, attempt string) {
-	for _, name := range m.others() {
+// challenge asks each master once more, unless it still has a question to answer: a
+// busy machine would only become busier.
+func (m *Masters) challenge(ctx context.Context, c birth.Challenge) {
+	incarnation := m.self().Incarnation
+	for _, name := range c.To {
+		if m.asking[name] == c.Attempt {
+			continue
+		}
+		m.asking[name] = c.Attempt
 		m.talks.Go(func() {
 			a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Challenge{Challenge: &birthwire.Challenge{
-				ClusterId: m.cfg.ClusterID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self, Incarnation: m.cfg.Incarnation, Attempt: attempt,
+				ClusterId: m.cfg.ClusterID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self, Incarnation: incarnation, Attempt: c.Attempt,
 			}}})
-			if err != nil {
-				return // not there yet: it is asked again
-			}
-			m.post(ctx, func() { m.answered(ctx, attempt, a) })
+			m.post(ctx, func() {
+				if m.asking[name] == c.Attempt {
+					delete(m.asking, name)
+				}
+				if err == nil { // otherwise it is not there yet: it is asked again
+					m.answered(ctx, c.Attempt, a)
+				}
+			})
 		})
 	}
 }
@@ -88,7 +108,7 @@ func answerOf(a *birthwire.Answer) birth.Answer {
 	out := birth.Answer{
 		Name: a.GetName(), ListVersion: a.GetListVersion(), Leader: a.GetLeader(), Promised: a.GetPromised(), Refused: a.GetRefused(),
 		Own: birth.Own{
-			Incarnation: a.GetIncarnation(), Highest: a.GetHighest(), Term: a.GetTerm(), LastIndex: a.GetLastIndex(), Legacy: a.GetLegacy(),
+			Incarnation: a.GetIncarnation(), Highest: a.GetHighest(), Term: a.GetTerm(), LastIndex: a.GetLastIndex(), Legacy: a.GetLegacy(), ConfigIndex: a.GetConfigIndex(),
 			Generation: birth.Generation{Height: a.GetHeight(), ID: a.GetGeneration()},
 		},
 	}
@@ -102,7 +122,7 @@ func answerOf(a *birthwire.Answer) birth.Answer {
 func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 	out := &birthwire.Answer{
 		Refused: a.Refused, ListVersion: a.ListVersion, Name: a.Name, Incarnation: a.Incarnation, Generation: a.Generation.ID,
-		Height: a.Generation.Height, Term: a.Term, LastIndex: a.LastIndex, Promised: a.Promised, Leader: a.Leader, Legacy: a.Legacy, Highest: a.Highest,
+		Height: a.Generation.Height, Term: a.Term, LastIndex: a.LastIndex, Promised: a.Promised, Leader: a.Leader, Legacy: a.Legacy, Highest: a.Highest, ConfigIndex: a.ConfigIndex,
 	}
 	for _, v := range a.Voters {
 		out.Voters = append(out.Voters, &birthwire.Voter{Name: v.Name, Incarnation: v.Incarnation})
@@ -114,17 +134,30 @@ func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 func (m *Masters) answered(ctx context.Context, attempt string, w *birthwire.Answer) {
 	a := answerOf(w)
 	m.highest = max(m.highest, a.Highest, a.Generation.Height)
-	m.heardOf(a)
+	m.heardOf(ctx, a)
 	m.next(ctx, birth.Answered{Now: time.Now(), Own: m.own(), Attempt: attempt, Answer: a})
 }
 
-// heardOf joins a generation that has a leader, when this master has none or an older
-// one.
-func (m *Masters) heardOf(a birth.Answer) {
-	if a.Leader == "" || !a.Bound || a.ListVersion != m.cfg.ListVersion || a.Generation == m.gen || a.Generation.Height <= m.gen.Height {
+// heard is what another master said of itself.
+type heard struct {
+	generation birth.Generation
+	bound      bool
+	at         time.Time
+}
+
+// heardOf joins a generation that has a leader, when this master has none. A generation
+// of its own is left for it when the other is higher, or when a majority belongs to
+// others: who founded without hearing of this one may have taken the same height.
+func (m *Masters) heardOf(ctx context.Context, a birth.Answer) {
+	now := time.Now()
+	m.heard[a.Name] = heard{a.Generation, a.Bound, now}
+	if a.Leader == "" || !a.Bound || a.ListVersion != m.cfg.ListVersion || a.Generation == m.gen || m.leaderName() != "" || !m.birth.MayJoin(now) {
 		return
 	}
-	if err := m.leave(); err != nil {
+	if m.own().Bound && a.Generation.Height <= m.gen.Height && m.elsewhere(now) <= len(m.cfg.List)/2 {
+		return
+	}
+	if err := m.leave(ctx); err != nil {
 		m.log.Error("leaving a dead generation", "error", err)
 		return
 	}
@@ -133,6 +166,17 @@ func (m *Masters) heardOf(a birth.Answer) {
 		return
 	}
 	m.log.Info("joined a generation; the leader lets this master vote once it has caught up", "generation", a.Generation.ID, "leader", a.Leader)
+}
+
+// elsewhere counts the masters that said lately that they belong to other generations.
+func (m *Masters) elsewhere(now time.Time) int {
+	n := 0
+	for _, h := range m.heard {
+		if h.bound && h.generation != m.gen && now.Sub(h.at) < talkTime {
+			n++
+		}
+	}
+	return n
 }
 
 // takeBirth answers one request of another master.
@@ -168,6 +212,9 @@ func (m *Masters) leaderName() string {
 
 func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) *birthwire.Answer {
 	now := time.Now()
+	if r.GetChallenge() != nil {
+		m.unjoin()
+	}
 	truth := birth.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Own: m.own(), Leader: m.leaderName()}
 	refuse := func(format string, args ...any) *birthwire.Answer {
 		a := m.toWire(truth)
@@ -182,7 +229,10 @@ func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) 
 		if ch.GetFrom() != from || ch.GetClusterId() != m.cfg.ClusterID {
 			return refuse("the certificate is %s's of this cluster, the challenge says %s of %s", from, ch.GetFrom(), ch.GetClusterId())
 		}
-		for _, a := range m.next(ctx, birth.Challenged{Now: now, Own: m.own(), From: from, ListVersion: ch.GetListVersion(), Attempt: ch.GetAttempt(), Leader: m.leaderName()}) {
+		if p := m.birth.Promise(); p.From == from && p.Incarnation != ch.GetIncarnation() {
+			m.prove(ctx, from)
+		}
+		for _, a := range m.next(ctx, birth.Challenged{Now: now, Own: m.own(), From: from, Incarnation: ch.GetIncarnation(), ListVersion: ch.GetListVersion(), Attempt: ch.GetAttempt(), Leader: m.leaderName()}) {
 			if reply, ok := a.(birth.Reply); ok {
 				return m.toWire(reply.Answer)
 			}
@@ -195,7 +245,7 @@ func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) 
 		if why := m.notAsked(ctx, b.Leave.GetAttempt()); why != "" {
 			return refuse("%s", why)
 		}
-		return m.serveLeave(b.Leave.GetWantState(), refuse)
+		return m.serveLeave(ctx, b.Leave.GetWantState(), refuse)
 	case *birthwire.Request_Found:
 		if why := m.notAsked(ctx, b.Found.GetAttempt()); why != "" {
 			return refuse("%s", why)
@@ -230,8 +280,19 @@ func (m *Masters) notAsked(ctx context.Context, attempt string) string {
 	return "no promise was given"
 }
 
-func (m *Masters) serveLeave(wantState bool, refuse func(string, ...any) *birthwire.Answer) *birthwire.Answer {
-	if err := m.leave(); err != nil {
+// prove asks who lives under a name; only an answer to a question asked now tells.
+func (m *Masters) prove(ctx context.Context, name string) {
+	m.talks.Go(func() {
+		a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Ask{Ask: &birthwire.Ask{ClusterId: m.cfg.ClusterID, From: m.cfg.Self}}})
+		if err != nil {
+			return // it challenges again
+		}
+		m.post(ctx, func() { m.next(ctx, birth.Proven{Name: name, Incarnation: a.GetIncarnation()}) })
+	})
+}
+
+func (m *Masters) serveLeave(ctx context.Context, wantState bool, refuse func(string, ...any) *birthwire.Answer) *birthwire.Answer {
+	if err := m.leave(ctx); err != nil {
 		return refuse("cannot leave: %v", err)
 	}
 	out := &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Incarnation: m.self().Incarnation, Accepted: true}

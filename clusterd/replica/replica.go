@@ -87,6 +87,7 @@ type Replica struct {
 	cfg    Config
 	raft   *raft.Raft
 	log    *store
+	snaps  raft.SnapshotStore
 	stream *streamLayer
 	trans  *raft.NetworkTransport
 
@@ -235,6 +236,7 @@ func Open(cfg Config) (*Replica, error) {
 		r.log.close()
 		return nil, fmt.Errorf("open snapshots in %s: %w", cfg.Dir, err)
 	}
+	r.snaps = snaps
 	r.stream = newStreamLayer(cfg, r.failed)
 	r.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: r.stream, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: max(10*cfg.Heartbeat, 2*time.Second), Logger: adapt(cfg.Log),
@@ -339,8 +341,8 @@ func (r *Replica) Failure() error {
 
 // Propose brings an entry into the log and returns what the Machine made of it.
 func (r *Replica) Propose(ctx context.Context, entry []byte) (any, error) {
-	f := r.raft.Apply(entry, 0)
-	if err := r.await(ctx, f); err != nil {
+	var f raft.ApplyFuture
+	if err := r.await(ctx, func() raft.Future { f = r.raft.Apply(entry, 0); return f }); err != nil {
 		return nil, outcome(err)
 	}
 	return f.Response(), nil
@@ -348,17 +350,17 @@ func (r *Replica) Propose(ctx context.Context, entry []byte) (any, error) {
 
 // Barrier returns when everything committed before is applied here.
 func (r *Replica) Barrier(ctx context.Context) error {
-	if err := r.await(ctx, r.raft.Barrier(0)); err != nil {
+	if err := r.await(ctx, func() raft.Future { return r.raft.Barrier(0) }); err != nil {
 		return outcome(err)
 	}
 	return nil
 }
 
-// await waits for the library, but no longer than this replica lives: a hung write
-// answers no future.
-func (r *Replica) await(ctx context.Context, f raft.Future) error {
+// await asks the library and waits for it, but no longer than this replica lives: while
+// a write hangs it neither takes a request nor answers one.
+func (r *Replica) await(ctx context.Context, ask func() raft.Future) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() { done <- ask().Error() }()
 	select {
 	case err := <-done:
 		return err
@@ -383,6 +385,7 @@ func outcome(err error) error {
 // the program, and its directory must not be opened again before.
 func (r *Replica) Close() error {
 	close(r.stop)
+	r.stream.cancel() // calls under way end now
 	r.trans.Close()
 	done := make(chan error, 1)
 	go func() {

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,11 @@ type store struct {
 	bytes atomic.Int64
 
 	mu sync.Mutex // one write at a time: a hung one must not be followed by another
+
+	// The library does not say which index its newest configuration has; changes of
+	// membership must name it.
+	configMu sync.Mutex
+	configs  []uint64 // indexes of the log's configuration entries, rising
 }
 
 func openStore(dir string, stall time.Duration, fail func(error)) (*store, error) {
@@ -35,7 +41,53 @@ func openStore(dir string, stall time.Duration, fail func(error)) (*store, error
 		meta.Close()
 		return nil, err
 	}
-	return &store{inner: inner, meta: meta, stall: stall, fail: fail}, nil
+	s := &store{inner: inner, meta: meta, stall: stall, fail: fail}
+	if err := s.findConfigs(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// findConfigs reads the log once, at the start.
+func (s *store) findConfigs() error {
+	first, last, err := s.bounds()
+	if err != nil || last == 0 {
+		return err
+	}
+	for i := first; i <= last; i++ {
+		var l raft.Log
+		if err := s.inner.GetLog(i, &l); err != nil {
+			return fmt.Errorf("read entry %d: %w", i, err)
+		}
+		if l.Type == raft.LogConfiguration {
+			s.configs = append(s.configs, i)
+		}
+	}
+	return nil
+}
+
+func (s *store) bounds() (first, last uint64, err error) {
+	if first, err = s.inner.FirstIndex(); err == nil {
+		last, err = s.inner.LastIndex()
+	}
+	return first, last, err
+}
+
+// lastConfig is the index of the log's newest configuration; 0: only the snapshot has one.
+func (s *store) lastConfig() uint64 {
+	s.configMu.Lock()
+	defer s.configMu.Unlock()
+	if len(s.configs) == 0 {
+		return 0
+	}
+	return s.configs[len(s.configs)-1]
+}
+
+func (s *store) keepConfigs(keep func(uint64) bool) {
+	s.configMu.Lock()
+	defer s.configMu.Unlock()
+	s.configs = slices.DeleteFunc(s.configs, func(i uint64) bool { return !keep(i) })
 }
 
 // guard runs a write and gives up on it after the stall limit.
@@ -92,12 +144,23 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	s.bytes.Add(int64(n))
+	s.configMu.Lock()
+	defer s.configMu.Unlock()
+	for _, l := range logs {
+		if l.Type == raft.LogConfiguration {
+			s.configs = append(s.configs, l.Index)
+		}
+	}
 	return nil
 }
 
 // DeleteRange implements raft.LogStore.
 func (s *store) DeleteRange(lo, hi uint64) error {
-	return s.guard("cut log", func() error { return s.inner.DeleteRange(lo, hi) })
+	if err := s.guard("cut log", func() error { return s.inner.DeleteRange(lo, hi) }); err != nil {
+		return err
+	}
+	s.keepConfigs(func(i uint64) bool { return i < lo || i > hi })
+	return nil
 }
 
 // Set implements raft.StableStore.

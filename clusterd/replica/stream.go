@@ -73,6 +73,9 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, err
 	}
 	conn.SetDeadline(time.Now().Add(timeout))
+	// A replica that is closed waits for nobody's answer.
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	hello := &raftlink.Hello{Protocol: 1, Height: s.cfg.Generation.Height, Generation: s.cfg.Generation.ID, From: s.cfg.Self.ServerID(), To: to.ServerID()}
 	if err := wire.Write(conn, hello); err != nil {
 		conn.Close()

@@ -49,9 +49,10 @@ type Own struct {
 	Bound       bool // belongs to Generation
 	Generation  Generation
 	Highest     uint64 // height heard of, anywhere
-	Term        uint64
+	Term        uint64 // of the last entry of the log, not the newest voted in
 	LastIndex   uint64
 	Voters      []Voter // newest configuration in the log
+	ConfigIndex uint64  // and where it stands
 	// Legacy: not bound, but the state of a generation it left is still here, up to
 	// (Generation.Height, Term, LastIndex).
 	Legacy bool
@@ -72,7 +73,7 @@ type State struct {
 	cfg        Config
 	lastLeader time.Time
 
-	promisedTo    string // an attempt
+	promise       Promise
 	promisedUntil time.Time
 
 	attempt   string
@@ -85,11 +86,34 @@ type State struct {
 	why       string    // for people: what is waited for
 }
 
-// New begins an incarnation's memory.
-func New(cfg Config, now time.Time) State {
+// Promise is whom a master promised to bind to nobody else. A program that is started
+// again must still know it.
+type Promise struct{ Attempt, From, Incarnation string }
+
+// New begins a program's memory of an incarnation; a promise that was open when it
+// ended runs its full time again.
+func New(cfg Config, now time.Time, open Promise) State {
 	cfg.List = slices.Clone(cfg.List)
 	slices.Sort(cfg.List)
-	return State{cfg: cfg, lastLeader: now, why: "looking for the other masters"}
+	return State{cfg: cfg, lastLeader: now, why: "looking for the other masters", promise: open, promisedUntil: now.Add(cfg.Promise)}
+}
+
+// Promise gives the promise to another master that is open; the zero value: none.
+func (s State) Promise() Promise {
+	if s.promise.From == s.cfg.Self {
+		return Promise{}
+	}
+	return s.promise
+}
+
+// free says whether the master may bind to whom it likes, or to this attempt.
+func (s State) free(attempt string, now time.Time) bool {
+	return s.promise.Attempt == "" || s.promise.Attempt == attempt || now.After(s.promisedUntil)
+}
+
+// MayJoin says whether no promise forbids to join a generation that lives.
+func (s State) MayJoin(now time.Time) bool {
+	return !s.founding && (s.promise.From == s.cfg.Self || s.free("", now))
 }
 
 // Why says in one sentence what this master is waiting for.
@@ -97,7 +121,7 @@ func (s State) Why() string { return s.why }
 
 func (s State) quorum() int { return len(s.cfg.List)/2 + 1 }
 
-// Event is one of Tick, LeaderHeard, Challenged, Answered, Asked, Founded, Ended.
+// Event is one of Tick, LeaderHeard, Challenged, Answered, Asked, Founded, Ended, Proven.
 type Event interface{ event() }
 
 type (
@@ -114,6 +138,7 @@ type (
 		Now         time.Time
 		Own         Own
 		From        string
+		Incarnation string // of the challenger
 		ListVersion uint64
 		Attempt     string
 		Leader      string // heard by this master
@@ -138,6 +163,8 @@ type (
 	}
 	// Ended: a challenger gives its attempt up.
 	Ended struct{ Attempt string }
+	// Proven: asked anew, a master answered as this incarnation; others of its name are dead.
+	Proven struct{ Name, Incarnation string }
 )
 
 func (Tick) event()        {}
@@ -147,13 +174,17 @@ func (Answered) event()    {}
 func (Asked) event()       {}
 func (Founded) event()     {}
 func (Ended) event()       {}
+func (Proven) event()      {}
 
 // Action is one of Challenge, Reply, Found, End, Bind, Refuse.
 type Action interface{ action() }
 
 type (
-	// Challenge all masters but this one.
-	Challenge struct{ Attempt string }
+	// Challenge the masters that have not promised yet.
+	Challenge struct {
+		Attempt string
+		To      []string
+	}
 	// Reply to the challenger.
 	Reply struct{ Answer Answer }
 	// Found a generation: those named stop voting, hand over their state and bind.
@@ -197,7 +228,7 @@ func Next(s State, e Event) (State, []Action) {
 		s.answers = with(s.answers, e.Answer)
 		return s.decide(e.Now, e.Own)
 	case Asked:
-		if s.promisedTo != e.Attempt || e.Now.After(s.promisedUntil) {
+		if s.promise.Attempt != e.Attempt || e.Now.After(s.promisedUntil) {
 			return s, []Action{Refuse{"the promise to this attempt has ended"}}
 		}
 		return s, []Action{Bind{}}
@@ -212,8 +243,13 @@ func Next(s State, e Event) (State, []Action) {
 		s.lastLeader = e.Now // an election gets its time
 		return s, actions
 	case Ended:
-		if s.promisedTo == e.Attempt && s.attempt != e.Attempt {
-			s.promisedTo = ""
+		if s.promise.Attempt == e.Attempt && s.attempt != e.Attempt {
+			s.promise = Promise{}
+		}
+		return s, nil
+	case Proven:
+		if s.Promise().From == e.Name && s.promise.Incarnation != e.Incarnation {
+			s.promise = Promise{} // nothing can be born of that attempt any more
 		}
 		return s, nil
 	}
@@ -235,8 +271,8 @@ func (s State) giveUp(why string, now time.Time) (State, []Action) {
 		return s, nil
 	}
 	ended := s.attempt
-	if s.promisedTo == ended {
-		s.promisedTo = ""
+	if s.promise.Attempt == ended {
+		s.promise = Promise{}
 	}
 	s.attempt, s.answers, s.founding, s.why = "", nil, false, why
 	s.notBefore = now.Add(s.turn())
@@ -249,7 +285,19 @@ func (s State) turn() time.Duration {
 	return s.cfg.Quiet * time.Duration(1+max(rank, 0))
 }
 
+// patience is how long a master goes without a leader before it tries. One that belongs
+// to nothing has nothing to wait for but its turn; a member gives an election its time.
+func (s State) patience(bound bool) time.Duration {
+	if bound {
+		return s.turn()
+	}
+	return s.cfg.Quiet/8 + (s.turn()-s.cfg.Quiet)/2
+}
+
 func (s State) tick(e Tick) (State, []Action) {
+	if s.Promise().Attempt != "" && e.Now.After(s.promisedUntil) {
+		s.promise = Promise{}
+	}
 	if s.founding {
 		return s, nil
 	}
@@ -259,31 +307,31 @@ func (s State) tick(e Tick) (State, []Action) {
 			return s.giveUp(s.waitingFor(), e.Now)
 		}
 		s, actions := s.decide(e.Now, e.Own)
-		if s.attempt != "" && !s.founding && len(actions) == 0 && e.Now.Sub(s.asked) >= s.cfg.Quiet {
+		if s.attempt != "" && !s.founding && len(actions) == 0 && e.Now.Sub(s.asked) >= s.cfg.Quiet/4 {
 			s.asked = e.Now // machines come up one by one
-			actions = []Action{Challenge{s.attempt}}
+			actions = []Action{Challenge{s.attempt, s.missing()}}
 		}
 		return s, actions
 	}
 	switch {
-	case e.Now.Sub(s.lastLeader) < s.turn(), e.Now.Before(s.notBefore):
+	case e.Now.Sub(s.lastLeader) < s.patience(e.Own.Bound), e.Now.Before(s.notBefore):
 		return s, nil
-	case s.promisedTo != "" && e.Now.Before(s.promisedUntil):
+	case !s.free("", e.Now):
 		return s, nil // somebody else is at it
 	}
 	s.attempt, s.began, s.asked, s.enough, s.founding = e.Attempt, e.Now, e.Now, time.Time{}, false
-	s.promisedTo, s.promisedUntil = e.Attempt, e.Now.Add(s.cfg.Promise)
+	s.promise, s.promisedUntil = Promise{e.Attempt, s.cfg.Self, e.Own.Incarnation}, e.Now.Add(s.cfg.Promise)
 	s.answers = map[string]Answer{s.cfg.Self: {Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Promised: true}}
 	s, more := s.decide(e.Now, e.Own)
 	if s.attempt == "" || s.founding {
 		return s, more
 	}
-	return s, append([]Action{Challenge{s.attempt}}, more...)
+	return s, append([]Action{Challenge{s.attempt, s.missing()}}, more...)
 }
 
 func (s State) challenged(e Challenged) (State, []Action) {
 	a := Answer{Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Leader: e.Leader}
-	free := s.promisedTo == "" || s.promisedTo == e.Attempt || e.Now.After(s.promisedUntil)
+	free := s.free(e.Attempt, e.Now)
 	var actions []Action
 	switch {
 	case e.ListVersion != s.cfg.ListVersion:
@@ -292,7 +340,7 @@ func (s State) challenged(e Challenged) (State, []Action) {
 		a.Refused = e.From + " is not a master of ours"
 	case e.Leader != "":
 		a.Refused = "a leader is heard: " + e.Leader
-	case !free && s.promisedTo == s.attempt && !s.founding && e.From < s.cfg.Self:
+	case !free && s.promise.Attempt == s.attempt && !s.founding && e.From < s.cfg.Self:
 		// Two challengers met: the lower name goes on.
 		s, actions = s.giveUp("leaving the attempt to "+e.From, e.Now)
 		free = true
@@ -301,7 +349,7 @@ func (s State) challenged(e Challenged) (State, []Action) {
 	}
 	if a.Refused == "" && free {
 		a.Promised = true
-		s.promisedTo, s.promisedUntil = e.Attempt, e.Now.Add(s.cfg.Promise)
+		s.promise, s.promisedUntil = Promise{e.Attempt, e.From, e.Incarnation}, e.Now.Add(s.cfg.Promise)
 	}
 	return s, append(actions, Reply{a})
 }
@@ -338,14 +386,20 @@ func (s State) decide(now time.Time, own Own) (State, []Action) {
 	return s.found(valid, all, now)
 }
 
-// waitingFor names who is missing.
-func (s State) waitingFor() string {
+// missing are the masters that have not promised.
+func (s State) missing() []string {
 	var missing []string
 	for _, name := range s.cfg.List {
 		if a, ok := s.answers[name]; !ok || !a.Promised {
 			missing = append(missing, name)
 		}
 	}
+	return missing
+}
+
+// waitingFor names who is missing.
+func (s State) waitingFor() string {
+	missing := s.missing()
 	if len(missing) == 0 {
 		return "all masters answered"
 	}
@@ -391,46 +445,54 @@ func newer(a, b Own) bool {
 // masters that answered (n there are; all: every one answered).
 func Dead(g Generation, answers []Answer, n int, all bool) bool {
 	q := n/2 + 1
-	outside := 0
-	var newest *Answer
-	for i := range answers {
-		a := &answers[i]
-		if !a.Bound || a.Generation != g {
-			outside++
-			continue
-		}
-		if newest == nil || newer(a.Own, newest.Own) {
-			newest = a
+	outside := map[string]bool{}
+	var newest []Voter
+	var index uint64
+	for _, a := range answers {
+		switch {
+		case !a.Bound || a.Generation != g:
+			outside[a.Name] = true
+		case a.ConfigIndex >= index && slices.Contains(a.Voters, Voter{a.Name, a.Incarnation}):
+			// Only who votes in a configuration is needed for the next one: a learner
+			// may know none of what came after.
+			newest, index = a.Voters, a.ConfigIndex
 		}
 	}
-	if outside >= q {
+	if len(outside) >= q {
 		return true
 	}
 	if newest == nil {
-		return false
+		return all // nobody who lives votes in it
 	}
 	placeholders := 0
-	for _, v := range newest.Voters {
+	for _, v := range newest {
 		if v.Incarnation == "" {
 			placeholders++
 		}
 	}
-	real := len(newest.Voters) - placeholders
 	// A replacement first commits n−1 members with all q real ones, so while the
-	// configuration is full none of them believes in less.
-	if len(newest.Voters) == n && real == q && outside+placeholders >= q {
-		return true
+	// configuration is full none of them believes in less. A placeholder's master may
+	// have answered itself: it counts once.
+	if len(newest) == n && n-placeholders == q {
+		for _, v := range newest {
+			if v.Incarnation == "" {
+				outside[v.Name] = true
+			}
+		}
+		if len(outside) >= q {
+			return true
+		}
 	}
 	if !all {
 		return false
 	}
 	living := 0
-	for _, v := range newest.Voters {
+	for _, v := range newest {
 		for _, a := range answers {
 			if a.Bound && a.Generation == g && a.Name == v.Name && a.Incarnation == v.Incarnation {
 				living++
 			}
 		}
 	}
-	return living < len(newest.Voters)/2+1
+	return living < len(newest)/2+1
 }

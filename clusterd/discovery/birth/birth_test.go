@@ -55,10 +55,80 @@ func TestDead(t *testing.T) {
 	}
 }
 
+// known is bound with the place of the configuration in the log.
+func known(inc string, g Generation, config uint64, voters ...Voter) Own {
+	o := bound(inc, g, 1, config, voters...)
+	o.ConfigIndex = config
+	return o
+}
+
+func TestDeadInNarrowPlaces(t *testing.T) {
+	g := Generation{1, "g"}
+	promoted := []Voter{{"a", "1"}, {"b", "1"}, {"c", "2"}}
+	five := func(d, e string) []Voter { return []Voter{{"a", "1"}, {"b", "1"}, {"c", "1"}, {"d", d}, {"e", e}} }
+	tests := []struct {
+		name    string
+		n       int
+		answers []Answer
+		all     bool
+		want    bool
+	}{
+		// c was promoted by a and b and has not heard of it; a is cut off and lives.
+		{"a learner's old configuration proves nothing", 3, []Answer{answer("b", unbound("2")), answer("c", known("2", g, 1, three("1", "1", "")...))}, false, false},
+		{"a placeholder's master counts once", 5, []Answer{answer("a", known("1", g, 1, five("", "")...)), answer("d", unbound("1"))}, false, false},
+		{"and is counted unheard", 5, []Answer{answer("a", known("1", g, 1, five("", "")...)), answer("b", unbound("2")), answer("d", unbound("1"))}, false, true},
+		// Terms that a server voted in say nothing of its configuration.
+		{"the newest configuration is the one that stands last", 3, []Answer{
+			answer("a", func() Own { o := known("1", g, 1, three("1", "1", "")...); o.Term = 9; return o }()),
+			answer("b", known("1", g, 8, promoted...)), answer("c", known("2", g, 8, promoted...)),
+		}, true, false},
+		{"all answer, and nobody who votes lives", 3, []Answer{
+			answer("a", unbound("2")), answer("b", known("2", g, 1, three("1", "1", "")...)), answer("c", known("2", g, 1, three("1", "1", "")...)),
+		}, true, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := Dead(g, test.answers, test.n, test.all); got != test.want {
+				t.Errorf("dead = %v", got)
+			}
+		})
+	}
+}
+
+// A promise survives the program and ends with the challenger's incarnation, but only
+// when that is proven.
+func TestPromiseOfARestartedProgram(t *testing.T) {
+	s := New(config("c", false), start, Promise{})
+	s, _ = Next(s, Challenged{Now: start, Own: unbound("1"), From: "b", Incarnation: "1", ListVersion: 1, Attempt: "x"})
+	s = New(config("c", false), start, s.Promise())
+	if s.MayJoin(start) {
+		t.Error("joining under a promise")
+	}
+	again := Challenged{Now: start, Own: unbound("1"), From: "b", Incarnation: "2", ListVersion: 1, Attempt: "y"}
+	s, actions := Next(s, again)
+	if actions[0].(Reply).Answer.Promised {
+		t.Error("the promise was given away on somebody's word")
+	}
+	s, _ = Next(s, Proven{"b", "1"})
+	if s.MayJoin(start) {
+		t.Error("the challenger lives, and its promise was dropped")
+	}
+	s, _ = Next(s, Proven{"b", "2"})
+	if !s.MayJoin(start) {
+		t.Error("the challenger is dead, and its promise holds")
+	}
+	if _, actions = Next(s, again); !actions[0].(Reply).Answer.Promised {
+		t.Error("its successor is refused")
+	}
+	if !s.MayJoin(start.Add(time.Hour)) {
+		t.Error("an ended promise holds")
+	}
+}
+
 // attempt drives one master until it has challenged.
 func attempt(t *testing.T, cfg Config, own Own) (State, time.Time) {
 	t.Helper()
-	s, now := New(cfg, start), start
+	s, now := New(cfg, start, Promise{}), start
 	for range 100 {
 		now = now.Add(time.Second)
 		var actions []Action
@@ -131,7 +201,7 @@ func TestALivingGenerationStopsTheAttempt(t *testing.T) {
 }
 
 func TestPromiseIsForOne(t *testing.T) {
-	s := New(config("c", false), start)
+	s := New(config("c", false), start, Promise{})
 	s, actions := Next(s, Challenged{Now: start, Own: unbound("1"), From: "b", ListVersion: 1, Attempt: "x"})
 	if !actions[0].(Reply).Answer.Promised {
 		t.Fatalf("%+v", actions)
@@ -180,7 +250,7 @@ func TestLeaderHeardElsewhereEndsTheAttempt(t *testing.T) {
 
 func TestOneMasterFoundsAtOnce(t *testing.T) {
 	cfg := Config{Self: "a", List: []string{"a"}, ListVersion: 1, Disks: true, Quiet: time.Second, Promise: time.Minute, Wait: time.Minute}
-	s := New(cfg, start)
+	s := New(cfg, start, Promise{})
 	if _, actions := Next(s, Tick{Now: start.Add(time.Second), Own: unbound("1"), Attempt: "x"}); len(actions) != 1 {
 		t.Errorf("%+v", actions)
 	}
@@ -234,7 +304,7 @@ func newWorld(r *rand.Rand) *world {
 	w := &world{r: r, now: start, all: map[string]*machine{}, names: []string{"a", "b", "c"}}
 	for _, n := range w.names {
 		m := &machine{name: n, inc: 1, own: unbound("1")}
-		m.state = New(config(n, false), w.now)
+		m.state = New(config(n, false), w.now, Promise{})
 		w.all[n] = m
 	}
 	return w
@@ -250,7 +320,7 @@ func (w *world) step() {
 		w.reboots++
 		m.inc++
 		m.own = unbound(fmt.Sprint(m.inc))
-		m.state = New(config(m.name, false), w.now)
+		m.state = New(config(m.name, false), w.now, Promise{})
 	case k < 5:
 		w.attempts++
 		w.perform(m, Tick{w.now, m.own, fmt.Sprint("try", w.attempts)})
@@ -273,10 +343,8 @@ func (w *world) perform(m *machine, e Event) []Action {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case Challenge:
-			for _, n := range w.names {
-				if n != m.name {
-					w.send(n, func(to *machine) { w.challenge(m, to, a.Attempt) })
-				}
+			for _, n := range a.To {
+				w.send(n, func(to *machine) { w.challenge(m, to, a.Attempt) })
 			}
 		case End:
 			for _, n := range w.names {
@@ -292,9 +360,9 @@ func (w *world) perform(m *machine, e Event) []Action {
 }
 
 func (w *world) challenge(from, to *machine, attempt string) {
-	for _, a := range w.perform(to, Challenged{w.now, to.own, from.name, 1, attempt, ""}) {
+	inc := from.inc
+	for _, a := range w.perform(to, Challenged{w.now, to.own, from.name, fmt.Sprint(inc), 1, attempt, ""}) {
 		if r, ok := a.(Reply); ok {
-			inc := from.inc
 			w.send(from.name, func(back *machine) {
 				if back.inc == inc {
 					w.perform(back, Answered{w.now, back.own, attempt, r.Answer})
@@ -382,6 +450,7 @@ func TestReplacement(t *testing.T) {
 		{"learner there", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", true)}, map[string]string{"c": "2"}, Step{Remove, Voter{"c", "1"}}},
 		{"old one removed", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, map[string]string{"c": "2"}, Step{AddVoter, Voter{"c", "2"}}},
 		{"newcomer vanished, successor there", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, map[string]string{"c": "3"}, Step{Remove, Voter{"c", "2"}}},
+		{"newcomer vanished before anything was begun", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", false)}, map[string]string{"b": "2"}, Step{Remove, Voter{"c", "2"}}},
 		{"newcomer vanished", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, nil, Step{Remove, Voter{"c", "2"}}},
 		{"full again before anything else", []Member{v("a", "1"), v("b", "1")}, map[string]string{"c": "3", "b": "2"}, Step{AddVoter, Voter{"c", ""}}},
 		{"two dead: the half-done one first", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", true)}, map[string]string{"b": "2", "c": "2"}, Step{Remove, Voter{"c", "1"}}},

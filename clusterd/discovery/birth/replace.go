@@ -53,9 +53,12 @@ func Replacement(list []string, members []Member, living map[string]string) Step
 		switch {
 		case !slices.Contains(list, m.Name) || (!lives && living[m.Name] != ""):
 			return Step{Remove, m.Voter} // it is not wanted, or gone already
-		case !lives && !voting:
-			return Step{Remove, m.Voter} // the newcomer vanished; a placeholder follows
-		case !lives || !m.CaughtUp:
+		case !lives:
+			// The newcomer vanished. Where its predecessor still has the place nothing
+			// was begun; otherwise a placeholder follows. Waiting would keep all others
+			// from being replaced.
+			return Step{Remove, m.Voter}
+		case !m.CaughtUp:
 			return Step{}
 		case voting:
 			return Step{Remove, old}
