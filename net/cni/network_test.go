@@ -93,12 +93,16 @@ func TestTwoNodesAndAStranger(t *testing.T) {
 		}
 	})
 	t.Run("5052 to 5054 are shut to tasks", func(t *testing.T) {
+		before := placeA.asked.Load() + placeB.asked.Load() + stranger.asked.Load()
 		for _, host := range []string{"10.7.0.11", "10.7.0.12", "10.88.1.1", "10.88.2.1", "10.7.0.99"} {
 			for _, port := range []string{"5052", "5053", "5054"} {
 				task1.findsShut(host + ":" + port)
 			}
 		}
 		task1.findsShut("127.0.0.1:5052")
+		if n := placeA.asked.Load() + placeB.asked.Load() + stranger.asked.Load() - before; n != 0 {
+			t.Errorf("%d packets arrived, even if no answer came back", n)
+		}
 	})
 	t.Run("a UDP client that keeps its port finds the port's new task", func(t *testing.T) {
 		client := stranger.converse("10.7.0.11:31005")

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type place struct {
 	name  string
 	path  string // a name that outlives the thread, as /run/netns has
 	calls chan func()
+	asked atomic.Int64 // UDP questions that arrived, answered or not
 }
 
 func newPlace(t *testing.T, name string) *place {
@@ -164,6 +166,7 @@ func (p *place) answer(port int) {
 				if err != nil {
 					return
 				}
+				p.asked.Add(1)
 				pc.WriteTo([]byte(p.name+" "+hostOf(from)), from)
 			}
 		}()
