@@ -552,15 +552,16 @@ type Answer struct {
 	Incarnation   string                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Generation    string                 `protobuf:"bytes,5,opt,name=generation,proto3" json:"generation,omitempty"` // empty: bound to none
 	Height        uint64                 `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
-	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
+	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"` // of the last entry of its log
 	LastIndex     uint64                 `protobuf:"varint,8,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	Voters        []*Voter               `protobuf:"bytes,9,rep,name=voters,proto3" json:"voters,omitempty"` // newest configuration in its log
 	Promised      bool                   `protobuf:"varint,10,opt,name=promised,proto3" json:"promised,omitempty"`
-	Leader        string                 `protobuf:"bytes,11,opt,name=leader,proto3" json:"leader,omitempty"`      // it hears one
-	State         []byte                 `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`        // of Leave: its newest state as a snapshot
-	Accepted      bool                   `protobuf:"varint,13,opt,name=accepted,proto3" json:"accepted,omitempty"` // of Found, Leave
-	Legacy        bool                   `protobuf:"varint,14,opt,name=legacy,proto3" json:"legacy,omitempty"`     // not bound, but generation, term and last_index of one it left
-	Highest       uint64                 `protobuf:"varint,15,opt,name=highest,proto3" json:"highest,omitempty"`   // height heard of anywhere
+	Leader        string                 `protobuf:"bytes,11,opt,name=leader,proto3" json:"leader,omitempty"`                               // it hears one
+	State         []byte                 `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`                                 // of Leave: its newest state as a snapshot
+	Accepted      bool                   `protobuf:"varint,13,opt,name=accepted,proto3" json:"accepted,omitempty"`                          // of Found, Leave
+	Legacy        bool                   `protobuf:"varint,14,opt,name=legacy,proto3" json:"legacy,omitempty"`                              // not bound, but generation, term and last_index of one it left
+	Highest       uint64                 `protobuf:"varint,15,opt,name=highest,proto3" json:"highest,omitempty"`                            // height heard of anywhere
+	ConfigIndex   uint64                 `protobuf:"varint,16,opt,name=config_index,json=configIndex,proto3" json:"config_index,omitempty"` // of the newest configuration in its log
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -700,6 +701,13 @@ func (x *Answer) GetHighest() uint64 {
 	return 0
 }
 
+func (x *Answer) GetConfigIndex() uint64 {
+	if x != nil {
+		return x.ConfigIndex
+	}
+	return 0
+}
+
 var File_internal_wire_birth_birth_proto protoreflect.FileDescriptor
 
 const file_internal_wire_birth_birth_proto_rawDesc = "" +
@@ -743,7 +751,7 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"3\n" +
 	"\x03End\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"\xb2\x03\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\xd5\x03\n" +
 	"\x06Answer\x12\x18\n" +
 	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
 	"\flist_version\x18\x02 \x01(\x04R\vlistVersion\x12\x12\n" +
@@ -763,7 +771,8 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\x05state\x18\f \x01(\fR\x05state\x12\x1a\n" +
 	"\baccepted\x18\r \x01(\bR\baccepted\x12\x16\n" +
 	"\x06legacy\x18\x0e \x01(\bR\x06legacy\x12\x18\n" +
-	"\ahighest\x18\x0f \x01(\x04R\ahighestB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
+	"\ahighest\x18\x0f \x01(\x04R\ahighest\x12!\n" +
+	"\fconfig_index\x18\x10 \x01(\x04R\vconfigIndexB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
 
 var (
 	file_internal_wire_birth_birth_proto_rawDescOnce sync.Once
