@@ -31,6 +31,10 @@ type container struct {
 	wake     chan struct{}      // bound 1: the deadline changed
 	limit    keeper.Container_Limitation
 	why      string // of limit
+
+	// The pumps belong to the life's goroutine.
+	pumpStop context.CancelFunc
+	pumps    sync.WaitGroup
 }
 
 func (c *container) record() records.Record {
@@ -95,6 +99,7 @@ func (k *Keeper) live(ctx context.Context, c *container) {
 	}
 	if err != nil {
 		if ctx.Err() != nil {
+			c.stopPumps()
 			return // the next start undoes it and begins again
 		}
 		k.log.Warn("container failed", "container", id, "error", err)
@@ -217,6 +222,8 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 		return p, k.launchError(c, keeper.Container_LAUNCH, ctx.Err())
 	}
 	j.lap("network")
+	// From here on somebody holds the pipes: a task may end before Exec returns.
+	k.pump(c, j)
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Exec
 		c.rec.Container.IpAddresses, c.rec.Container.PortMappings, c.rec.Container.Network = got.IPs, got.Ports, got.Name
@@ -253,7 +260,7 @@ func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, erro
 // keep pumps the output of a running container, ends it when it is told to, and brings
 // it to its end.
 func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
-	pumps, stop := k.pump(j)
+	k.pump(c, j)
 	err := k.change(c, false, func(c *container) {
 		c.rec.Container.Phase = keeper.Container_RUNNING
 		if c.rec.Container.StartedUnixNs == 0 {
@@ -265,8 +272,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 	}
 	status, lost, err := k.await(ctx, c, j, p)
 	if ctx.Err() != nil {
-		stop()
-		pumps.Wait()
+		c.stopPumps()
 		return
 	}
 	if err != nil {
@@ -275,8 +281,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 	if err := k.runtime.Kill(j, p); err != nil {
 		k.log.Error("processes of an ended container", "container", j.ID, "error", err)
 	}
-	stop()
-	pumps.Wait()
+	c.stopPumps()
 	peak, oom := k.runtime.Usage(j)
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Exited
@@ -310,7 +315,9 @@ func describeEnd(c *container, j *Job, status uint32, lost bool, peak uint64, oo
 func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr error) {
 	id := c.record().Container.GetContainerId()
 	if j != nil && j.Launch != nil {
-		if err := k.undo(j, p); err != nil {
+		err := k.undo(j, p)
+		c.stopPumps()
+		if err != nil {
 			// What is left is removed by the sweep of the next start.
 			k.log.Error("something of a container is left", "container", id, "error", err)
 		}
@@ -377,10 +384,13 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 	return errors.Join(errs...)
 }
 
-// pump begins to move both streams; stop makes it empty the pipes and end.
-func (k *Keeper) pump(j *Job) (pumps *sync.WaitGroup, stop context.CancelFunc) {
+// pump begins to move both streams, unless that has begun.
+func (k *Keeper) pump(c *container, j *Job) {
+	if c.pumpStop != nil {
+		return
+	}
 	ctx, stop := context.WithCancel(context.Background())
-	pumps = &sync.WaitGroup{}
+	c.pumpStop = stop
 	uid, gid := k.owner(j)
 	for _, name := range stdio.Streams {
 		pump, err := stdio.Open(j.Paths.pipes, j.Paths.sandbox, name, uid, gid)
@@ -388,7 +398,7 @@ func (k *Keeper) pump(j *Job) (pumps *sync.WaitGroup, stop context.CancelFunc) {
 			k.log.Error("output of a container is lost", "container", j.ID, "stream", name, "error", err)
 			continue
 		}
-		pumps.Go(func() {
+		c.pumps.Go(func() {
 			if err := pump.Run(ctx); err != nil {
 				k.log.Error("output of a container", "container", j.ID, "stream", name, "error", err)
 			}
@@ -397,5 +407,12 @@ func (k *Keeper) pump(j *Job) (pumps *sync.WaitGroup, stop context.CancelFunc) {
 			}
 		})
 	}
-	return pumps, stop
+}
+
+// stopPumps makes the pumps empty their pipes and end.
+func (c *container) stopPumps() {
+	if c.pumpStop != nil {
+		c.pumpStop()
+	}
+	c.pumps.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,6 +163,19 @@ func TestTaskRunsAndEnds(t *testing.T) {
 	}
 	if err := h.k.Forget([]string{"c1", "unknown"}); err != nil || len(h.k.List()) != 0 {
 		t.Errorf("after forget: %v, %v", h.k.List(), err)
+	}
+}
+
+func TestShortTasksLoseNoOutput(t *testing.T) {
+	h := newHouse(t)
+	for i := range 50 {
+		h.launch(launchOf("c"+strconv.Itoa(i), "echo x; echo y >&2"))
+	}
+	for i := range 50 {
+		c := h.until("c"+strconv.Itoa(i), gone)
+		if out, errs := h.output(c, "stdout"), h.output(c, "stderr"); out != "x\n" || errs != "y\n" {
+			t.Errorf("task %d said %q and %q", i, out, errs)
+		}
 	}
 }
 
