@@ -52,8 +52,10 @@ NAME is a node of the cluster's directory, or an address when there is none.`,
 }
 
 // nodeVerbs are what may follow a node's name.
-var nodeVerbs = []string{"dmesg\tkernel messages", "logs\tof a program", "health\twhat it thinks of itself",
-	"inventory\twhat it is made of", "services\tof init", "reboot\tboot again"}
+var nodeVerbs = []string{
+	"dmesg\tkernel messages", "logs\tof a program", "health\twhat it thinks of itself",
+	"inventory\twhat it is made of", "services\tof init", "reboot\tboot again",
+}
 
 // nodePrograms are the programs whose logs a node keeps.
 var nodePrograms = []string{"clusterd", "isolated", "noded", "init"}

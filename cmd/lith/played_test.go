@@ -324,13 +324,17 @@ func (p *played) download(w http.ResponseWriter, r *http.Request) {
 }
 
 func running() *mesosv1.TaskStatus {
-	return &mesosv1.TaskStatus{State: mesosv1.TaskState_TASK_RUNNING.Enum(), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(),
+	return &mesosv1.TaskStatus{
+		State: mesosv1.TaskState_TASK_RUNNING.Enum(), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(),
 		ContainerStatus: &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String("container-1")}, NetworkInfos: []*mesosv1.NetworkInfo{{
 			IpAddresses: []*mesosv1.NetworkInfo_IPAddress{{IpAddress: proto.String("10.88.1.2")}},
-		}}}}
+		}}},
+	}
 }
 
 func ended(state mesosv1.TaskState, message string) *mesosv1.TaskStatus {
-	return &mesosv1.TaskStatus{State: state.Enum(), Message: proto.String(message), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(),
-		ContainerStatus: &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String("container-1")}}}
+	return &mesosv1.TaskStatus{
+		State: state.Enum(), Message: proto.String(message), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(),
+		ContainerStatus: &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String("container-1")}},
+	}
 }

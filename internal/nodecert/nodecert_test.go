@@ -97,8 +97,10 @@ func issue(t *testing.T, parent *authority, template *x509.Certificate) authorit
 func TestVerifyChain(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	ca := func(name string) *x509.Certificate {
-		return &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-			KeyUsage: x509.KeyUsageCertSign, NotBefore: start, NotAfter: start.AddDate(1, 0, 0)}
+		return &x509.Certificate{
+			Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+			KeyUsage: x509.KeyUsageCertSign, NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
+		}
 	}
 	node := func() *x509.Certificate {
 		c := leaf("m1", []string{"agent"}, NodeURI(clusterID, "m1", "abcdef0123456789").String())

@@ -247,8 +247,10 @@ func TestIssuerSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := IssuerSecrets{IssuingKeyPEM: "k", IssuingCertPEM: "c", CAPEM: "r",
-		APICredentials: APICredentials{{Principal: "p", SecretHash: hash, Role: RoleAdmin}}}
+	want := IssuerSecrets{
+		IssuingKeyPEM: "k", IssuingCertPEM: "c", CAPEM: "r",
+		APICredentials: APICredentials{{Principal: "p", SecretHash: hash, Role: RoleAdmin}},
+	}
 	raw, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)

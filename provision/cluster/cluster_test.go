@@ -106,15 +106,21 @@ func TestRender(t *testing.T) {
 		Masters:    nodedoc.Masters{Version: 1, Names: []string{"m1", "n-525400000002", "w01"}, WaitMS: 40_000},
 		Raft:       nodedoc.Raft{HeartbeatMS: 300, StallMS: 3000}, AgentsGraceMS: 30_000, AdoptWaitMS: 300_000,
 		API: nodedoc.API{Plaintext: true, PlaintextFrom: []string{"10.7.0.0/24"}, Anonymous: "reader", Domain: "rack7.example"},
-		Networks: []nodedoc.Network{{Name: "lan", Match: nodedoc.Match{Link: "any-up"}, Address: "10.7.0.22/24",
-			Gateway: "10.7.0.1", MTU: 9000}},
+		Networks: []nodedoc.Network{{
+			Name: "lan", Match: nodedoc.Match{Link: "any-up"}, Address: "10.7.0.22/24",
+			Gateway: "10.7.0.1", MTU: 9000,
+		}},
 		Time:            nodedoc.Time{Servers: []string{"dhcp", "pool.ntp.org"}, WaitMS: 20_000},
 		WatchdogSeconds: 60, Reserve: nodedoc.Reserve{CPUs: 0.2, MemoryMB: 256}, RAMStorePercent: 30,
 		KernelArgs: []string{"hugepagesz=1G", "hugepages=16"}, Modules: "late",
 		Tasks:      nodedoc.Tasks{Image: "base", Report: "container", HostNetworkRoles: []string{"infra"}, Pool: "10.96.0.0/12"},
 		Registries: nodedoc.Registries{Mirrors: map[string][]string{"docker.io": {"http://10.7.0.9:5000"}}},
-		Peers: []nodedoc.Peer{{Name: "m1", Address: "10.7.0.11"}, {Name: "w01", Address: "10.7.0.21"},
-			{Name: "w02", Address: "10.7.0.22"}, {Name: "w03", Address: "10.7.0.23"}},
+		Peers: []nodedoc.Peer{
+			{Name: "m1", Address: "10.7.0.11"},
+			{Name: "w01", Address: "10.7.0.21"},
+			{Name: "w02", Address: "10.7.0.22"},
+			{Name: "w03", Address: "10.7.0.23"},
+		},
 		SignedAt: now,
 	}
 	if d := cmp.Diff(want, doc); d != "" {

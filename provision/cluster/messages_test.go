@@ -15,86 +15,162 @@ var messages = []struct {
 	name, text string
 	want       string // without the file's name; several are separated by line breaks
 }{
-	{"even masters", "apiVersion: v1\ncluster: demo\nversion: 1.0.0\nmasters: 2\nnodes: [{name: a}, {name: b}]\n",
-		"4:10: masters: 2 — an even number of masters cannot outvote a split; use 1, 3 or 5."},
-	{"seven masters", "apiVersion: v1\ncluster: demo\nmasters: 7\nnodes: [{name: a}]\n",
-		"3:10: masters: 7 — more than 5 masters make every decision slower and none safer; use 1, 3 or 5."},
-	{"too few nodes", "apiVersion: v1\ncluster: demo\nmasters: 3\nnodes: [{name: a}]\n",
-		"3:10: masters: 3 — the file has only 1 nodes that may be masters; add nodes or lower masters."},
-	{"unknown key", head + "nodes:\n  - name: m1\n    network:\n      lan:\n        match: {link: any-up}\n        adress: 10.7.0.11/24\n",
-		"9:9: unknown key \"adress\" in nodes[0].network.lan — did you mean \"address\"?"},
-	{"unknown key, nothing like it", head + "nodes: [{name: a}]\nraft: {xyzzy: 1}\n",
-		"5:8: unknown key \"xyzzy\" in raft — known are heartbeat, stall."},
-	{"no prefix", head + "nodes:\n  - name: m1\n    network:\n      lan:\n        address: \"10.7.0.11\"\n        gateway: 10.7.0.1\n",
-		"8:18: address \"10.7.0.11\" has no prefix length — write 10.7.0.11/24 (the gateway 10.7.0.1 suggests /24)."},
-	{"gateway outside", head + "nodes:\n  - name: m1\n    network:\n      lan:\n        address: 10.7.0.11/24\n        gateway: 10.8.0.1\n",
-		"9:18: gateway 10.8.0.1 is outside 10.7.0.11/24 of the same network — no route could reach it."},
-	{"not hexadecimal", head + "nodes:\n  - mac: \"52:54:00:00:00:0G\"\n",
-		"5:10: mac \"52:54:00:00:00:0G\" — character 17 is not hexadecimal."},
-	{"short mac", head + "nodes:\n  - mac: 52:54:00\n",
-		"5:10: mac \"52:54:00\" — it has 8 characters, not 17; write it as 52:54:00:12:34:56."},
-	{"mac twice", head + "nodes:\n  - name: m1\n    match: {mac: 52:54:00:00:00:01}\n  - name: m3\n    mac: 52:54:00:00:00:01\n",
-		"6:18: mac 52:54:00:00:00:01 is used by nodes \"m1\" (line 6) and \"m3\" (line 8) — each must be unique."},
-	{"address twice", head + "nodes:\n  - name: a\n    network: {lan: {address: 10.7.0.1/24}}\n  - name: b\n    network: {lan: {address: 10.7.0.1/16}}\n",
-		"6:30: address 10.7.0.1 is used by nodes \"a\" (line 6) and \"b\" (line 8) — each must be unique."},
-	{"wipe without confirm", head + "nodes:\n  - name: a\n    disks:\n      data:\n        match: {serial: S4}\n        wipe: always\n",
-		"9:15: disks.data.wipe: always needs confirm: with the disk's serial or WWID, so that a moved cable cannot erase another disk."},
-	{"placeholder serial", head + "nodes:\n  - name: m2\n    match: {serial: \"Default string\"}\n",
-		"6:21: serial \"Default string\" is a vendor placeholder found on many machines — match by mac instead."},
-	{"zero uuid", head + "nodes:\n  - name: m2\n    match: {uuid: 00000000-0000-0000-0000-000000000000}\n",
-		"6:19: uuid \"00000000-0000-0000-0000-000000000000\" is a vendor placeholder found on many machines — match by mac instead."},
-	{"key twice", head + "nodes: [{name: a}]\ncluster: other\n",
-		"5:1: key \"cluster\" is here a second time (first in line 2) — keep one of them."},
-	{"anchor", head + "nodes:\n  - &x {name: a}\n",
-		"5:5: anchors (&) and aliases (*) are not allowed — use defaults: or groups:; quote a text that begins so."},
-	{"tag", head + "nodes:\n  - name: !!str a\n",
-		"5:11: tags (!) are not allowed — every key here has one type; quote a text that begins so."},
-	{"merge key", head + "nodes:\n  - {<<: {name: a}}\n",
-		"5:6: merge keys (<<) are not allowed — use defaults: or groups:."},
-	{"two documents", head + "nodes: [{name: a}]\n---\ncluster: b\n",
-		"6:1: a second document begins here — a cluster file is one document; remove the line with ---."},
+	{
+		"even masters", "apiVersion: v1\ncluster: demo\nversion: 1.0.0\nmasters: 2\nnodes: [{name: a}, {name: b}]\n",
+		"4:10: masters: 2 — an even number of masters cannot outvote a split; use 1, 3 or 5.",
+	},
+	{
+		"seven masters", "apiVersion: v1\ncluster: demo\nmasters: 7\nnodes: [{name: a}]\n",
+		"3:10: masters: 7 — more than 5 masters make every decision slower and none safer; use 1, 3 or 5.",
+	},
+	{
+		"too few nodes", "apiVersion: v1\ncluster: demo\nmasters: 3\nnodes: [{name: a}]\n",
+		"3:10: masters: 3 — the file has only 1 nodes that may be masters; add nodes or lower masters.",
+	},
+	{
+		"unknown key", head + "nodes:\n  - name: m1\n    network:\n      lan:\n        match: {link: any-up}\n        adress: 10.7.0.11/24\n",
+		"9:9: unknown key \"adress\" in nodes[0].network.lan — did you mean \"address\"?",
+	},
+	{
+		"unknown key, nothing like it", head + "nodes: [{name: a}]\nraft: {xyzzy: 1}\n",
+		"5:8: unknown key \"xyzzy\" in raft — known are heartbeat, stall.",
+	},
+	{
+		"no prefix", head + "nodes:\n  - name: m1\n    network:\n      lan:\n        address: \"10.7.0.11\"\n        gateway: 10.7.0.1\n",
+		"8:18: address \"10.7.0.11\" has no prefix length — write 10.7.0.11/24 (the gateway 10.7.0.1 suggests /24).",
+	},
+	{
+		"gateway outside", head + "nodes:\n  - name: m1\n    network:\n      lan:\n        address: 10.7.0.11/24\n        gateway: 10.8.0.1\n",
+		"9:18: gateway 10.8.0.1 is outside 10.7.0.11/24 of the same network — no route could reach it.",
+	},
+	{
+		"not hexadecimal", head + "nodes:\n  - mac: \"52:54:00:00:00:0G\"\n",
+		"5:10: mac \"52:54:00:00:00:0G\" — character 17 is not hexadecimal.",
+	},
+	{
+		"short mac", head + "nodes:\n  - mac: 52:54:00\n",
+		"5:10: mac \"52:54:00\" — it has 8 characters, not 17; write it as 52:54:00:12:34:56.",
+	},
+	{
+		"mac twice", head + "nodes:\n  - name: m1\n    match: {mac: 52:54:00:00:00:01}\n  - name: m3\n    mac: 52:54:00:00:00:01\n",
+		"6:18: mac 52:54:00:00:00:01 is used by nodes \"m1\" (line 6) and \"m3\" (line 8) — each must be unique.",
+	},
+	{
+		"address twice", head + "nodes:\n  - name: a\n    network: {lan: {address: 10.7.0.1/24}}\n  - name: b\n    network: {lan: {address: 10.7.0.1/16}}\n",
+		"6:30: address 10.7.0.1 is used by nodes \"a\" (line 6) and \"b\" (line 8) — each must be unique.",
+	},
+	{
+		"wipe without confirm", head + "nodes:\n  - name: a\n    disks:\n      data:\n        match: {serial: S4}\n        wipe: always\n",
+		"9:15: disks.data.wipe: always needs confirm: with the disk's serial or WWID, so that a moved cable cannot erase another disk.",
+	},
+	{
+		"placeholder serial", head + "nodes:\n  - name: m2\n    match: {serial: \"Default string\"}\n",
+		"6:21: serial \"Default string\" is a vendor placeholder found on many machines — match by mac instead.",
+	},
+	{
+		"zero uuid", head + "nodes:\n  - name: m2\n    match: {uuid: 00000000-0000-0000-0000-000000000000}\n",
+		"6:19: uuid \"00000000-0000-0000-0000-000000000000\" is a vendor placeholder found on many machines — match by mac instead.",
+	},
+	{
+		"key twice", head + "nodes: [{name: a}]\ncluster: other\n",
+		"5:1: key \"cluster\" is here a second time (first in line 2) — keep one of them.",
+	},
+	{
+		"anchor", head + "nodes:\n  - &x {name: a}\n",
+		"5:5: anchors (&) and aliases (*) are not allowed — use defaults: or groups:; quote a text that begins so.",
+	},
+	{
+		"tag", head + "nodes:\n  - name: !!str a\n",
+		"5:11: tags (!) are not allowed — every key here has one type; quote a text that begins so.",
+	},
+	{
+		"merge key", head + "nodes:\n  - {<<: {name: a}}\n",
+		"5:6: merge keys (<<) are not allowed — use defaults: or groups:.",
+	},
+	{
+		"two documents", head + "nodes: [{name: a}]\n---\ncluster: b\n",
+		"6:1: a second document begins here — a cluster file is one document; remove the line with ---.",
+	},
 	{"empty", "", "1:1: the file is empty — `lith init` writes one to start from."},
 	{"a list", "- a\n- b\n", "1:1: the file is a list — it must be a mapping (key: value)."},
-	{"key without value", head + "nodes: [{name: a}]\nraft:\n  heartbeat:\n",
-		"6:3: raft.heartbeat has no value — give it one or remove the key."},
-	{"duration without unit", head + "nodes: [{name: a}]\nraft: {heartbeat: 250}\n",
-		"5:19: raft.heartbeat: 250 is no duration — the unit is missing: 250ms, 250s or 250m."},
-	{"duration too short", head + "nodes: [{name: a}]\nraft: {heartbeat: 1ms}\n",
-		"5:19: raft.heartbeat: 1ms — it is from 50ms to 1m."},
-	{"wrong choice", head + "nodes: [{name: a}]\napi: {anonymous: readers}\n",
-		"5:18: api.anonymous: readers — did you mean \"reader\"? it is one of none, reader, framework."},
-	{"yaml 1.1 boolean", head + "nodes:\n  - {name: a, network: {lan: {dhcp: yes}}}\n",
-		"5:37: nodes[0].network.lan.dhcp: yes — it is one of true, false."},
-	{"version of the file", "apiVersion: v2\ncluster: demo\nmasters: 1\nnodes: [{name: a}]\n",
-		"1:13: apiVersion: v2 — this program reads v1."},
-	{"name in capitals", head + "nodes: [{name: Rack1}]\n",
-		"4:16: nodes[0].name \"Rack1\" is no name — write rack1."},
-	{"same name", head + "nodes: [{name: a}, {name: a}]\n",
-		"4:21: node \"a\" is here a second time (first in line 4) — a name is a node's identity."},
-	{"ranges of different lengths", head + "nodes:\n  - {name: \"w[01-03]\", match: {serial: \"S[1-2]\"}}\n",
-		"5:40: match.serial \"S[1-2]\" — the range has 2 elements, the one of name has 3; they run along each other."},
-	{"range going down", head + "nodes: [{name: \"w[3-1]\"}]\n",
-		"4:16: name \"w[3-1]\" of nodes[0] — the range goes down from 3 to 1; write the smaller number first."},
-	{"unknown group", head + "groups: {gpu: {attributes: {x: y}}}\nnodes: [{name: a, groups: [gpus]}]\n",
-		"5:28: unknown group \"gpus\" in nodes[0] — did you mean \"gpu\"?"},
-	{"disk mode", head + "nodes: [{name: a, mode: disk}]\n",
-		"4:25: nodes[0].mode: disk — this version runs nodes from RAM only and would forget what such a node should keep; use mode: ram."},
-	{"trust by tpm", head + "trust: tpm\nnodes: [{name: a}]\n",
-		"4:8: trust: tpm — this version proves nodes by a boot credential on their medium only; use trust: medium."},
-	{"pool bits", head + "networks: {tasks: {pool: 10.88.0.1/16}}\nnodes: [{name: a}]\n",
-		"4:26: networks.tasks.pool 10.88.0.1/16 has bits set behind its prefix — write 10.88.0.0/16."},
-	{"range without server", head + "provision: {dhcp: proxy, range: 10.0.0.1-10.0.0.9}\nnodes: [{name: a}]\n",
-		"4:33: provision.range is used with dhcp: server only — with proxy or off your own DHCP server gives the addresses; remove it or write dhcp: server."},
-	{"stall below heartbeat", head + "raft: {heartbeat: 3s}\nnodes: [{name: a}]\n",
-		"4:8: raft.stall 2s is shorter than raft.heartbeat 3s — every slow write would end the leader; make it a few times as long."},
-	{"mirror without scheme", head + "registries: {mirrors: {docker.io: [10.0.0.1]}}\nnodes: [{name: a}]\n",
-		"4:36: mirror \"10.0.0.1\" of docker.io has no scheme — write http://10.0.0.1 or https://10.0.0.1."},
-	{"neither name nor mac", head + "nodes: [{zone: a}]\n",
-		"4:10: nodes[0] has neither name nor mac — one of them must say which machine it is."},
-	{"nothing but a name", "cluster: x\n",
+	{
+		"key without value", head + "nodes: [{name: a}]\nraft:\n  heartbeat:\n",
+		"6:3: raft.heartbeat has no value — give it one or remove the key.",
+	},
+	{
+		"duration without unit", head + "nodes: [{name: a}]\nraft: {heartbeat: 250}\n",
+		"5:19: raft.heartbeat: 250 is no duration — the unit is missing: 250ms, 250s or 250m.",
+	},
+	{
+		"duration too short", head + "nodes: [{name: a}]\nraft: {heartbeat: 1ms}\n",
+		"5:19: raft.heartbeat: 1ms — it is from 50ms to 1m.",
+	},
+	{
+		"wrong choice", head + "nodes: [{name: a}]\napi: {anonymous: readers}\n",
+		"5:18: api.anonymous: readers — did you mean \"reader\"? it is one of none, reader, framework.",
+	},
+	{
+		"yaml 1.1 boolean", head + "nodes:\n  - {name: a, network: {lan: {dhcp: yes}}}\n",
+		"5:37: nodes[0].network.lan.dhcp: yes — it is one of true, false.",
+	},
+	{
+		"version of the file", "apiVersion: v2\ncluster: demo\nmasters: 1\nnodes: [{name: a}]\n",
+		"1:13: apiVersion: v2 — this program reads v1.",
+	},
+	{
+		"name in capitals", head + "nodes: [{name: Rack1}]\n",
+		"4:16: nodes[0].name \"Rack1\" is no name — write rack1.",
+	},
+	{
+		"same name", head + "nodes: [{name: a}, {name: a}]\n",
+		"4:21: node \"a\" is here a second time (first in line 4) — a name is a node's identity.",
+	},
+	{
+		"ranges of different lengths", head + "nodes:\n  - {name: \"w[01-03]\", match: {serial: \"S[1-2]\"}}\n",
+		"5:40: match.serial \"S[1-2]\" — the range has 2 elements, the one of name has 3; they run along each other.",
+	},
+	{
+		"range going down", head + "nodes: [{name: \"w[3-1]\"}]\n",
+		"4:16: name \"w[3-1]\" of nodes[0] — the range goes down from 3 to 1; write the smaller number first.",
+	},
+	{
+		"unknown group", head + "groups: {gpu: {attributes: {x: y}}}\nnodes: [{name: a, groups: [gpus]}]\n",
+		"5:28: unknown group \"gpus\" in nodes[0] — did you mean \"gpu\"?",
+	},
+	{
+		"disk mode", head + "nodes: [{name: a, mode: disk}]\n",
+		"4:25: nodes[0].mode: disk — this version runs nodes from RAM only and would forget what such a node should keep; use mode: ram.",
+	},
+	{
+		"trust by tpm", head + "trust: tpm\nnodes: [{name: a}]\n",
+		"4:8: trust: tpm — this version proves nodes by a boot credential on their medium only; use trust: medium.",
+	},
+	{
+		"pool bits", head + "networks: {tasks: {pool: 10.88.0.1/16}}\nnodes: [{name: a}]\n",
+		"4:26: networks.tasks.pool 10.88.0.1/16 has bits set behind its prefix — write 10.88.0.0/16.",
+	},
+	{
+		"range without server", head + "provision: {dhcp: proxy, range: 10.0.0.1-10.0.0.9}\nnodes: [{name: a}]\n",
+		"4:33: provision.range is used with dhcp: server only — with proxy or off your own DHCP server gives the addresses; remove it or write dhcp: server.",
+	},
+	{
+		"stall below heartbeat", head + "raft: {heartbeat: 3s}\nnodes: [{name: a}]\n",
+		"4:8: raft.stall 2s is shorter than raft.heartbeat 3s — every slow write would end the leader; make it a few times as long.",
+	},
+	{
+		"mirror without scheme", head + "registries: {mirrors: {docker.io: [10.0.0.1]}}\nnodes: [{name: a}]\n",
+		"4:36: mirror \"10.0.0.1\" of docker.io has no scheme — write http://10.0.0.1 or https://10.0.0.1.",
+	},
+	{
+		"neither name nor mac", head + "nodes: [{zone: a}]\n",
+		"4:10: nodes[0] has neither name nor mac — one of them must say which machine it is.",
+	},
+	{
+		"nothing but a name", "cluster: x\n",
 		"1:1: apiVersion: is missing — the smallest file has apiVersion, cluster, masters and nodes.\n" +
 			"1:1: masters: is missing — the smallest file has apiVersion, cluster, masters and nodes.\n" +
-			"1:1: nodes: is missing — the smallest file has apiVersion, cluster, masters and nodes."},
+			"1:1: nodes: is missing — the smallest file has apiVersion, cluster, masters and nodes.",
+	},
 }
 
 func TestMessages(t *testing.T) {
@@ -127,14 +203,22 @@ func TestNotYAML(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
-		{"two zones for three masters", "apiVersion: v1\ncluster: demo\nmasters: 3\nnodes:\n  - {name: a, zone: a}\n  - {name: b, zone: b}\n  - {name: c, zone: a}\n",
-			"cluster.yaml:5:3: only 2 of 3 masters can be placed in different zones (a, b) — loss of zone a would lose the quorum.   [warning]"},
-		{"no time", head + "nodes:\n  - name: m1\n    time: {servers: [dhcp]}\n    network: {lan: {address: 10.7.0.11/24}}\n",
-			"cluster.yaml:6:21: time.servers: [dhcp] but dhcp: false on every network of m1 — m1 would start unsynced after 30s.   [warning]"},
-		{"zookeeper", head + "zookeeper: on\nnodes: [{name: a}]\n",
-			"cluster.yaml:4:12: zookeeper: on is accepted and not acted on yet — this version does nothing about it.   [warning]"},
-		{"open API", head + "api: {plaintext: true, anonymous: framework}\nnodes: [{name: a}]\n",
-			"cluster.yaml:4:18: the API is open: plain HTTP, and who has no credentials may run tasks — right for a test cluster on one machine only.   [warning]"},
+		{
+			"two zones for three masters", "apiVersion: v1\ncluster: demo\nmasters: 3\nnodes:\n  - {name: a, zone: a}\n  - {name: b, zone: b}\n  - {name: c, zone: a}\n",
+			"cluster.yaml:5:3: only 2 of 3 masters can be placed in different zones (a, b) — loss of zone a would lose the quorum.   [warning]",
+		},
+		{
+			"no time", head + "nodes:\n  - name: m1\n    time: {servers: [dhcp]}\n    network: {lan: {address: 10.7.0.11/24}}\n",
+			"cluster.yaml:6:21: time.servers: [dhcp] but dhcp: false on every network of m1 — m1 would start unsynced after 30s.   [warning]",
+		},
+		{
+			"zookeeper", head + "zookeeper: on\nnodes: [{name: a}]\n",
+			"cluster.yaml:4:12: zookeeper: on is accepted and not acted on yet — this version does nothing about it.   [warning]",
+		},
+		{
+			"open API", head + "api: {plaintext: true, anonymous: framework}\nnodes: [{name: a}]\n",
+			"cluster.yaml:4:18: the API is open: plain HTTP, and who has no credentials may run tasks — right for a test cluster on one machine only.   [warning]",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := parse(t, c.text)
