@@ -29,26 +29,25 @@ var Virtual = []string{
 // without them cannot serve the node.
 var Required = []string{
 	// disks and buses
-	"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "usb_storage", "uas", "xhci_pci", "ehci_pci", "uhci_hcd",
-	"usbhid", "hid_generic",
+	"nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "usb_storage", "uas", "xhci_pci", "ehci_pci",
 	// network cards
-	"e1000", "e1000e", "igb", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
+	"e1000", "e1000e", "igb", "igc", "ixgbe", "i40e", "ice",
 	"mlx4_core", "mlx4_en", "mlx5_core", "bnxt_en", "tg3", "r8169", "vmxnet3",
 	// file systems
 	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "isofs", "squashfs", "loop",
 	// device mapper
 	"dm_mod", "dm_crypt", "dm_verity", "xts", "aesni_intel",
 	// networks of tasks and nodes, and what tests do to them
-	"vxlan", "8021q", "bonding", "wireguard", "macvlan", "ipvlan", "dummy", "vrf", "ifb", "udp_diag", "vsock_loopback",
-	"sch_netem", "sch_tbf", "sch_ingress", "sch_htb", "sch_fq", "act_mirred", "cls_u32", "cls_matchall",
-	"nft_redir", "nft_log", "nf_log_syslog", "nft_limit", "nft_hash", "nft_numgen", "nft_connlimit", "nft_quota", "nft_socket", "nft_tproxy", "nft_queue", "nft_flow_offload", "nft_synproxy",
+	"vxlan", "8021q", "bonding", "wireguard", "macvlan", "ipvlan", "ifb", "udp_diag", "vsock_loopback",
+	"sch_netem", "sch_tbf", "sch_ingress", "act_mirred", "cls_u32",
+	"nft_redir", "nft_log", "nf_log_syslog", "nft_limit", "nft_hash", "nft_numgen", "nft_quota",
 	// watchdogs
 	"iTCO_wdt", "sp5100_tco", "wdat_wdt", "hpwdt",
 }
 
 // Optional are taken where the kernel has them: distributions differ.
 var Optional = []string{
-	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "mpi3mr", "vmw_pvscsi", "vmd",
+	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "vmw_pvscsi", "vmd",
 	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "acpi_cpufreq", "realtek",
 }
 

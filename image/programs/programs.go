@@ -49,9 +49,9 @@ const CNI = "mesolith-cni"
 // daemon.
 var Plugins = []string{
 	"plugins/ipam/host-local", "plugins/ipam/static",
-	"plugins/main/bridge", "plugins/main/dummy", "plugins/main/host-device", "plugins/main/ipvlan",
+	"plugins/main/bridge", "plugins/main/host-device", "plugins/main/ipvlan",
 	"plugins/main/loopback", "plugins/main/macvlan", "plugins/main/ptp", "plugins/main/vlan",
-	"plugins/meta/bandwidth", "plugins/meta/sbr", "plugins/meta/tuning", "plugins/meta/vrf",
+	"plugins/meta/bandwidth", "plugins/meta/tuning",
 }
 
 const pluginsModule = "github.com/containernetworking/plugins/"
