@@ -192,7 +192,8 @@ func (a *Agent) tellNetwork() {
 	if a.network == nil || a.keeper == nil {
 		return
 	}
-	n := &keeper.SetNetwork{Version: a.network.GetVersion(), Pool: a.network.GetPool(), Address: a.cfg.Address, Mtu: a.cfg.MTU}
+	// A reborn cluster counts its plans from the beginning, at a greater height.
+	n := &keeper.SetNetwork{Version: a.height<<32 | a.network.GetVersion(), Pool: a.network.GetPool(), Address: a.cfg.Address, Mtu: a.cfg.MTU}
 	for _, s := range a.network.GetSubnets() {
 		if s.GetNode() == a.cfg.Name {
 			n.Subnet = s.GetSubnet()
