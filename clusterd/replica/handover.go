@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
 )
 
 // HandOver reads everything that the directory of a closed replica holds: its newest
@@ -73,12 +71,11 @@ func replay(dir string, m Machine, from Position) (Position, error) {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return from, nil
 	}
-	meta := &metadb.BoltMetaDB{}
-	defer meta.Close()
-	log, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta))
+	log, meta, err := openLog(dir)
 	if err != nil {
 		return from, err
 	}
+	defer meta.Close()
 	defer log.Close()
 	last, err := log.LastIndex()
 	if err != nil {

@@ -131,3 +131,75 @@ func TestAHungWriteHoldsNoCaller(t *testing.T) {
 		}
 	}
 }
+
+// A follower whose log is cut at its end and written on must be able to read all of it
+// again after a restart, however often that happens.
+func TestALogThatWasCutIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	term := map[uint64]uint64{} // of every entry that must be there
+	for round := uint64(1); round < 6; round++ {
+		s, err := openStore(dir, time.Minute, func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, last, err := s.bounds()
+		if err != nil || uint64(len(term)) != last || first > 1 {
+			t.Fatalf("round %d: entries %d to %d, want %d; %v", round, first, last, len(term), err)
+		}
+		for i, want := range term {
+			var l raft.Log
+			if err := s.GetLog(i, &l); err != nil || l.Term != want || string(l.Data) != fmt.Sprint(i, "/", want) {
+				t.Fatalf("round %d: entry %d: term %d, want %d; %v", round, i, l.Term, want, err)
+			}
+		}
+		if cut := last - min(last, round); last > 0 { // deeper each time
+			if err := s.DeleteRange(cut+1, last); err != nil {
+				t.Fatal(err)
+			}
+			for i := cut + 1; i <= last; i++ {
+				delete(term, i)
+			}
+			last = cut
+		}
+		for i := last + 1; i < last+10; i++ {
+			if err := s.StoreLog(&raft.Log{Index: i, Term: round, Data: fmt.Append(nil, i, "/", round)}); err != nil {
+				t.Fatal(err)
+			}
+			term[i] = round
+		}
+		if err := s.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// After a snapshot from the leader the log begins anew, far ahead.
+func TestALogThatBeginsAnew(t *testing.T) {
+	dir := t.TempDir()
+	for round := uint64(0); round < 4; round++ {
+		s, err := openStore(dir, time.Minute, func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, last, err := s.bounds()
+		if err != nil || round > 0 && (first != 1000*round || last != 1000*round+4 || s.lastConfig() != last) {
+			t.Fatalf("round %d: entries %d to %d, newest configuration %d; %v", round, first, last, s.lastConfig(), err)
+		}
+		if last > 0 {
+			if err := s.DeleteRange(first, last); err != nil {
+				t.Fatal(err)
+			}
+			if s.lastConfig() != 0 {
+				t.Error("a configuration that was cut off is still known")
+			}
+		}
+		for i := 1000 * (round + 1); i < 1000*(round+1)+5; i++ {
+			if err := s.StoreLog(&raft.Log{Index: i, Term: 1, Type: raft.LogConfiguration}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -35,10 +35,8 @@ type store struct {
 }
 
 func openStore(dir string, stall time.Duration, fail func(error)) (*store, error) {
-	meta := &metadb.BoltMetaDB{}
-	inner, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta))
+	inner, meta, err := openLog(dir)
 	if err != nil {
-		meta.Close()
 		return nil, err
 	}
 	s := &store{inner: inner, meta: meta, stall: stall, fail: fail}
