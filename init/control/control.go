@@ -28,6 +28,8 @@ type Server struct {
 	Power    func(off bool, reason string) // begins an orderly end; returns at once
 	Warn     func(format string, args ...any)
 
+	pipes pipes
+
 	mu    sync.Mutex
 	conns int
 }
@@ -137,12 +139,17 @@ func (s *Server) do(r request) (message, error) {
 	case bodyHello:
 		return helloBody(), nil
 	case bodyRegister:
-		return nil, s.Reaper.Register(k, int(r.pid))
+		if err := s.Reaper.Register(k, int(r.pid)); err != nil {
+			return nil, err
+		}
+		s.pipes.hold(k, int(r.pid))
+		return nil, nil
 	case bodyStatus:
 		state, status := s.Reaper.Status(k)
 		return exitBody(int(state), uint32(status)), nil
 	case bodyAck:
 		s.Reaper.Ack(k)
+		s.pipes.release(k)
 		return nil, nil
 	case bodyServices:
 		return servicesBody(s.Services()), nil
