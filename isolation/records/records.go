@@ -46,6 +46,7 @@ const (
 type Record struct {
 	Step      Step
 	Slot      uint32            // which range of host ids is its own; 0: none
+	Layers    []string          // of the image store, that its root is made of
 	Launch    *keeper.Launch    // nil: a tombstone, killed before it was launched
 	Container *keeper.Container // what others are told
 }
@@ -53,6 +54,7 @@ type Record struct {
 type body struct {
 	Step      Step
 	Slot      uint32
+	Layers    []string
 	Launch    []byte
 	Container []byte
 }
@@ -143,7 +145,7 @@ func parse(raw []byte) (Record, error) {
 	if err := decode(raw, &b); err != nil {
 		return Record{}, err
 	}
-	r := Record{Step: b.Step, Slot: b.Slot, Container: &keeper.Container{}}
+	r := Record{Step: b.Step, Slot: b.Slot, Layers: b.Layers, Container: &keeper.Container{}}
 	if err := proto.Unmarshal(b.Container, r.Container); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", errDamaged, err)
 	}
@@ -180,7 +182,7 @@ func decode(raw []byte, into any) error {
 
 // Put replaces a container's record and returns when it is on the medium.
 func (s *Store) Put(r Record) error {
-	b := body{Step: r.Step, Slot: r.Slot}
+	b := body{Step: r.Step, Slot: r.Slot, Layers: r.Layers}
 	var err error
 	if b.Container, err = proto.Marshal(r.Container); err != nil {
 		return fmt.Errorf("encode record: %w", err)

@@ -15,6 +15,9 @@ import (
 // sandboxShare is the part of the disk that sandboxes of finished tasks may take.
 const sandboxShare = 4
 
+// fullShare: with less than one part in so many left, images that nobody uses go.
+const fullShare = 4
+
 // collect removes the oldest sandboxes of finished tasks once all of them take more
 // than their share; it looks when a task has ended, at most once in collectEvery.
 const collectEvery = 10 * time.Second
@@ -48,6 +51,26 @@ func (k *Keeper) collectOnce() {
 		return
 	}
 	k.collectBeyond(st.Blocks * uint64(st.Bsize) / sandboxShare)
+	if err := unix.Statfs(k.cfg.StoreDir, &st); err != nil {
+		k.log.Warn("image store cannot be measured", "error", err)
+		return
+	}
+	if st.Bavail*fullShare < st.Blocks {
+		if err := k.collectImages(func() bool {
+			err := unix.Statfs(k.cfg.StoreDir, &st)
+			return err == nil && st.Bavail*fullShare < st.Blocks
+		}); err != nil {
+			k.log.Warn("old images are left", "error", err)
+		}
+	}
+}
+
+// askCollect makes the collector look soon.
+func (k *Keeper) askCollect() {
+	select {
+	case k.sweep <- struct{}{}:
+	default:
+	}
 }
 
 func (k *Keeper) collectBeyond(most uint64) {

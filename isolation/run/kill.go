@@ -12,6 +12,9 @@ import (
 	"github.com/mesolith/mesolith/isolation/records"
 )
 
+// maxGrace keeps sums of times within their type.
+const maxGrace = 366 * 24 * time.Hour
+
 // Kill begins the end of a container, or shortens what is left of its grace. An id that
 // is not known gets a tombstone, so that its launch, should it come later, fails.
 func (k *Keeper) Kill(m *keeper.Kill) error {
@@ -22,6 +25,7 @@ func (k *Keeper) Kill(m *keeper.Kill) error {
 	if grace < 0 {
 		grace = defaultGrace
 	}
+	grace = min(grace, maxGrace)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.admit(records.Fence{Height: m.GetHeight(), Term: m.GetTerm()}); err != nil {

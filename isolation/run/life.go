@@ -123,7 +123,13 @@ func (k *Keeper) job(rec records.Record) (*Job, error) {
 	for _, v := range l.GetEnv() {
 		j.Env = append(j.Env, spec.Variable{Name: v.GetName(), Value: v.GetValue()})
 	}
-	return j, j.decode()
+	if err := j.decode(); err != nil {
+		return j, err
+	}
+	if name := j.Task.GetContainer().GetHostname(); name != "" && !j.HostNetwork {
+		j.Hostname = hostname(name)
+	}
+	return j, nil
 }
 
 // launch does everything up to the running program. What a death before left is undone
@@ -150,7 +156,8 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := spec.Supported(j.Task); err != nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
 	}
-	if err := k.pull(ctx, c, j); err != nil {
+	if err := k.findImage(ctx, c, j); err != nil {
+		k.askCollect() // it may have been for want of room
 		return nil, k.launchError(c, keeper.Container_IMAGE, err)
 	}
 	j.lap("image")
@@ -159,6 +166,20 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	}
 	j.lap("prepare")
 	return k.start(ctx, c, j)
+}
+
+// findImage pulls the image if need be and notes what the container is made of, so that
+// nobody collects it.
+func (k *Keeper) findImage(ctx context.Context, c *container, j *Job) error {
+	k.pulls.pause.RLock()
+	defer k.pulls.pause.RUnlock()
+	if err := k.pull(ctx, c, j); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec.Layers = j.Image.Layers
+	return nil
 }
 
 // launchError keeps the kind that an error brings along, and calls it a kill if that is
@@ -349,10 +370,7 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 			k.log.Warn("PID 1 keeps a status that is stored", "container", id, "error", err)
 		}
 	}
-	select {
-	case k.sweep <- struct{}{}:
-	default:
-	}
+	k.askCollect()
 }
 
 // undo removes all of a container but its record and its sandbox, in reverse order of

@@ -26,6 +26,9 @@ const parallelPulls = 2
 type pulls struct {
 	k     *Keeper
 	slots chan struct{}
+	// pause is held for reading from looking for an image until its layers are noted in
+	// a container's record; the collector of images takes it whole.
+	pause sync.RWMutex
 	mu    sync.Mutex
 	runs  map[string]*pullRun
 }

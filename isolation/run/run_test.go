@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -181,18 +182,19 @@ func TestShortTasksLoseNoOutput(t *testing.T) {
 
 func TestKillWithGraceAndEscalation(t *testing.T) {
 	h := newHouse(t)
-	h.launch(launchOf("soft", `trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done`))
-	h.launch(launchOf("hard", `trap '' TERM; echo ready; sleep 1000 & wait; wait; while :; do sleep 1; done`))
-	for _, id := range []string{"soft", "hard"} {
-		c := h.until(id, running)
-		for h.output(c, "stdout") == "" {
-			time.Sleep(time.Millisecond)
+	ready := map[string]string{"soft": h.pipe("soft"), "hard": h.pipe("hard")}
+	h.launch(launchOf("soft", `trap 'echo bye; exit 0' TERM; echo ready > pipe; while :; do sleep 0.05; done`))
+	h.launch(launchOf("hard", `trap '' TERM; echo ready > pipe; sleep 1000 & wait; wait; while :; do sleep 1; done`))
+	for id, pipe := range ready {
+		if raw, err := os.ReadFile(pipe); err != nil || string(raw) != "ready\n" {
+			t.Fatalf("%s said %q, %v", id, raw, err)
 		}
+		h.until(id, running)
 	}
 	if err := h.k.Kill(&keeper.Kill{ContainerId: "soft", GraceNs: int64(time.Minute), Term: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if c := h.until("soft", gone); c.GetWaitStatus() != 0 || !c.GetKillRequested() || h.output(c, "stdout") != "ready\nbye\n" {
+	if c := h.until("soft", gone); c.GetWaitStatus() != 0 || !c.GetKillRequested() || h.output(c, "stdout") != "bye\n" {
 		t.Errorf("soft ended as %v", c)
 	}
 	for _, grace := range []time.Duration{time.Hour, 10 * time.Millisecond, time.Minute} {
@@ -258,30 +260,38 @@ func TestBadTasks(t *testing.T) {
 
 func TestKeeperReturns(t *testing.T) {
 	h := newHouse(t)
-	h.launch(launchOf("long", `echo a; read x < "$MESOS_SANDBOX/go"; echo b; exit 3`))
-	c := h.until("long", running)
-	if err := syscall.Mkfifo(filepath.Join(c.GetSandbox(), "go"), 0o666); err != nil && !errors.Is(err, syscall.EEXIST) {
-		t.Fatal(err)
-	}
-	pid := c.GetPid()
+	pipe := h.pipe("long")
+	h.launch(launchOf("long", `echo a; read x < pipe; echo b $x; exit 3`))
+	pid := h.until("long", running).GetPid()
 	h.close()
 	h.open()
-	if c = h.until("long", running); c.GetPid() != pid {
+	if c := h.until("long", running); c.GetPid() != pid {
 		t.Fatalf("adopted as %v, was pid %d", c, pid)
 	}
-	for range 600 { // the task may not have opened the pipe yet, or have failed to
-		f, err := os.OpenFile(filepath.Join(c.GetSandbox(), "go"), os.O_WRONLY|syscall.O_NONBLOCK, 0)
-		if err == nil {
-			f.WriteString("x\n")
-			f.Close()
-			break
-		}
-		time.Sleep(time.Millisecond)
+	f, err := os.OpenFile(pipe, os.O_WRONLY, 0) // opens when the task reads
+	if err != nil {
+		t.Fatal(err)
 	}
-	c = h.until("long", gone)
-	if !strings.HasPrefix(h.output(c, "stdout"), "a\n") {
-		t.Errorf("output %q", h.output(c, "stdout"))
+	f.WriteString("x\n")
+	f.Close()
+	c := h.until("long", gone)
+	if got := h.output(c, "stdout"); got != "a\nb x\n" {
+		t.Errorf("output %q", got)
 	}
+}
+
+// pipe makes a named pipe in the sandbox of a task to come.
+func (h *house) pipe(id string) string {
+	h.t.Helper()
+	sandbox := sandboxPath(h.k.cfg.WorkDir, launchOf(id, ""))
+	if err := os.MkdirAll(sandbox, 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	path := filepath.Join(sandbox, "pipe")
+	if err := syscall.Mkfifo(path, 0o666); err != nil {
+		h.t.Fatal(err)
+	}
+	return path
 }
 
 func TestPathsStayInTheSandbox(t *testing.T) {
@@ -322,5 +332,49 @@ func TestOldSandboxesGo(t *testing.T) {
 	}
 	if _, err := os.Stat(c.GetSandbox()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestUnusedImagesGo(t *testing.T) {
+	h := newHouse(t)
+	s := h.k.images
+	layer := func(c string) string { return "sha256-" + strings.Repeat(c, 64) }
+	for i, ref := range []string{"old", "shared", "used"} {
+		layers := []string{layer("a"), layer(string(rune('b' + i)))}
+		for _, l := range layers {
+			if err := os.MkdirAll(s.Layer(l), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ref == "old" {
+			layers = layers[1:]
+		}
+		raw, err := json.Marshal(imagestore.Image{Format: imagestore.Format, Reference: ref, Layers: layers, PulledAt: int64(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(s.Images(), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.ImageFile(ref), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.launch(launchOf("c", "sleep 1000"))
+	h.until("c", running)
+	c := h.k.containers["c"]
+	c.mu.Lock()
+	c.rec.Layers = []string{layer("d")}
+	c.mu.Unlock()
+	if err := h.k.collectImages(func() bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	for ref, want := range map[string]bool{"old": false, "shared": false, "used": true} {
+		if _, err := s.Find(ref); (err == nil) != want {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+	if left, err := os.ReadDir(s.Layers()); err != nil || len(left) != 2 {
+		t.Errorf("layers left: %v, %v", left, err)
 	}
 }

@@ -1,0 +1,104 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"github.com/mesolith/mesolith/internal/imagestore"
+	"github.com/mesolith/mesolith/isolation/records"
+)
+
+// collectImages removes images that no container is made of, longest not pulled first,
+// for as long as more says so; then the layers that no image names.
+func (k *Keeper) collectImages(more func() bool) error {
+	if !k.pulls.pause.TryLock() {
+		return nil // a pull under way counts on the layers that it found: the next time will do
+	}
+	defer k.pulls.pause.Unlock()
+	inUse := k.layersInUse()
+	images, err := k.storedImages()
+	if err != nil {
+		return err
+	}
+	sort.Slice(images, func(i, j int) bool { return images[i].PulledAt < images[j].PulledAt })
+	for i, img := range images {
+		if !more() {
+			return nil
+		}
+		if anyIn(img.Layers, inUse) {
+			continue
+		}
+		if err := os.Remove(k.images.ImageFile(img.Reference)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove image: %w", err)
+		}
+		k.log.Info("image is removed, the store is nearly full", "image", img.Reference)
+		keep := map[string]bool{}
+		for _, other := range images[i+1:] {
+			for _, l := range other.Layers {
+				keep[l] = true
+			}
+		}
+		for _, l := range img.Layers {
+			if keep[l] || inUse[l] {
+				continue
+			}
+			if err := os.RemoveAll(k.images.Layer(l)); err != nil {
+				return fmt.Errorf("remove layer: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func anyIn(layers []string, set map[string]bool) bool {
+	for _, l := range layers {
+		if set[l] {
+			return true
+		}
+	}
+	return false
+}
+
+func (k *Keeper) layersInUse() map[string]bool {
+	out := map[string]bool{}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.containers {
+		c.mu.Lock()
+		if c.rec.Step != records.Done {
+			for _, l := range c.rec.Layers {
+				out[l] = true
+			}
+		}
+		c.mu.Unlock()
+	}
+	return out
+}
+
+func (k *Keeper) storedImages() ([]imagestore.Image, error) {
+	files, err := filepath.Glob(filepath.Join(k.images.Images(), "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var out []imagestore.Image
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("look at images: %w", err)
+		}
+		img, err := imagestore.Decode(f)
+		f.Close()
+		if err != nil {
+			k.log.Warn("image file is removed", "file", name, "error", err)
+			if err := os.Remove(name); err != nil {
+				return nil, fmt.Errorf("remove image file: %w", err)
+			}
+			continue
+		}
+		out = append(out, img)
+	}
+	return out, nil
+}
