@@ -16,20 +16,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTwoBuildsAreBitIdentical builds here and in a copy of the checkout
-// elsewhere, under another umask, time zone, language and (in the long run)
-// with a compiler cache that has seen nothing, and compares every byte.
+// TestTwoBuildsAreBitIdentical builds in two copies of the checkout, the second
+// under another umask, time zone and language, with nothing cached but the
+// packages and (in the long run) with a compiler cache that has seen nothing,
+// and compares every byte. It copies first, so that nobody's typing in the
+// checkout comes between the two.
 func TestTwoBuildsAreBitIdentical(t *testing.T) {
-	here, err := filepath.Abs("..")
+	checkout, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
 	}
+	here := copyCheckout(t, checkout, "here", "cache")
+	there := copyCheckout(t, here, "a/longer/way/to/there", "cache/debs")
 	start := time.Now()
 	first := buildIn(t, here, "umask 022", "TZ=UTC", "LC_ALL=C")
 	t.Logf("first build: %.0f s", time.Since(start).Seconds())
 
 	start = time.Now()
-	there := copyCheckout(t, here)
 	env := []string{"TZ=Pacific/Chatham", "LC_ALL=C.UTF-8", "USER=somebody"}
 	if coldCache {
 		env = append(env, "GOCACHE="+t.TempDir())
@@ -79,18 +82,18 @@ func buildIn(t *testing.T, checkout, umask string, env ...string) map[string]str
 }
 
 // copyCheckout copies what git knows or would know, git's own directory, and
-// of what was built only the fetched packages.
-func copyCheckout(t *testing.T, from string) string {
+// of what was built only the part that is named.
+func copyCheckout(t *testing.T, from, to, built string) string {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), "a", "longer", "way", "to", "it")
+	to = filepath.Join(t.TempDir(), to)
 	script := `set -eu
-mkdir -p "$1/build/cache"
+mkdir -p "$1/build/$(dirname "$2")"
 git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
 while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done |
 tar --null -T - -cf - | tar -xf - -C "$1"
 [ -d .git ] && cp -r .git "$1/.git"
-cp -r build/cache/debs "$1/build/cache/debs"`
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", script, "copy", to)
+cp -r "build/$2" "$1/build/$2"`
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", script, "copy", to, built)
 	cmd.Dir = from
 	if log, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("copy the checkout: %v\n%s", err, log)
