@@ -1,6 +1,7 @@
 package fault
 
-// The points, in the order of a launch.
+// The points, in the order of a launch. Rules comes after the CNI plugins and the
+// firewall, which are one call to whoever connects containers.
 const (
 	Record   Point = "record"
 	Mkdir    Point = "mkdir"
@@ -8,7 +9,6 @@ const (
 	Start    Point = "start"
 	Register Point = "register"
 	Netns    Point = "netns"
-	Add      Point = "add"
 	Rules    Point = "rules"
 	Exec     Point = "exec"
 )

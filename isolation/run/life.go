@@ -152,6 +152,7 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 		if err := k.undo(j, nil); err != nil {
 			return nil, failed(keeper.Container_LAUNCH, fmt.Errorf("remove what an earlier try left: %w", err))
 		}
+		k.acknowledge(ctx, j.ID, c.record().Container.GetStartTime())
 	}
 	if err := spec.Supported(j.Task); err != nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
@@ -365,12 +366,18 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 		k.log.Error("end of a container is not recorded", "container", id, "error", err)
 		return
 	}
-	if k.cfg.Init != nil && startTime != 0 {
-		if err := k.cfg.Init.Ack(ctx, id, startTime); err != nil {
-			k.log.Warn("PID 1 keeps a status that is stored", "container", id, "error", err)
-		}
-	}
+	k.acknowledge(ctx, id, startTime)
 	k.askCollect()
+}
+
+// acknowledge lets PID 1 forget a process whose status is stored, or matters to nobody.
+func (k *Keeper) acknowledge(ctx context.Context, id string, startTime uint64) {
+	if k.cfg.Init == nil || startTime == 0 {
+		return
+	}
+	if err := k.cfg.Init.Ack(ctx, id, startTime); err != nil {
+		k.log.Warn("PID 1 keeps a status that nobody needs", "container", id, "error", err)
+	}
 }
 
 // undo removes all of a container but its record and its sandbox, in reverse order of
