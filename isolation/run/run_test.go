@@ -261,7 +261,7 @@ func TestBadTasks(t *testing.T) {
 func TestKeeperReturns(t *testing.T) {
 	h := newHouse(t)
 	pipe := h.pipe("long")
-	h.launch(launchOf("long", `echo a; read x < pipe; echo b $x; exit 3`))
+	h.launch(launchOf("long", `echo a; until read x < pipe; do ls -l >&2; sleep 0.1; done; echo b $x; exit 3`))
 	pid := h.until("long", running).GetPid()
 	h.close()
 	h.open()
