@@ -1,0 +1,174 @@
+//go:build vm && long
+
+package qemutests
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mesolith/mesolith/api/client"
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/qemu-tests/cluster"
+)
+
+// The leader loses power in a storm of launches. Another one leads, no accepted launch is
+// lost or run twice, and tasks on the others never noticed.
+func TestLeaderLosesPowerUnderLoad(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	running := f.start(t, f.liveOn(t, 1)...)
+	names := map[string]string{}
+	for _, l := range running {
+		names[l.Task.ID] = f.birth(t, l)
+	}
+	leader, err := w.WaitLeader(within(t, toNotice))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	const storm = 20
+	var tasks []client.Task
+	for i := range storm {
+		tasks = append(tasks, f.task(t, fmt.Sprintf("storm-%d", i), "say", "ran"))
+	}
+	ctx := within(t, toNotice+toRun+3*storm)
+	if err := f.Add(ctx, tasks[:storm/2]...); err != nil {
+		t.Fatal(err)
+	}
+	w.Machine(leader.Name).PowerCut()
+	cut := time.Now()
+	if err := f.Add(ctx, tasks[storm/2:]...); err != nil {
+		t.Logf("offers are asked for again by the next stream: %v", err)
+	}
+	next, err := w.WaitLeader(ctx, leader.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("%s lost power, %s leads after %.1f s\n", leader.Name, next.Name, time.Since(cut).Seconds())
+
+	finished, lost := 0, 0
+	for _, task := range tasks {
+		l, err := f.Wait(ctx, task.ID, client.Ended)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case l.Status.GetState() == mesosv1.TaskState_TASK_FINISHED:
+			finished++
+		case l.Hostname == leader.Address.String():
+			lost++ // it was on the machine that lost power
+		default:
+			t.Errorf("task %s on %s ended as %s: %s", task.ID, l.Hostname, l.Status.GetState(), l.Status.GetMessage())
+		}
+	}
+	fmt.Printf("%d launches under way or after the cut: %d finished, %d went with the machine\n", storm, finished, lost)
+	for _, l := range running {
+		if l.Hostname != leader.Address.String() {
+			f.stillAlive(t, l, names[l.Task.ID])
+		}
+	}
+}
+
+// clusterd and isolated are killed on every machine while tasks run: no task notices, and
+// the programs are back by themselves.
+func TestProgramsAreKilledUnderRunningTasks(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	running := f.start(t, f.liveOn(t, 2)...)
+	names := map[string]string{}
+	for _, l := range running {
+		names[l.Task.ID] = f.birth(t, l)
+	}
+	kills := 0
+	for _, program := range []string{"clusterd", "isolated"} {
+		for _, m := range w.Machines() {
+			api := w.nodeAPI(m.Node)
+			before := restarts(t, w, m.Node, program)
+			if err := api.Kill(within(t, toRun), program, "KILL"); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, within(t, toRun), func() error {
+				if restarts(t, w, m.Node, program) <= before {
+					return fmt.Errorf("%s on %s was not started again", program, m.Node.Name)
+				}
+				return nil
+			})
+			kills++
+		}
+		if err := w.WaitReady(within(t, toNotice)); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range running {
+			f.stillAlive(t, l, names[l.Task.ID])
+		}
+	}
+	fmt.Printf("%d kills, %d tasks: all alive under their first name\n", kills, len(running))
+	// They are still the framework's: a kill ends each of them in order.
+	for _, l := range running {
+		if err := f.Kill(within(t, toRun), l.Task.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, l := range running {
+		ended, err := f.Wait(within(t, toRun), l.Task.ID, client.Ended)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, ended, mesosv1.TaskState_TASK_KILLED)
+	}
+}
+
+func restarts(t *testing.T, w *world, n cluster.Node, program string) int {
+	t.Helper()
+	var count int
+	eventually(t, within(t, toRun), func() error {
+		services, err := w.nodeAPI(n).Services(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, s := range services {
+			if s.Name == program && s.State == "running" {
+				count = int(s.Restarts)
+				return nil
+			}
+		}
+		return fmt.Errorf("%s does not run on %s: %v", program, n.Name, services)
+	})
+	return count
+}
+
+// clusterd is killed on all masters at once: what was acknowledged is still known.
+func TestAllMastersProgramsDieAtOnce(t *testing.T) {
+	w := three(t)
+	f := w.framework(t, false)
+	running := f.start(t, f.liveOn(t, 1)...)
+	failed := make(chan error, 3)
+	began := time.Now()
+	for _, m := range w.Machines() {
+		api := w.nodeAPI(m.Node)
+		go func() { failed <- api.Kill(t.Context(), "clusterd", "KILL") }()
+	}
+	var all error
+	for range w.Machines() {
+		all = errors.Join(all, <-failed)
+	}
+	if all != nil {
+		t.Fatal(all)
+	}
+	fmt.Printf("clusterd killed on 3 masters within %d ms\n", time.Since(began).Milliseconds())
+	if err := w.WaitReady(within(t, toNotice)); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range running {
+		if err := f.Kill(within(t, toRun), l.Task.ID); err != nil {
+			t.Fatal(err)
+		}
+		ended, err := f.Wait(within(t, toNotice), l.Task.ID, client.Ended)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, ended, mesosv1.TaskState_TASK_KILLED)
+	}
+}
