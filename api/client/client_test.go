@@ -247,6 +247,27 @@ func TestLaunchOfUnknownOutcomeIsNeitherLostNorDoubled(t *testing.T) {
 	m.expect(scheduler.Call_ACCEPT)
 }
 
+func TestTaskAddedDuringALongDeclineGetsOffers(t *testing.T) {
+	m := newMaster(t, false)
+	release := make(chan struct{})
+	m.refuse = func(c *scheduler.Call) int {
+		if c.GetType() == scheduler.Call_DECLINE {
+			<-release
+		}
+		return 0
+	}
+	l := launcher(t, m)
+	m.expect(scheduler.Call_SUBSCRIBE)
+	m.events <- offer("o1", 2, 1024)
+	m.expect(scheduler.Call_DECLINE)
+	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
+		t.Fatal(err)
+	}
+	m.expect(scheduler.Call_REVIVE)
+	close(release) // the decline takes effect only now
+	m.expect(scheduler.Call_REVIVE)
+}
+
 func TestErrorEventEndsTheFramework(t *testing.T) {
 	m := newMaster(t, false)
 	c, err := New(Config{Masters: []string{m.URL}, Framework: framework()})

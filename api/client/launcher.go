@@ -260,6 +260,11 @@ func (l *Launcher) use(ctx context.Context, o *mesosv1.Offer) {
 	ids := []*mesosv1.OfferID{o.GetId()}
 	if len(chosen) == 0 {
 		l.decline(ctx, ids, quiet)
+		if quiet && l.pending() {
+			// A task came while the offer was being declined for long: its own request
+			// for offers may have overtaken the decline.
+			l.revive(ctx)
+		}
 		return
 	}
 	err := l.client.Accept(ctx, ids, []*mesosv1.Offer_Operation{Launch(infos...)}, refuseWhileWaiting)
@@ -269,6 +274,24 @@ func (l *Launcher) use(ctx context.Context, o *mesosv1.Offer) {
 		l.sent(t, err)
 	}
 	l.wake()
+}
+
+// pending reports whether a task waits for an offer.
+func (l *Launcher) pending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.tasks {
+		if t.Info == nil && !t.Done() {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Launcher) revive(ctx context.Context) {
+	if err := l.client.Revive(ctx); err != nil {
+		l.client.cfg.Log.Info("asking for offers failed", "error", err)
+	}
 }
 
 // sent notes the outcome of an ACCEPT; the caller holds the lock.
