@@ -86,6 +86,9 @@ func runLab(m *testing.M) (code int, err error) {
 	code = m.Run()
 	if theLab.shared != nil {
 		theLab.shared.close()
+		if code == 0 {
+			return code, os.RemoveAll(theLab.shared.home)
+		}
 	}
 	return code, nil
 }
@@ -127,6 +130,7 @@ func stopwatch(t *testing.T) {
 type world struct {
 	*cluster.Cluster
 	rendered cluster.Rendered
+	home     string // its directory, with the consoles
 	secrets  *pki.Secrets
 	task     string // reference of the image with the tests' program
 	taskOnce sync.Once
@@ -187,6 +191,7 @@ func makeWorld(ctx context.Context, name string, o options) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.home = dir
 	cfg := cluster.Config{
 		Name: w.rendered.Name, Dir: dir, Image: theLab.image, Nodes: w.rendered.Nodes, Subnet: w.rendered.Subnet,
 		MemoryMB: o.memoryMB, Accel: theLab.accel, NoDHCP: o.noDHCP, Client: transport,
@@ -208,13 +213,11 @@ func (w *world) close() { w.Cluster.Close() }
 
 // keepConsoles says where the consoles of a failed test are, and removes a good one's.
 func (w *world) keepConsoles(t *testing.T) {
-	files := w.Artefacts()
-	dir := filepath.Dir(filepath.Dir(filepath.Dir(files[0])))
 	if t.Failed() {
-		t.Logf("consoles are in %s", dir)
+		t.Logf("consoles are in %s", w.home)
 		return
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := os.RemoveAll(w.home); err != nil {
 		t.Errorf("remove consoles: %v", err)
 	}
 }
