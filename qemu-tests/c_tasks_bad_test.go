@@ -1,11 +1,12 @@
-//go:build vm && long
+//go:build vm
 
 package qemutests
 
 import (
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -60,7 +61,7 @@ func TestBadImages(t *testing.T) {
 	}{
 		{"nobody listens", "10.77.0.1:5999/nothing:1", []string{"10.77.0.1:5999"}},
 		{"no such image", w.Registry.Host + "/absent:1", []string{"absent"}},
-		{"wrong digest", liar, []string{"digest"}},
+		{"wrong digest", liar, []string{"sha256", "10.77.0.1:5001"}},
 		{"not a reference", "UPPER CASE//", []string{"UPPER CASE//"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -86,12 +87,20 @@ func lyingRegistry(t *testing.T, w *world) string {
 	ref := w.image(t)
 	honest := w.Registry.Handler()
 	lie := http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
-			rw.Header().Set("Content-Type", "application/octet-stream")
-			_, _ = io.WriteString(rw, "these are other bytes")
+		if req.Method != http.MethodGet || !strings.Contains(req.URL.Path, "/blobs/") {
+			honest.ServeHTTP(rw, req)
 			return
 		}
-		honest.ServeHTTP(rw, req)
+		// As long as what was promised, and other bytes: only the digest tells.
+		truth := httptest.NewRecorder()
+		honest.ServeHTTP(truth, req)
+		body := truth.Body.Bytes()
+		for i := range body {
+			body[i] ^= 0x55
+		}
+		maps.Copy(rw.Header(), truth.Header())
+		rw.WriteHeader(truth.Code)
+		_, _ = rw.Write(body)
 	})
 	const port = 5001
 	ln, err := w.LAN.Listen(port)
