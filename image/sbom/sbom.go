@@ -143,7 +143,8 @@ func (c Component) spdx() (spdxPackage, error) {
 	}
 	switch c.Kind {
 	case "go":
-		p.Download = "https://proxy.golang.org/" + escapeModule(c.Name) + "/@v/" + escapeModule(c.Version) + ".zip"
+		// Where the module lives by its own name; the purl says how to fetch it.
+		p.Download = "https://" + c.Name
 		p.External = []externalRef{{"PACKAGE-MANAGER", "purl", "pkg:golang/" + c.Name + "@" + c.Version}}
 		p.SourceInfo = c.Source
 	case "deb", "c":
@@ -161,17 +162,4 @@ func (c Component) spdx() (spdxPackage, error) {
 		p.Comment = strings.TrimSpace(p.Comment + " go.sum h1 (SHA256 of the module's file list): " + hex.EncodeToString(sum))
 	}
 	return p, nil
-}
-
-// escapeModule writes capitals as the module proxies want them.
-func escapeModule(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if r >= 'A' && r <= 'Z' {
-			b.WriteByte('!')
-			r += 'a' - 'A'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
