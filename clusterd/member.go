@@ -58,7 +58,9 @@ type membership struct {
 	now                 func() time.Time
 	report              func(*noded.ClusterStatus)   // to noded; may be nil
 	announce            func(discovery.Announcement) // on the LAN; may be nil
-	issuer              *issuer                      // masters that can issue certificates
+	// twin is another incarnation that speaks under this node's name; nil: nobody can.
+	twin   func() (incarnation, address string, ok bool)
+	issuer *issuer // masters that can issue certificates
 
 	log *slog.Logger
 }
@@ -206,7 +208,11 @@ func (b *member) mastersConfig() masters.Config {
 		Dir: filepath.Join(b.dataDir, "raft"), Self: b.doc.Name, Incarnation: b.incarnation, ClusterID: b.doc.ClusterID,
 		List: b.doc.Masters.Names, ListVersion: b.doc.Masters.Version, Disks: b.doc.Mode == nodedoc.ModeDisk,
 		Wait: milliseconds(b.doc.Masters.WaitMS), Heartbeat: milliseconds(b.doc.Raft.HeartbeatMS), Stall: milliseconds(b.doc.Raft.StallMS),
-		Machine: b.machine, Port: port{b.mux}, Lead: b.lead, Log: b.log.With("room", "masters"),
+		Machine: b.machine, Port: port{b.mux}, Lead: b.lead, Log: b.log.With("room", "masters"), Twin: b.twin,
+		Lives: func(ctx context.Context, address string) (string, bool) {
+			incarnation, _, ok := b.mux.LivesAt(ctx, b.doc.Name, address)
+			return incarnation, ok
+		},
 	}
 }
 
@@ -259,6 +265,10 @@ func (b *member) leads() *leader.Leader {
 func (b *member) watchMasters(ctx context.Context) {
 	for {
 		s, changed := b.masters.Status()
+		if s.Stopped {
+			b.watchLeader(ctx) // it votes no more; its agent still hears who leads
+			return
+		}
 		b.mu.Lock()
 		if b.present == nil {
 			b.desk.Follow(leader.Status{Height: s.Generation.Height, Term: s.Term, Generation: s.Generation.ID, Leader: s.Leader})

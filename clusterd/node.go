@@ -256,6 +256,6 @@ func nodeMembership(ctx context.Context, client *machine.Client, listeners map[s
 			}
 			return ""
 		},
-		announce: table.Announce, log: log,
+		announce: table.Announce, twin: table.Twin, log: log,
 	}, nil
 }

@@ -31,8 +31,6 @@ const (
 	protocol      = 1
 )
 
-var errForeign = errors.New("beacon of another cluster")
-
 // compose makes the datagram of this moment.
 func (t *Table) compose(cert *tls.Certificate) ([]byte, error) {
 	t.mu.Lock()

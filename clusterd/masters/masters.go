@@ -64,6 +64,10 @@ type Config struct {
 	Stall       time.Duration
 	Machine     replica.Machine
 	Port        Port
+	// Twin says that another incarnation of this name spoke lately, and where; Lives who
+	// answers there under this name, proven now. Without TLS nothing can be: nil.
+	Twin  func() (incarnation, address string, ok bool)
+	Lives func(ctx context.Context, address string) (incarnation string, ok bool)
 	// Lead serves one term until ctx ends.
 	Lead func(ctx context.Context, t Term) error
 	Log  *slog.Logger
@@ -76,6 +80,7 @@ type Status struct {
 	Leader     string // name, or empty
 	Leading    bool
 	Why        string // one sentence, while there is no leader
+	Stopped    bool   // for good: Why says what to do
 }
 
 // Masters is one master's part; Run gives it life.
@@ -96,6 +101,7 @@ type Masters struct {
 	highest uint64
 	heard   map[string]heard  // by name: what the other masters said last
 	asking  map[string]string // by name: the attempt whose challenge is under way
+	proving bool              // a twin is being asked
 	term    *office
 	rounds  map[uint64]int
 	talks   sync.WaitGroup
@@ -139,7 +145,7 @@ func (m *Masters) Heard(height uint64) {
 }
 
 func (m *Masters) publish() {
-	s := Status{Generation: m.gen, Why: m.birth.Why()}
+	s := Status{Generation: m.gen, Why: m.birth.Why(), Stopped: m.birth.Stopped()}
 	if m.replica != nil {
 		if l, ok := m.replica.Leader(); ok {
 			s.Leader = l.Name
@@ -278,6 +284,7 @@ func (m *Masters) onTick(ctx context.Context, now time.Time) {
 			m.forgetOthers()
 		}
 	}
+	m.lookForTwin(ctx, now)
 	m.next(ctx, birth.Tick{Now: now, Own: m.own(), Attempt: randomID()})
 }
 

@@ -143,6 +143,7 @@ type site struct {
 	boots map[string]int
 	on    map[string]*one
 	disks bool
+	twins twins
 }
 
 type one struct {
@@ -185,6 +186,14 @@ func (s *site) start(n string) {
 			o.mu.Unlock()
 			<-ctx.Done()
 			return nil
+		},
+		Twin: func() (string, string, bool) {
+			heard, _ := s.twins.of(n)
+			return "twin", "10.7.0.9:5052", heard
+		},
+		Lives: func(context.Context, string) (string, bool) {
+			_, proves := s.twins.of(n)
+			return "twin", proves
 		},
 		Log: slog.New(slog.NewTextHandler(testLog{s.t, n}, nil)),
 	})

@@ -37,7 +37,7 @@ func (m *Masters) living(ctx context.Context) map[string]string {
 	for _, name := range m.others() {
 		wg.Go(func() {
 			a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Ask{Ask: &birthwire.Ask{ClusterId: m.cfg.ClusterID, From: m.cfg.Self}}})
-			if err != nil || a.GetListVersion() != m.cfg.ListVersion {
+			if err != nil || a.GetRefused() != "" || a.GetListVersion() != m.cfg.ListVersion {
 				return
 			}
 			mu.Lock()

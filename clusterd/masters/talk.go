@@ -34,6 +34,10 @@ func (m *Masters) next(ctx context.Context, e birth.Event) []birth.Action {
 			m.tellAll(ctx, &birthwire.Request{Body: &birthwire.Request_End{End: &birthwire.End{Attempt: a.Attempt, From: m.cfg.Self}}})
 		case birth.Found:
 			m.found(ctx, a)
+		case birth.ProveTwin:
+			m.proveTwin(ctx, a.Address)
+		case birth.Stop:
+			m.stopVoting(ctx, a.Why)
 		}
 	}
 	return actions
@@ -212,6 +216,9 @@ func (m *Masters) leaderName() string {
 
 func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) *birthwire.Answer {
 	now := time.Now()
+	if m.birth.Stopped() { // no word of it may count as this name's
+		return &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Refused: m.birth.Why()}
+	}
 	if r.GetChallenge() != nil {
 		m.unjoin()
 	}

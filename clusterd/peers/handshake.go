@@ -120,27 +120,35 @@ func (m *Mux) Dial(ctx context.Context, name, alpn string) (net.Conn, error) {
 // certificate: proven by a handshake made now, whatever it thinks of the call. Without
 // TLS nothing can be proven.
 func (m *Mux) Lives(ctx context.Context, name string) (incarnation string, key crypto.PublicKey, ok bool) {
-	if m.cfg.Plain {
-		return "", nil, false
-	}
 	for _, address := range m.resolve(name) {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", address)
-		if err != nil {
-			continue
-		}
-		stop := context.AfterFunc(ctx, func() { conn.Close() })
-		c, _ := m.call(ctx, conn, name, Agent) // with c the handshake is made, welcome or not
-		stop()
-		conn.Close()
-		if c == nil {
-			continue
-		}
-		if state, ok := c.TLS(); ok && len(state.PeerCertificates) > 0 {
-			return c.peer.Incarnation, state.PeerCertificates[0].PublicKey, true
+		if incarnation, key, ok = m.LivesAt(ctx, name, address); ok {
+			return incarnation, key, ok
 		}
 	}
 	return "", nil, false
+}
+
+// LivesAt is Lives for whoever is at one address.
+func (m *Mux) LivesAt(ctx context.Context, name, address string) (incarnation string, key crypto.PublicKey, ok bool) {
+	if m.cfg.Plain {
+		return "", nil, false
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", nil, false
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	c, _ := m.call(ctx, conn, name, Agent) // with c the handshake is made, welcome or not
+	if c == nil {
+		return "", nil, false
+	}
+	state, ok := c.TLS()
+	if !ok || len(state.PeerCertificates) == 0 {
+		return "", nil, false
+	}
+	return c.peer.Incarnation, state.PeerCertificates[0].PublicKey, true
 }
 
 func (m *Mux) resolve(name string) []string {

@@ -318,3 +318,27 @@ func TestWhoLives(t *testing.T) {
 		t.Errorf("m1 answered for m3 as %q", incarnation)
 	}
 }
+
+// A clone of a machine proves that it lives; its name and a forged certificate do not.
+func TestWhoLivesUnderOnesOwnName(t *testing.T) {
+	a := newAuthority(t, "stone", "0123456789abcdef")
+	clone := master(t, a)
+	self := New(Config{
+		Self: nodecert.Peer{Name: "m1", Incarnation: "this"}, Anchor: a.anchor, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Certificate: func() *tls.Certificate {
+			return a.issue(t, nodecert.NodeURI(a.anchor.ClusterID, "m1", "this"), "m1", time.Hour, nodecert.RoleMaster)
+		},
+	})
+	if incarnation, _, ok := self.LivesAt(t.Context(), "m1", clone.address); !ok || incarnation != "m1-incarnation" {
+		t.Errorf("the clone answered as %q, %v", incarnation, ok)
+	}
+	forged := newAuthority(t, "stone", "0123456789abcdef") // same names, another root
+	if _, _, ok := self.LivesAt(t.Context(), "m1", master(t, forged).address); ok {
+		t.Error("a forged certificate proved something")
+	}
+	late := a.issue(t, nodecert.NodeURI(a.anchor.ClusterID, "m1", "m1-late"), "m1", -time.Minute, nodecert.RoleMaster)
+	old := serve(t, Config{Self: nodecert.Peer{Name: "m1", Incarnation: "m1-late"}, Anchor: a.anchor, Certificate: func() *tls.Certificate { return late }})
+	if _, _, ok := self.LivesAt(t.Context(), "m1", old.address); ok {
+		t.Error("a certificate that ran out proved something")
+	}
+}

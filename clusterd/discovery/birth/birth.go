@@ -12,6 +12,8 @@
 // Invariants: a promise is given to one attempt at a time; a generation that might be
 // alive is never replaced; so two generations never have quorums at once.
 //
+// A master that meets a live other incarnation of its own name stops (twin.go).
+//
 // There is no clock and no randomness in here: events bring both. Messages, snapshots
 // and the log are carried by masters; how a running generation replaces a member is
 // Replacement, below; the reasons are in docs/birth.md.
@@ -84,6 +86,9 @@ type State struct {
 	asked     time.Time // when the missing ones were last challenged
 	notBefore time.Time // no attempt earlier
 	why       string    // for people: what is waited for
+
+	twinAsked time.Time // when another incarnation of this name was last asked for proof
+	stopped   bool      // it proved that it lives: no vote and no promise any more
 }
 
 // Promise is whom a master promised to bind to nobody else. A program that is started
@@ -113,7 +118,7 @@ func (s State) free(attempt string, now time.Time) bool {
 
 // MayJoin says whether no promise forbids to join a generation that lives.
 func (s State) MayJoin(now time.Time) bool {
-	return !s.founding && (s.promise.From == s.cfg.Self || s.free("", now))
+	return !s.founding && !s.stopped && (s.promise.From == s.cfg.Self || s.free("", now))
 }
 
 // Why says in one sentence what this master is waiting for.
@@ -121,7 +126,8 @@ func (s State) Why() string { return s.why }
 
 func (s State) quorum() int { return len(s.cfg.List)/2 + 1 }
 
-// Event is one of Tick, LeaderHeard, Challenged, Answered, Asked, Founded, Ended, Proven.
+// Event is one of Tick, LeaderHeard, Challenged, Answered, Asked, Founded, Ended, Proven,
+// TwinHeard, TwinLives.
 type Event interface{ event() }
 
 type (
@@ -176,7 +182,7 @@ func (Founded) event()     {}
 func (Ended) event()       {}
 func (Proven) event()      {}
 
-// Action is one of Challenge, Reply, Found, End, Bind, Refuse.
+// Action is one of Challenge, Reply, Found, End, Bind, Refuse, ProveTwin, Stop.
 type Action interface{ action() }
 
 type (
@@ -212,7 +218,14 @@ func (Refuse) action()    {}
 
 // Next is the whole behaviour.
 func Next(s State, e Event) (State, []Action) {
+	if s.stopped {
+		return s.answerStopped(e)
+	}
 	switch e := e.(type) {
+	case TwinHeard:
+		return s.twinHeard(e)
+	case TwinLives:
+		return s.twinLives(e)
 	case LeaderHeard:
 		s.lastLeader = e.Now
 		s.why = ""
@@ -439,60 +452,4 @@ func newer(a, b Own) bool {
 		return a.Term > b.Term
 	}
 	return a.LastIndex > b.LastIndex
-}
-
-// Dead says whether a generation can have no quorum any more, by the truth of the
-// masters that answered (n there are; all: every one answered).
-func Dead(g Generation, answers []Answer, n int, all bool) bool {
-	q := n/2 + 1
-	outside := map[string]bool{}
-	var newest []Voter
-	var index uint64
-	for _, a := range answers {
-		switch {
-		case !a.Bound || a.Generation != g:
-			outside[a.Name] = true
-		case a.ConfigIndex >= index && slices.Contains(a.Voters, Voter{a.Name, a.Incarnation}):
-			// Only who votes in a configuration is needed for the next one: a learner
-			// may know none of what came after.
-			newest, index = a.Voters, a.ConfigIndex
-		}
-	}
-	if len(outside) >= q {
-		return true
-	}
-	if newest == nil {
-		return all // nobody who lives votes in it
-	}
-	placeholders := 0
-	for _, v := range newest {
-		if v.Incarnation == "" {
-			placeholders++
-		}
-	}
-	// A replacement first commits n−1 members with all q real ones, so while the
-	// configuration is full none of them believes in less. A placeholder's master may
-	// have answered itself: it counts once.
-	if len(newest) == n && n-placeholders == q {
-		for _, v := range newest {
-			if v.Incarnation == "" {
-				outside[v.Name] = true
-			}
-		}
-		if len(outside) >= q {
-			return true
-		}
-	}
-	if !all {
-		return false
-	}
-	living := 0
-	for _, v := range newest {
-		for _, a := range answers {
-			if a.Bound && a.Generation == g && a.Name == v.Name && a.Incarnation == v.Incarnation {
-				living++
-			}
-		}
-	}
-	return living < len(newest)/2+1
 }
