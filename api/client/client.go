@@ -7,10 +7,13 @@
 // after the handler has returned. Launcher, above it, is a whole small framework: tasks
 // in, their updates out.
 //
-// Invariant: a status update is acknowledged only after the handler has accepted it, so
-// that one that the program died over comes again; and a call is sent once: whether an
-// unanswered one was taken is for the caller to find out (by reconciliation), because
-// sending it again could do it twice.
+// Invariants: a status update is acknowledged only after the handler has accepted it, so
+// that one that the program died over comes again. A call that does no harm twice (KILL,
+// RECONCILE, …) waits for the next subscription and is repeated until ctx ends; one that
+// could be done twice (ACCEPT) is sent once, and when it stays without an answer its
+// stream is ended with it: the next SUBSCRIBED is the handler's sign to reconcile, and
+// what was still on its way can no longer take effect, because it bears the id of a
+// stream that is over.
 //
 // It decides nothing about offers (Launcher does, first fit) and keeps no state on disk.
 package client
@@ -22,6 +25,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -39,8 +43,8 @@ type Config struct {
 	// Masters are the URLs of one or more nodes, such as http://127.0.0.1:5050; any node
 	// answers for the whole cluster, the others are tried when one does not.
 	Masters []string
-	// HTTP carries the connections; nil: a client of its own without a time limit. One
-	// with a Timeout would cut the stream of events.
+	// HTTP carries the connections; nil: a client of its own. One with a Timeout would
+	// cut the stream of events.
 	HTTP *http.Client
 	// Principal and Secret are sent as Basic credentials when Principal is set.
 	Principal, Secret string
@@ -56,10 +60,12 @@ type Config struct {
 type Client struct {
 	cfg Config
 
-	mu       sync.Mutex
-	info     *mesosv1.FrameworkInfo
-	streamID string
-	master   int // index of the master that answered last
+	mu      sync.Mutex
+	info    *mesosv1.FrameworkInfo
+	master  int           // index of the master that answered last
+	sub     *subscription // nil between two streams
+	changed chan struct{} // closed, and made anew, when sub or ended changes
+	ended   error         // why Run returned
 }
 
 const (
@@ -68,7 +74,8 @@ const (
 	typeJSON     = "application/json"
 	typeProtobuf = "application/x-protobuf"
 	maxErrorText = 4 << 10
-	callTimeout  = 30 * time.Second
+	// dialTime is how long a master may take to be reached.
+	dialTime = 5 * time.Second
 )
 
 // StatusError is an answer that refuses a call.
@@ -81,6 +88,9 @@ type StatusError struct {
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("call %s refused with status %d: %s", e.Call, e.Code, strings.TrimSpace(e.Text))
 }
+
+// nothingDone tells the refusals that came before anything was decided.
+func (e *StatusError) nothingDone() bool { return e.Code < 500 || e.Code == http.StatusNotImplemented }
 
 // New checks a configuration and gives a client; nothing is sent yet.
 func New(cfg Config) (*Client, error) {
@@ -96,7 +106,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, errors.New("no FrameworkInfo given")
 	}
 	if cfg.HTTP == nil {
-		cfg.HTTP = &http.Client{}
+		cfg.HTTP = &http.Client{Transport: transport()}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -105,7 +115,14 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Principal != "" && info.Principal == nil {
 		info.Principal = proto.String(cfg.Principal)
 	}
-	return &Client{cfg: cfg, info: info}, nil
+	return &Client{cfg: cfg, info: info, changed: make(chan struct{})}, nil
+}
+
+func transport() *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{Timeout: dialTime}).DialContext
+	t.TLSHandshakeTimeout = dialTime
+	return t
 }
 
 // FrameworkID is the framework's id, empty before the first subscription.
@@ -113,27 +130,6 @@ func (c *Client) FrameworkID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.info.GetId().GetValue()
-}
-
-// Call sends a call of a subscribed framework; its framework id is filled in. nil means
-// that the cluster has taken it.
-func (c *Client) Call(ctx context.Context, call *scheduler.Call) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	c.mu.Lock()
-	call.FrameworkId = c.info.GetId()
-	streamID, base := c.streamID, c.base()
-	c.mu.Unlock()
-	resp, err := c.post(ctx, base, streamID, call)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusAccepted && resp.StatusCode != http.StatusOK {
-		return refusal(call, resp)
-	}
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxErrorText))
-	return err
 }
 
 // base is the URL of the master in use; the caller holds the lock.

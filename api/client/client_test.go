@@ -25,18 +25,36 @@ type master struct {
 	t        *testing.T
 	protobuf bool
 
+	limit time.Duration // how long expect waits
+
 	mu      sync.Mutex
 	streams int
 	events  chan *scheduler.Event // nil ends the stream
 	calls   chan *scheduler.Call
 	refuse  func(*scheduler.Call) int // an HTTP status instead of 202; 0: none
+	removed bool                      // SUBSCRIBE is answered by an ERROR
 }
 
 func newMaster(t *testing.T, protobuf bool) *master {
-	m := &master{t: t, protobuf: protobuf, events: make(chan *scheduler.Event, 16), calls: make(chan *scheduler.Call, 64)}
+	m := playedMaster(t, protobuf)
 	m.Server = httptest.NewServer(m)
 	t.Cleanup(m.Close)
 	return m
+}
+
+func playedMaster(t *testing.T, protobuf bool) *master {
+	return &master{t: t, protobuf: protobuf, limit: 10 * time.Second, events: make(chan *scheduler.Event, 256), calls: make(chan *scheduler.Call, 64)}
+}
+
+// breakOff is an answer of refuse: the connection ends without one.
+const breakOff = -1
+
+var refusals = map[int]string{
+	http.StatusForbidden:           "Framework is not subscribed",
+	http.StatusBadRequest:          "The stream ID 'x' included in this request didn't match the stream ID currently associated with framework ID 'f-0000'",
+	http.StatusNotImplemented:      "The call is not supported yet",
+	http.StatusServiceUnavailable:  "Leadership changed while the call was being committed; whether it took effect is not known",
+	http.StatusInternalServerError: "Failed to process the call",
 }
 
 func (m *master) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -65,8 +83,12 @@ func (m *master) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.t.Errorf("call %s with stream id %q, want %q", call.GetType(), got, current)
 	}
 	if refuse != nil {
-		if code := refuse(call); code != 0 {
-			http.Error(w, "played refusal", code)
+		switch code := refuse(call); code {
+		case 0:
+		case breakOff:
+			panic(http.ErrAbortHandler)
+		default:
+			http.Error(w, refusals[code], code)
 			return
 		}
 	}
@@ -86,6 +108,10 @@ func (m *master) stream(w http.ResponseWriter, r *http.Request) {
 		_ = recordio.NewWriter(w).Write(record)
 		_ = http.NewResponseController(w).Flush()
 	}
+	if m.isRemoved() {
+		send(&scheduler.Event{Type: scheduler.Event_ERROR.Enum(), Error: &scheduler.Event_Error{Message: proto.String("Framework has been removed")}})
+		return
+	}
 	send(&scheduler.Event{Type: scheduler.Event_SUBSCRIBED.Enum(), Subscribed: &scheduler.Event_Subscribed{
 		FrameworkId: &mesosv1.FrameworkID{Value: proto.String("f-0000")}, HeartbeatIntervalSeconds: proto.Float64(15),
 	}})
@@ -96,9 +122,30 @@ func (m *master) stream(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			send(e)
+		case <-time.After(5 * time.Second):
+			send(&scheduler.Event{Type: scheduler.Event_HEARTBEAT.Enum()})
 		case <-r.Context().Done():
 			return
 		}
+	}
+}
+
+func (m *master) isRemoved() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.removed
+}
+
+// refuseFirst refuses the first n calls of a type.
+func (m *master) refuseFirst(n int, kind scheduler.Call_Type, code int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refuse = func(c *scheduler.Call) int {
+		if c.GetType() == kind && n > 0 {
+			n--
+			return code
+		}
+		return 0
 	}
 }
 
@@ -111,7 +158,7 @@ func (m *master) expect(want scheduler.Call_Type) *scheduler.Call {
 			m.t.Fatalf("call %s, want %s", c.GetType(), want)
 		}
 		return c
-	case <-time.After(10 * time.Second):
+	case <-time.After(m.limit):
 		m.t.Fatalf("no call, want %s", want)
 		return nil
 	}
@@ -235,7 +282,10 @@ func TestLaunchOfUnknownOutcomeIsNeitherLostNorDoubled(t *testing.T) {
 	}
 	m.events <- offer("o1", 2, 1024)
 	m.expect(scheduler.Call_ACCEPT)
-	// Not launched a second time while nobody knows …
+	// The stream is given up with the call, so that a late one finds its id void …
+	m.expect(scheduler.Call_SUBSCRIBE)
+	m.expect(scheduler.Call_RECONCILE)
+	// … and the task is not launched a second time while nobody knows …
 	m.events <- offer("o2", 2, 1024)
 	m.expect(scheduler.Call_DECLINE)
 	// … but once the cluster has said that it never heard of the task.
@@ -243,6 +293,7 @@ func TestLaunchOfUnknownOutcomeIsNeitherLostNorDoubled(t *testing.T) {
 	m.refuse = nil
 	m.mu.Unlock()
 	m.events <- update("t1", mesosv1.TaskState_TASK_LOST, mesosv1.TaskStatus_REASON_RECONCILIATION, "")
+	m.expect(scheduler.Call_REVIVE) // of what was declined for long
 	m.events <- offer("o3", 2, 1024)
 	m.expect(scheduler.Call_ACCEPT)
 }

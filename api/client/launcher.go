@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -41,6 +42,9 @@ type Launcher struct {
 	quiet   bool // no more offers are wanted
 	changed chan struct{}
 	ended   error
+
+	askAt    time.Time // when unanswered tasks are asked for again
+	askPause time.Duration
 }
 
 // Launched is a task with what is known of it.
@@ -55,6 +59,7 @@ type Launched struct {
 type launched struct {
 	Launched
 	unsure bool // nobody knows whether the launch was taken
+	asked  bool // its state was asked for on this stream, and nothing came yet
 }
 
 // Done reports whether the task has ended.
@@ -74,6 +79,10 @@ func Terminal(s mesosv1.TaskState) bool {
 const (
 	refuseWhileWaiting = 1   // seconds: tasks wait for something larger
 	refuseWhileQuiet   = 300 // seconds: there is nothing to run
+	// A cluster does not answer for a task whose agent it still waits for, so that it is
+	// asked again, after these pauses.
+	askFirst = 5 * time.Second
+	askMost  = time.Minute
 )
 
 // NewLauncher gives a launcher; tell, if not nil, hears of every launch and update, from
@@ -199,36 +208,51 @@ func (l *Launcher) Run(ctx context.Context) error {
 func (l *Launcher) handle(ctx context.Context, e *scheduler.Event) error {
 	switch e.GetType() {
 	case scheduler.Event_SUBSCRIBED:
-		return l.reconcile(ctx)
+		l.subscribed()
 	case scheduler.Event_OFFERS:
 		for _, o := range e.GetOffers().GetOffers() {
 			l.use(ctx, o)
 		}
 	case scheduler.Event_UPDATE:
-		l.update(e.GetUpdate().GetStatus())
+		if l.update(e.GetUpdate().GetStatus()) {
+			l.revive(ctx)
+		}
 	}
+	l.reconcile(ctx) // heartbeats come when nothing else does
 	return nil
 }
 
-// reconcile asks for the state of what was launched on an earlier stream.
-func (l *Launcher) reconcile(ctx context.Context) error {
+// subscribed: the state of what was launched on an earlier stream is not known any more.
+func (l *Launcher) subscribed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet = false // a new stream brings offers again
+	for _, t := range l.tasks {
+		t.asked = t.Info != nil && !t.Done()
+	}
+	l.askAt, l.askPause = time.Time{}, askFirst
+}
+
+// reconcile asks for the state of tasks, when it is time, until each was answered.
+func (l *Launcher) reconcile(ctx context.Context) {
 	l.mu.Lock()
 	var ask []*scheduler.Call_Reconcile_Task
-	l.quiet = false // a new stream brings offers again
-	for _, id := range l.order {
-		if t := l.tasks[id]; t.Info != nil && !t.Done() {
-			ask = append(ask, &scheduler.Call_Reconcile_Task{TaskId: t.Info.GetTaskId(), AgentId: t.Info.GetAgentId()})
+	if now := time.Now(); !now.Before(l.askAt) {
+		for _, id := range l.order {
+			if t := l.tasks[id]; t.asked {
+				ask = append(ask, &scheduler.Call_Reconcile_Task{TaskId: t.Info.GetTaskId(), AgentId: t.Info.GetAgentId()})
+			}
 		}
+		l.askAt, l.askPause = now.Add(l.askPause), min(2*l.askPause, askMost)
 	}
 	l.mu.Unlock()
 	if len(ask) == 0 {
-		return nil
+		return
 	}
 	if err := l.client.Reconcile(ctx, ask...); err != nil {
-		// The stream has ended already if this failed; the next one asks again.
+		// The stream has ended if this failed; the next one asks again.
 		l.client.cfg.Log.Info("reconciliation failed", "error", err)
 	}
-	return nil
 }
 
 // use launches what fits into an offer, or declines it.
@@ -300,10 +324,10 @@ func (l *Launcher) sent(t *launched, err error) {
 	switch {
 	case err == nil:
 		l.tell(t.Launched)
-	case errors.As(err, &refused) && refused.Code < 500:
+	case errors.Is(err, ErrNotSubscribed), errors.As(err, &refused) && refused.nothingDone():
 		t.Info = nil // certainly not launched: it waits for another offer
 	default:
-		t.unsure = true // reconciliation will tell
+		t.unsure = true // the next stream's reconciliation will tell
 	}
 	if err != nil {
 		l.client.cfg.Log.Info("launch failed", "task", t.Task.ID, "error", err)
@@ -321,25 +345,29 @@ func (l *Launcher) decline(ctx context.Context, ids []*mesosv1.OfferID, quiet bo
 }
 
 // update notes a status. A task that a launch of unknown outcome did not reach, or whose
-// offer had gone, waits for another offer; every other end is final.
-func (l *Launcher) update(s *mesosv1.TaskStatus) {
+// offer had gone, waits for another offer; every other end is final. revive: offers are
+// wanted again.
+func (l *Launcher) update(s *mesosv1.TaskStatus) (revive bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tasks[s.GetTaskId().GetValue()]
 	if t == nil || t.Done() {
-		return
+		return false
 	}
+	t.asked = false
 	reason := s.GetReason()
 	neverRan := t.Status == nil && Terminal(s.GetState()) &&
 		(reason == mesosv1.TaskStatus_REASON_INVALID_OFFERS || t.unsure && reason == mesosv1.TaskStatus_REASON_RECONCILIATION)
 	if neverRan {
 		t.Info, t.unsure = nil, false
-		return
+		revive, l.quiet = l.quiet, false
+		return revive
 	}
 	t.unsure = false
 	t.Status = s
 	l.tell(t.Launched)
 	l.wake()
+	return false
 }
 
 // pool is what is left of an offer.

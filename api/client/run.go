@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -15,7 +16,8 @@ import (
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 )
 
-// Handler takes one event. An error ends Run; an update is acknowledged without one.
+// Handler takes one event. An error ends Run; an update is acknowledged without one. ctx
+// is the stream's: it ends when that is lost, and calls made with it do not outlive it.
 type Handler func(ctx context.Context, e *scheduler.Event) error
 
 // ErrFrameworkEnded says that the cluster has ended the subscription for good: the
@@ -28,21 +30,28 @@ var ErrSilent = errors.New("the stream of events fell silent")
 const (
 	// maxEvent bounds one event.
 	maxEvent = 64 << 20
-	// missedBeats is how many heartbeats may be missing before a stream counts as lost.
-	missedBeats = 5
+	// waitingEvents is how many events may wait for the handler; then reading pauses.
+	waitingEvents = 64
+	// lateBeat is how long a heartbeat may be overdue before the stream counts as lost: a
+	// master without power says no goodbye.
+	lateBeat = 5 * time.Second
 	// subscribeWait is how long the first event may take; a cluster between two leaders
 	// answers late on purpose.
-	subscribeWait    = 30 * time.Second
+	subscribeWait    = 20 * time.Second
 	shortestPause    = 100 * time.Millisecond
-	longestPause     = 10 * time.Second
+	longestPause     = 3 * time.Second
 	defaultHeartbeat = 15 * time.Second
+	// lastCalls is what calls get that are under way when their stream ends.
+	lastCalls = 2 * time.Second
 )
 
 // Run keeps the framework subscribed and hands every event to handle, one after the
 // other, until ctx ends (then it gives ctx's error), handle fails, or the cluster says
 // ERROR (ErrFrameworkEnded). Lost streams are opened again with the same framework id;
 // handle sees another SUBSCRIBED then.
-func (c *Client) Run(ctx context.Context, handle Handler) error {
+func (c *Client) Run(ctx context.Context, handle Handler) (err error) {
+	c.note(func() { c.ended = nil })
+	defer func() { c.note(func() { c.ended = err }) }()
 	pause := shortestPause
 	for {
 		progress, err := c.stream(ctx, handle)
@@ -59,6 +68,7 @@ func (c *Client) Run(ctx context.Context, handle Handler) error {
 			pause = shortestPause
 		}
 		c.cfg.Log.Info("subscription lost, subscribing again", "error", err, "pause", pause)
+		c.cfg.HTTP.CloseIdleConnections() // their other end may be dead as well
 		c.nextMaster()
 		timer := time.NewTimer(pause)
 		select {
@@ -83,6 +93,8 @@ func refusedForGood(err error) bool {
 // stream is the life of one subscription; progress reports whether it was established.
 func (c *Client) stream(ctx context.Context, handle Handler) (progress bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel(nil)
 	silence := time.AfterFunc(subscribeWait, func() { cancel(ErrSilent) })
 	defer silence.Stop()
@@ -91,28 +103,78 @@ func (c *Client) stream(ctx context.Context, handle Handler) (progress bool, err
 		return false, causeOf(ctx, err)
 	}
 	defer resp.Body.Close()
-	records := recordio.NewReader(resp.Body, maxEvent)
-	beat := subscribeWait
-	for {
+	limit := subscribeWait // of silence; the reader's own once it runs
+	records := recordio.NewReader(heard{resp.Body, func() { silence.Reset(limit) }}, maxEvent)
+	next := func() (*scheduler.Event, error) {
 		record, err := records.Next()
 		if err != nil {
-			return progress, causeOf(ctx, fmt.Errorf("read events: %w", err))
+			return nil, causeOf(ctx, fmt.Errorf("read events: %w", err))
 		}
-		e, err := c.decode(record)
-		if err != nil {
-			return progress, err
-		}
-		if e.GetType() == scheduler.Event_SUBSCRIBED {
-			progress = true
-			beat = c.subscribed(e.GetSubscribed(), resp.Header.Get(streamHeader))
-		}
-		// While the handler works nothing is read, so that time does not count.
-		silence.Stop()
-		if err := c.deliver(ctx, handle, e); err != nil {
-			return progress, err
-		}
-		silence.Reset(beat)
+		return c.decode(record)
 	}
+	first, err := next()
+	if err != nil {
+		return false, err
+	}
+	sub := &subscription{id: resp.Header.Get(streamHeader), over: make(chan struct{}), cancel: cancel}
+	if first.GetType() == scheduler.Event_SUBSCRIBED {
+		progress = true
+		limit = c.subscribed(first.GetSubscribed(), sub)
+	}
+	defer c.over(sub)
+	queue := make(chan *scheduler.Event, waitingEvents)
+	queue <- first
+	var lost error
+	handled := make(chan struct{})
+	defer close(handled)
+	wg.Go(func() {
+		defer close(queue)
+		for {
+			e, err := next()
+			if err != nil {
+				lost = err
+				c.over(sub)
+				silence.Stop()
+				time.AfterFunc(lastCalls, func() { cancel(err) })
+				return
+			}
+			select {
+			case queue <- e:
+				continue
+			default:
+			}
+			// While nothing is read, silence means nothing.
+			silence.Stop()
+			select {
+			case queue <- e:
+				silence.Reset(limit)
+			case <-handled:
+				return
+			}
+		}
+	})
+	// What has arrived is handed over also when the stream is lost by then: an ERROR
+	// among it decides what follows.
+	for e := range queue {
+		if err := c.deliver(ctx, handle, sub, e); err != nil {
+			return progress, err
+		}
+	}
+	return progress, lost
+}
+
+// heard tells of every byte that comes.
+type heard struct {
+	io.Reader
+	tell func()
+}
+
+func (h heard) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	if n > 0 {
+		h.tell()
+	}
+	return n, err
 }
 
 // causeOf gives the reason why ctx was cancelled instead of what that led to.
@@ -144,29 +206,33 @@ func (c *Client) subscribe(ctx context.Context) (*http.Response, error) {
 }
 
 // subscribed notes what a new stream brings and gives the longest silence to bear.
-func (c *Client) subscribed(s *scheduler.Event_Subscribed, streamID string) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.info.Id = s.GetFrameworkId()
-	c.streamID = streamID
+func (c *Client) subscribed(s *scheduler.Event_Subscribed, sub *subscription) time.Duration {
+	c.note(func() {
+		c.info.Id = s.GetFrameworkId()
+		sub.base, sub.framework = c.base(), s.GetFrameworkId()
+		c.sub = sub
+	})
 	beat := time.Duration(s.GetHeartbeatIntervalSeconds() * float64(time.Second))
 	if beat <= 0 {
 		beat = defaultHeartbeat
 	}
-	return missedBeats * beat
+	return beat + lateBeat
 }
 
 // deliver hands an event over; an update that was taken is acknowledged.
-func (c *Client) deliver(ctx context.Context, handle Handler, e *scheduler.Event) error {
+func (c *Client) deliver(ctx context.Context, handle Handler, sub *subscription, e *scheduler.Event) error {
+	ctx = context.WithValue(ctx, handlerKey{}, sub)
 	if err := handle(ctx, e); err != nil {
+		if errors.Is(err, ErrStreamLost) {
+			return nil // it could not do what it wanted: the next stream gives it another chance
+		}
 		return endError{err}
 	}
 	switch e.GetType() {
 	case scheduler.Event_ERROR:
 		return endError{fmt.Errorf("%w: %s", ErrFrameworkEnded, e.GetError().GetMessage())}
 	case scheduler.Event_UPDATE:
-		err := c.Acknowledge(ctx, e.GetUpdate().GetStatus())
-		if err != nil && !errors.Is(err, io.EOF) {
+		if err := c.Acknowledge(ctx, e.GetUpdate().GetStatus()); err != nil {
 			// The update comes again until it is acknowledged.
 			c.cfg.Log.Info("acknowledgement failed", "task", e.GetUpdate().GetStatus().GetTaskId().GetValue(), "error", err)
 		}

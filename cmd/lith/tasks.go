@@ -219,7 +219,9 @@ func (t *target) endAs(ctx context.Context, v taskView) (*mesosv1.TaskStatus, er
 		case scheduler.Event_UPDATE:
 			s := e.GetUpdate().GetStatus()
 			if s.GetTaskId().GetValue() == v.ID && client.Terminal(s.GetState()) {
-				last = s
+				if last == nil { // else the stream was lost since
+					last = s
+				}
 				return errors.Join(errEnded, c.Acknowledge(ctx, s), c.Teardown(ctx))
 			}
 		}
