@@ -33,7 +33,12 @@ const (
 	// leader writes a heartbeat every five seconds.
 	silenceLimit = 20 * time.Second
 	maxRecord    = 64 << 20
+	// lastWord is what a leader gets to answer when another one is known already.
+	lastWord = 2 * time.Second
 )
+
+// errNotReached says that no byte of a request has left.
+var errNotReached = errors.New("the leader was not reached")
 
 // Dialer opens a forward/1 connection to the named node.
 type Dialer func(ctx context.Context, node string) (net.Conn, error)
@@ -69,7 +74,7 @@ func open(ctx context.Context, dial Dialer, caller *forward.Caller) (net.Conn, e
 	if err != nil {
 		return nil, fmt.Errorf("dial leader %s: %w", caller.GetLeader(), err)
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(dialTime)); err == nil {
+	if err = c.SetWriteDeadline(time.Now().Add(dialTime)); err == nil {
 		err = wire.Write(c, caller)
 	}
 	if err == nil {
@@ -82,9 +87,10 @@ func open(ctx context.Context, dial Dialer, caller *forward.Caller) (net.Conn, e
 	return &leaderConn{Conn: c}, nil
 }
 
-// do sends one call and passes the answer on. until is asked, for a stream, when it must
-// end. A call is never sent twice once a byte of it may have left: net/http repeats only
-// reads, and what it could not begin to write.
+// do sends one call and passes the answer on. until returns when the leader's term is over,
+// or a stream must end for another reason. A call is never sent twice once a byte of it may
+// have left: net/http repeats only reads, and what it could not begin to write. With
+// errNotReached nothing was answered either.
 func (f *forwarder) do(w http.ResponseWriter, r *http.Request, body []byte, caller *forward.Caller, until func(context.Context) error) error {
 	// Not the caller's context: when the caller leaves, the leader is told before the
 	// connection closes.
@@ -106,8 +112,23 @@ func (f *forwarder) do(w http.ResponseWriter, r *http.Request, body []byte, call
 		case <-answered.Done():
 		}
 	})
+	wg.Go(func() { // a leader that has lost its office, or its power
+		if !errors.Is(until(answered), errTermOver) {
+			return
+		}
+		timer := time.NewTimer(lastWord)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel(errTermOver)
+		case <-answered.Done():
+		}
+	})
 	resp, err := f.transport.RoundTrip(outgoing(ctx, r, body, caller))
 	markAnswered()
+	if err != nil && upstream == nil {
+		return fmt.Errorf("forward to %s: %w: %w", caller.GetLeader(), errNotReached, err)
+	}
 	if err != nil {
 		if r.Context().Err() == nil {
 			httpio.Error(w, http.StatusServiceUnavailable, "Leader "+caller.GetLeader()+" did not answer; whether it did what was asked is not known")

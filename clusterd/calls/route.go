@@ -66,7 +66,20 @@ func (rt *Router) ToLeader(local http.Handler) http.Handler {
 			return
 		}
 		defer done()
-		now = rt.await(r, body, now)
+		rt.bring(w, r, body, local)
+	})
+}
+
+// bring takes a request to the leader, as it is known then.
+func (rt *Router) bring(w http.ResponseWriter, r *http.Request, body []byte, local http.Handler) {
+	ctx, cancel := r.Context(), context.CancelFunc(func() {})
+	patient := isSubscribe(r, body)
+	if patient {
+		ctx, cancel = context.WithTimeout(ctx, leaderWait)
+	}
+	defer cancel()
+	for {
+		now := rt.await(ctx, r, patient)
 		switch {
 		case now.answers():
 			r.Body = io.NopCloser(bytes.NewReader(body))
@@ -78,23 +91,31 @@ func (rt *Router) ToLeader(local http.Handler) http.Handler {
 		case r.Header.Get(RedirectHeader) == "1" && now.Address != "":
 			Redirect(w, now.Address, r.URL.RequestURI())
 		default:
-			rt.forward(w, r, body, now)
+			err := rt.forward(w, r, body, now)
+			if !errors.Is(err, errNotReached) {
+				return
+			}
+			// Nothing of it has left: the leader may have died before anybody noticed.
+			if patient && !rt.Board.wait(ctx, func(s Standing) bool { return !s.same(now) }).same(now) {
+				continue
+			}
+			httpio.Error(w, http.StatusServiceUnavailable, "Leader "+now.Leader+" did not answer: it was not reached, and nothing was sent")
 		}
-	})
+		return
+	}
 }
 
 // await gives a SUBSCRIBE time for an election; everything else is answered at once. A
 // forwarded one waits for this node itself to be ready, since it goes no further.
-func (rt *Router) await(r *http.Request, body []byte, now Standing) Standing {
+func (rt *Router) await(ctx context.Context, r *http.Request, patient bool) Standing {
 	forwarded := auth.Forwarded(r.Context())
 	fine := func(s Standing) bool {
 		return s.answers() || !forwarded && !s.Here && s.Leader != ""
 	}
-	if fine(now) || !isSubscribe(r, body) {
+	now, _ := rt.Board.Read()
+	if fine(now) || !patient {
 		return now
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), leaderWait)
-	defer cancel()
 	return rt.Board.wait(ctx, fine)
 }
 
@@ -113,11 +134,12 @@ func Redirect(w http.ResponseWriter, address, uri string) {
 	httpio.Empty(w, http.StatusTemporaryRedirect)
 }
 
-func (rt *Router) forward(w http.ResponseWriter, r *http.Request, body []byte, to Standing) {
+// forward gives errNotReached when nothing was sent and nothing answered.
+func (rt *Router) forward(w http.ResponseWriter, r *http.Request, body []byte, to Standing) error {
 	origin, err := rt.Auth.Origin(r)
 	if err != nil {
 		auth.Refuse(w, auth.RealmScheduler, err)
-		return
+		return err
 	}
 	remote := ""
 	if origin.Remote.IsValid() {
@@ -135,6 +157,7 @@ func (rt *Router) forward(w http.ResponseWriter, r *http.Request, body []byte, t
 	if err != nil {
 		rt.Log.Info("forwarded call ended", "leader", to.Leader, "path", r.URL.Path, "reason", err)
 	}
+	return err
 }
 
 // Why a forwarded stream ended.

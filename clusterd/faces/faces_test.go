@@ -201,6 +201,18 @@ func TestNoLeader(t *testing.T) {
 	if status, _, text := c.post("a1", "/state", ""); status != 503 || !strings.Contains(text, "Leader nowhere did not answer") {
 		t.Errorf("leader away: %d %s", status, text)
 	}
+	// A subscription that reached nobody waits for the next leader, too.
+	go func() { got <- c.subscribe("a1", "patient still") }()
+	select {
+	case <-got:
+		t.Fatal("answered without a leader")
+	case <-time.After(50 * time.Millisecond):
+	}
+	c.nodes["m1"].board.Post(calls.Standing{Leader: "m1", Here: true, Ready: true})
+	board.Post(calls.Standing{Leader: "m1", Address: "10.0.0.1:5050", Height: 1, Term: c.term, Ready: true})
+	if s := <-got; s.id == "" {
+		t.Error("no framework id")
+	}
 	c.nodes["m1"].board.Post(calls.Standing{Leader: "m1", Here: true})
 	if status, _, text := c.post("m1", "/state", ""); status != 503 || text != "Master has not finished recovery" {
 		t.Errorf("recovering: %d %s", status, text)
