@@ -85,6 +85,7 @@ type State struct {
 	founding  bool
 	asked     time.Time // when the missing ones were last challenged
 	notBefore time.Time // no attempt earlier
+	yielded   bool      // left an attempt to a lower name: tries again as soon as that one ends
 	why       string    // for people: what is waited for
 
 	twinAsked time.Time // when another incarnation of this name was last asked for proof
@@ -258,6 +259,9 @@ func Next(s State, e Event) (State, []Action) {
 	case Ended:
 		if s.promise.Attempt == e.Attempt && s.attempt != e.Attempt {
 			s.promise = Promise{}
+			if s.yielded {
+				s.yielded, s.notBefore = false, time.Time{}
+			}
 		}
 		return s, nil
 	case Proven:
@@ -332,6 +336,7 @@ func (s State) tick(e Tick) (State, []Action) {
 	case !s.free("", e.Now):
 		return s, nil // somebody else is at it
 	}
+	s.yielded = false
 	s.attempt, s.began, s.asked, s.enough, s.founding = e.Attempt, e.Now, e.Now, time.Time{}, false
 	s.promise, s.promisedUntil = Promise{e.Attempt, s.cfg.Self, e.Own.Incarnation}, e.Now.Add(s.cfg.Promise)
 	s.answers = map[string]Answer{s.cfg.Self: {Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Promised: true}}
@@ -356,7 +361,7 @@ func (s State) challenged(e Challenged) (State, []Action) {
 	case !free && s.promise.Attempt == s.attempt && !s.founding && e.From < s.cfg.Self:
 		// Two challengers met: the lower name goes on.
 		s, actions = s.giveUp("leaving the attempt to "+e.From, e.Now)
-		free = true
+		s.yielded, free = true, true
 	case !free:
 		a.Refused = "promised to another attempt"
 	}
