@@ -26,6 +26,9 @@ import (
 
 const (
 	headerTimeout = 10 * time.Second
+	readTimeout   = 20 * time.Second // of a whole request
+	idleTimeout   = 30 * time.Second // between two of a connection
+	writeTimeout  = 30 * time.Second // of one piece of an answer
 	endTimeout    = 2 * time.Second
 	maxAPIConns   = 128
 	selfSignedFor = 10 * 365 * 24 * time.Hour
@@ -76,7 +79,7 @@ func (a *apiServer) serve(ctx context.Context) error {
 		return errors.New("no listening socket was handed over (LISTEN_FDNAMES has no node)")
 	}
 	server := &http.Server{
-		Handler: a.routes(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: 16 << 10,
+		Handler: patiently(a.routes()), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog:    slog.NewLogLogger(a.n.cfg.Log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
@@ -105,6 +108,19 @@ func (a *apiServer) serve(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return fmt.Errorf("serve node API: %w", err)
+}
+
+// patiently lets an answer take as long as its reader goes on taking it: the limit of
+// reading is for the request alone, that of writing for each piece (see flushing).
+func patiently(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w) // HTTP/1 can set both
+		if r.ContentLength == 0 {
+			_ = control.SetReadDeadline(time.Time{})
+		}
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Ranks of roles: each may what the ones before may.

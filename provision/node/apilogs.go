@@ -115,14 +115,18 @@ func replaced(f *os.File, path string) *os.File {
 	return next
 }
 
-// flushing sends each write on at once.
+// flushing sends each write on at once, and gives each its own time.
 type flushing struct{ w http.ResponseWriter }
 
 // Write implements io.Writer.
 func (f flushing) Write(p []byte) (int, error) {
+	control := http.NewResponseController(f.w)
+	if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
 	n, err := f.w.Write(p)
 	if err == nil {
-		err = http.NewResponseController(f.w).Flush()
+		err = control.Flush()
 	}
 	return n, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/mesolith/mesolith/internal/nodeplan"
 	"github.com/mesolith/mesolith/internal/wire/noded"
 	"github.com/mesolith/mesolith/provision/node/clock"
+	"github.com/mesolith/mesolith/provision/node/identity"
 	"github.com/mesolith/mesolith/provision/node/inventory"
 	"github.com/mesolith/mesolith/provision/node/source"
 )
@@ -62,7 +63,7 @@ func (n *machine) search(ctx context.Context) (source.Found, []source.Tried, err
 	up := len(n.lan.Addresses) > 0
 	n.mu.Unlock()
 	return source.Search(ctx, source.Config{
-		Root: n.cfg.Root, CommandLine: n.cfg.CommandLine, Machine: n.identity, HTTP: n.cfg.HTTP, Network: up,
+		Root: n.cfg.Root, CommandLine: n.cfg.CommandLine, Machine: identity.Read(n.cfg.Root), HTTP: n.cfg.HTTP, Network: up,
 	})
 }
 
@@ -76,8 +77,9 @@ func (n *machine) sayWaiting(tried []source.Tried) {
 	for i, line := range lines {
 		n.console.Say(fmt.Sprintf("looked at (%d)", i+1), "%s", line)
 	}
+	m := identity.Read(n.cfg.Root)
 	n.console.Say("to do", "put node.json and node.key (from `lith plan -o DIR`) on a FAT or ISO medium labelled %s, or boot with %s=URL; this machine is uuid %s, serial %s, mac %s",
-		source.Label, source.NodeArgument, orNone(n.identity.UUID), orNone(n.identity.Serial), orNone(strings.Join(n.identity.MACs, " ")))
+		source.Label, source.NodeArgument, orNone(m.UUID), orNone(m.Serial), orNone(strings.Join(m.MACs, " ")))
 }
 
 func orNone(s string) string {

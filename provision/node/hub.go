@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -83,7 +84,11 @@ const maxHints = 64
 func (h *hub) setHints(list []*noded.Issuer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.hints = list[:min(len(list), maxHints)]
+	list = list[:min(len(list), maxHints)]
+	if slices.EqualFunc(h.hints, list, func(a, b *noded.Issuer) bool { return proto.Equal(a, b) }) {
+		return // who waits before he asks again is not woken by nothing new
+	}
+	h.hints = list
 	h.wake()
 }
 

@@ -61,6 +61,13 @@ func storeWhole(path string, data []byte) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("store %s: %w", path, err)
 	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("store %s: %w", path, err)
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		return fmt.Errorf("store %s: %w", path, err)
+	}
 	return nil
 }
 

@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/mesolith/mesolith/internal/joinwire"
 	"github.com/mesolith/mesolith/internal/nodecert"
 	"github.com/mesolith/mesolith/internal/wire/noded"
+	"github.com/mesolith/mesolith/provision/node/clock"
 	"github.com/mesolith/mesolith/provision/node/credentials"
 	"github.com/mesolith/mesolith/provision/node/source"
 	"github.com/mesolith/mesolith/provision/pki"
@@ -39,23 +42,28 @@ func (n *machine) keepCredentials(ctx context.Context) error {
 	if err == nil {
 		n.useKeys(found, set)
 	}
-	pause := firstJoinPause
+	asked := addressesOf(n.hub.view().node) // for which the present one was asked
+	pause, lastWhy := firstJoinPause, ""
 	for {
 		v := n.hub.view()
-		who := n.who(v.node, found)
+		who, have := n.who(v.node, found), addressesOf(v.node)
+		moved := len(have) > 0 && !slices.Equal(have, asked)
 		wait := longestPause
-		if set == nil || !set.Covers(who.Addresses) || !n.cfg.Clock.Now().Before(credentials.RenewAt(set.Leaf)) {
+		if set == nil || moved || !set.Covers(who.Addresses) || !n.cfg.Clock.Now().Before(credentials.RenewAt(set.Leaf)) {
 			fresh, err := n.issue(ctx, found, who)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			if err == nil {
-				set, pause = fresh, firstJoinPause
+				set, asked, pause, lastWhy = fresh, have, firstJoinPause, ""
 				n.useKeys(found, set)
 				n.console.Say("certificate", "issued for %s, good until %s", who.Name, set.Leaf.NotAfter.UTC().Format(time.RFC3339))
 			} else {
-				n.console.Say("certificate", "none yet: %v", err)
-				n.cfg.Log.Warn("no certificate", "error", err)
+				if why := noCertificate(set, err); why != lastWhy {
+					lastWhy = why
+					n.console.Say("certificate", "%s", why)
+					n.cfg.Log.Warn("no certificate", "why", why)
+				}
 				wait = pause
 				pause = min(pause*2, longestPause)
 			}
@@ -64,6 +72,30 @@ func (n *machine) keepCredentials(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// noCertificate says why there is none, or no newer one, and whether asking on may help.
+func noCertificate(set *credentials.Set, err error) string {
+	have := "none yet"
+	if set != nil {
+		have = "the present one ends at " + set.Leaf.NotAfter.UTC().Format(time.RFC3339) + " and is not renewed"
+	}
+	for _, refusal := range []error{joinwire.ErrUnknownNode, joinwire.ErrWrongCredential, joinwire.ErrAlive, joinwire.ErrRefused} {
+		if errors.Is(err, refusal) {
+			return have + ": refused: " + err.Error()
+		}
+	}
+	return have + ": " + err.Error()
+}
+
+func addressesOf(v *noded.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range v.GetAddresses() {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
 }
 
 // wakeOr waits for a change or a time, and at least for a moment, because one change
@@ -119,11 +151,7 @@ func (n *machine) who(v *noded.Node, f source.Found) credentials.Who {
 	if f.Issuer == nil {
 		return w // the issuer decides which addresses it believes
 	}
-	for _, text := range v.Addresses {
-		if p, err := netip.ParsePrefix(text); err == nil {
-			w.Addresses = append(w.Addresses, p.Addr())
-		}
-	}
+	w.Addresses = addressesOf(v)
 	return w
 }
 
@@ -228,6 +256,8 @@ func (n *machine) takeTime(f source.Found, issuer time.Time) {
 		}
 		n.console.Say("clock", "moved by %s to the master's time", off.Round(time.Second))
 	}
+	// From now on certificates are judged by time here too.
+	n.clockChanged(clock.State{Source: "master", Offset: issuer.Sub(now)})
 }
 
 // useKeys hands key and certificate to the node API and to clusterd.

@@ -105,7 +105,6 @@ type Config struct {
 type machine struct {
 	cfg      Config
 	console  *console.Console
-	identity identity.Machine
 	image    imageInfo
 	hub      *hub
 	network  Network
@@ -121,13 +120,13 @@ type machine struct {
 
 // Run lives until ctx ends or a part of it fails.
 func Run(ctx context.Context, cfg Config) error {
-	n := &machine{cfg: cfg, console: console.New(cfg.Console), identity: identity.Read(cfg.Root), wants: make(chan []nodedoc.Network, 1)}
+	n := &machine{cfg: cfg, console: console.New(cfg.Console), wants: make(chan []nodedoc.Network, 1)}
 	var err error
 	if n.image, err = readImage(cfg.Root); err != nil {
 		cfg.Log.Warn("image unknown", "error", err)
 	}
 	n.hub = newHub(&noded.Node{
-		BootId: readLine(cfg.Root, "proc/sys/kernel/random/boot_id"), HardwareHash: n.identity.Hash(),
+		BootId: readLine(cfg.Root, "proc/sys/kernel/random/boot_id"),
 		StateDir: cfg.StateDir, WorkDir: cfg.WorkDir, Clock: &noded.Clock{Source: "rtc"},
 	})
 	n.network = cfg.Network(func(subject, line string) { n.console.Say(subject, "%s", line) }, n.lanChanged)
@@ -201,7 +200,9 @@ func (n *machine) publish(ctx context.Context, found source.Found) error {
 	if err != nil {
 		return err
 	}
+	hardware := identity.Read(n.cfg.Root).Hash() // drivers have found the cards by now
 	n.hub.change(func(v *noded.Node) {
+		v.HardwareHash = hardware
 		v.Document, v.Anchor, v.ClusterDocument = found.Node, anchor, found.Cluster
 		v.Source, v.Incarnation = found.Source, id
 	})

@@ -5,18 +5,23 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	api "github.com/mesolith/mesolith/api/node"
+	"github.com/mesolith/mesolith/internal/joinwire"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/nodeplan"
 	"github.com/mesolith/mesolith/internal/wire/noded"
+	"github.com/mesolith/mesolith/provision/node/lan"
 	"github.com/mesolith/mesolith/provision/pki"
 )
 
@@ -146,6 +151,109 @@ func TestWorkerJoins(t *testing.T) {
 	}
 	if len(n.Credentials.IssuingKeyPem) != 0 {
 		t.Error("a worker has an issuing key")
+	}
+}
+
+// A refused machine says so on its console, with the issuer's reason, once; and it takes
+// the time from the master that lets it in.
+func TestRefusedThenAdmitted(t *testing.T) {
+	b := newBench(t)
+	b.clock.skew = -20 * 365 * 24 * time.Hour
+	b.deliver(t, b.document("w1"), false)
+	anchor, err := b.secrets.Anchor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := b.secrets.IssuerSecrets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := pki.OpenIssuer(secrets, anchor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.cfg.AskTime = func(context.Context, string) (time.Duration, error) { return 0, errors.New("no answer") }
+	var mu sync.Mutex
+	asked, lastZero := 0, false
+	b.cfg.Joiner = joiner(func(r JoinRequest) (JoinAnswer, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked++
+		lastZero = r.Now.IsZero()
+		if asked < 3 {
+			return JoinAnswer{}, fmt.Errorf("join at m1: %w: a stranger's key", joinwire.ErrWrongCredential)
+		}
+		chain, err := issuer.IssueNode(r.CSR, pki.Node{Name: r.Name, Incarnation: r.Incarnation}, time.Now())
+		return JoinAnswer{Chain: chain, Time: time.Now().Add(time.Hour)}, err
+	})
+	b.run(t)
+	n := b.dial(t).node(func(n *noded.Node) bool { return n.Credentials != nil })
+	if n.Clock.GetSource() != "master" || b.clock.Now().Before(time.Now().Add(59*time.Minute)) {
+		t.Errorf("clock %v at %s", n.Clock, b.clock.Now())
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !lastZero {
+		t.Error("it judged an issuer by a clock that it cannot believe")
+	}
+	if got := strings.Count(b.screen.String(), "certificate: none yet: refused: join at m1: "); got != 1 || asked < 3 {
+		t.Errorf("said %d times in %d rounds:\n%s", got, asked, b.screen)
+	}
+}
+
+// A machine whose address changes asks for a certificate that fits.
+func TestAnotherAddressAnotherCertificate(t *testing.T) {
+	b := newBench(t)
+	b.deliver(t, b.document("w1"), false)
+	anchor, err := b.secrets.Anchor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := b.secrets.IssuerSecrets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := pki.OpenIssuer(secrets, anchor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{}, 16)
+	b.cfg.Joiner = joiner(func(r JoinRequest) (JoinAnswer, error) {
+		asked <- struct{}{}
+		chain, err := issuer.IssueNode(r.CSR, pki.Node{Name: r.Name, Incarnation: r.Incarnation}, time.Now())
+		return JoinAnswer{Chain: chain}, err
+	})
+	b.run(t)
+	clusterd := b.dial(t)
+	first := clusterd.node(func(n *noded.Node) bool { return n.Credentials != nil && len(n.Addresses) > 0 })
+	<-asked
+	b.lan.changed(lan.State{}) // the lease ran out: nothing to certify
+	b.lan.changed(lan.State{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.99/24")}, MTU: 1500})
+	<-asked
+	n := clusterd.node(func(n *noded.Node) bool {
+		return n.Credentials != nil && !bytes.Equal(n.Credentials.CertificatePem, first.Credentials.CertificatePem)
+	})
+	if n.Addresses[0] != "10.7.0.99/24" {
+		t.Errorf("node %v", n.Addresses)
+	}
+}
+
+// Hints that say nothing new wake nobody: who was refused waits before he asks again.
+func TestOldHintsWakeNobody(t *testing.T) {
+	h := newHub(&noded.Node{})
+	h.setHints([]*noded.Issuer{{Name: "m1", Address: "10.7.0.11:5052"}})
+	seen := h.view().changed
+	h.setHints([]*noded.Issuer{{Name: "m1", Address: "10.7.0.11:5052"}})
+	select {
+	case <-seen:
+		t.Error("the same hints woke somebody")
+	default:
+	}
+	h.setHints([]*noded.Issuer{{Name: "m2", Address: "10.7.0.12:5052"}})
+	select {
+	case <-seen:
+	default:
+		t.Error("new hints woke nobody")
 	}
 }
 

@@ -69,8 +69,11 @@ func probe(path string) (string, error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return "", err
 	}
-	if isFAT(head) {
-		return kindFAT, nil
+	if kind, have := fatLabel(head); kind {
+		if have == Label || labelInRoot(f) {
+			return kindFAT, nil
+		}
+		return "", nil
 	}
 	volume := make([]byte, 72)
 	if _, err := f.ReadAt(volume, 16*2048); err != nil {
@@ -82,13 +85,26 @@ func probe(path string) (string, error) {
 	return "", nil
 }
 
-func isFAT(head []byte) bool {
+// fatLabel tells whether a device begins as a FAT file system does, and its label there.
+func fatLabel(head []byte) (fat bool, have string) {
 	if head[510] != 0x55 || head[511] != 0xaa {
-		return false
+		return false, ""
 	}
 	// The label's place depends on the kind: after the FAT32 fields, or where those begin.
-	return bytes.HasPrefix(head[82:], []byte("FAT32")) && label(head[71:82]) == Label ||
-		bytes.HasPrefix(head[54:], []byte("FAT1")) && label(head[43:54]) == Label
+	if bytes.HasPrefix(head[82:], []byte("FAT32")) {
+		return true, label(head[71:82])
+	}
+	return bytes.HasPrefix(head[54:], []byte("FAT1")), label(head[43:54])
+}
+
+// labelInRoot finds the label where Windows writes it: an entry of the root directory.
+func labelInRoot(disk io.ReaderAt) bool {
+	volume, err := openFAT(disk)
+	if err != nil {
+		return false
+	}
+	dir, err := volume.root()
+	return err == nil && volumeName(dir) == Label
 }
 
 func label(raw []byte) string { return strings.TrimRight(string(raw), " \x00") }

@@ -157,6 +157,17 @@ func findFAT(dir []byte, name string) (first, size uint32, err error) {
 	return 0, 0, fs.ErrNotExist
 }
 
+// volumeName gives the root directory's own label, "" for none.
+func volumeName(dir []byte) string {
+	for ; len(dir) >= 32 && dir[0] != 0; dir = dir[32:] {
+		const longName, volume = 0x0f, 0x08
+		if dir[0] != 0xe5 && dir[11] != longName && dir[11]&volume != 0 {
+			return label(dir[:11])
+		}
+	}
+	return ""
+}
+
 func longPart(e []byte) []uint16 {
 	var out []uint16
 	for _, r := range [][2]int{{1, 11}, {14, 26}, {28, 32}} {

@@ -41,7 +41,7 @@ type Found struct {
 	AnchorFrom string
 	Document   nodedoc.Document
 	Node       []byte                 // the signed node document as it came
-	BootKey    []byte                 // PEM; empty: the source carried none
+	BootKey    []byte                 // PEM, of the source or of another medium; empty: none has one
 	Cluster    []byte                 // masters: the signed cluster document
 	Issuer     *nodedoc.IssuerSecrets // masters: the issuing key
 }
@@ -76,12 +76,38 @@ func Search(ctx context.Context, cfg Config) (Found, []Tried, error) {
 		for _, m := range media {
 			found, err := m.load(cfg)
 			if err == nil {
+				tried = append(tried, found.keyElsewhere(ctx, cfg, m.name)...)
 				return found, tried, nil
 			}
 			tried = append(tried, Tried{m.name, err.Error()})
 		}
 	}
 	return Found{}, tried, ErrNone
+}
+
+// keyElsewhere looks for the boot key on this machine's own media when the document came
+// without one, as it does by URL: what a server hands out is public, a key is not.
+func (f *Found) keyElsewhere(ctx context.Context, cfg Config, not string) (tried []Tried) {
+	if len(f.BootKey) > 0 {
+		return nil
+	}
+	for _, open := range []func(context.Context, Config) ([]medium, []Tried){openFirmware, openDisks} {
+		media, _ := open(ctx, cfg)
+		for _, m := range media {
+			if m.name == not {
+				continue
+			}
+			key, err := m.bootKey()
+			if err == nil && len(key) > 0 {
+				f.BootKey = key
+				return tried
+			}
+			if err != nil {
+				tried = append(tried, Tried{m.name, err.Error()})
+			}
+		}
+	}
+	return tried
 }
 
 // medium is a place that holds files by the names above.
@@ -104,18 +130,25 @@ func (m medium) load(cfg Config) (Found, error) {
 	if f.Document, err = nodedoc.Open(raw, f.Anchor); err != nil {
 		return Found{}, fmt.Errorf("%s (anchor from %s): %w", nodeFile, f.AnchorFrom, err)
 	}
-	if f.BootKey, err = m.optional(keyFile, maxKeyFile); err != nil {
+	if f.BootKey, err = m.bootKey(); err != nil {
 		return Found{}, err
-	}
-	if len(f.BootKey) > 0 {
-		if _, err := nodecert.ParseBootKey(f.BootKey); err != nil {
-			return Found{}, fmt.Errorf("%s: %w", keyFile, err)
-		}
 	}
 	if !f.Document.Masters.Has(f.Document.Name) {
 		return f, nil
 	}
 	return f, m.loadMaster(&f)
+}
+
+// bootKey reads the key by which this boot proves which node it is; nil: there is none.
+func (m medium) bootKey() ([]byte, error) {
+	key, err := m.optional(keyFile, maxKeyFile)
+	if err != nil || len(key) == 0 {
+		return nil, err
+	}
+	if _, err := nodecert.ParseBootKey(key); err != nil {
+		return nil, fmt.Errorf("%s: %w", keyFile, err)
+	}
+	return key, nil
 }
 
 func (m medium) loadMaster(f *Found) error {

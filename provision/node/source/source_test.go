@@ -208,6 +208,55 @@ func TestNothing(t *testing.T) {
 	}
 }
 
+// What a server hands out has no key; this machine's own media may.
+func TestKeyBesideAURL(t *testing.T) {
+	c, root := newCluster(t), t.TempDir()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(c.node) }))
+	defer s.Close()
+	put(t, root, "etc/mesolith/anchor.json", c.anchor)
+	cfg := Config{Root: root, CommandLine: "mesolith.node=" + s.URL, HTTP: s.Client(), Network: true}
+	key := c.files()[keyFile]
+	firmware(t, root, map[string][]byte{keyFile: []byte("no key")})
+	stick(t, root, "sda", Label, map[string][]byte{keyFile: key})
+	f, tried, err := search(cfg)
+	if err != nil || f.Source != s.URL || !bytes.Equal(f.BootKey, key) {
+		t.Fatalf("found %+v: %v\n%s", f, err, tried)
+	}
+	if !strings.Contains(tried, "fw_cfg: node.key: ") {
+		t.Errorf("the broken key is not named in\n%s", tried)
+	}
+	firmware(t, root, map[string][]byte{keyFile: key})
+	if err := os.Remove(filepath.Join(root, "dev", "sda")); err != nil {
+		t.Fatal(err)
+	}
+	if f, _, err := search(cfg); err != nil || !bytes.Equal(f.BootKey, key) {
+		t.Errorf("found %+v: %v", f, err)
+	}
+}
+
+// Windows writes a stick's label into the root directory only.
+func TestLabelInTheRootDirectory(t *testing.T) {
+	for _, name := range []string{Label, "BACKUP"} {
+		root := t.TempDir()
+		stick(t, root, "sda", name, map[string][]byte{nodeFile: []byte("x")})
+		path := filepath.Join(root, "dev", "sda")
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("NO NAME    "), 71); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{Label: kindFAT}[name]
+		if kind, err := probe(path); err != nil || kind != want {
+			t.Errorf("label %s: %q, %v", name, kind, err)
+		}
+	}
+}
+
 // FuzzDisk feeds the heads of foreign disks to the readers of file systems.
 func FuzzDisk(f *testing.F) {
 	fat := make([]byte, 1024)
@@ -226,6 +275,9 @@ func FuzzDisk(f *testing.F) {
 		volume, err := openFAT(disk)
 		if err != nil {
 			return
+		}
+		if dir, err := volume.root(); err == nil {
+			_ = volumeName(dir)
 		}
 		if data, err := volume.read(nodeFile, 1024); err == nil && len(data) > 1024 {
 			t.Errorf("FAT: %d bytes", len(data))
