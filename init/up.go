@@ -32,10 +32,12 @@ const (
 func (m *machine) up() error {
 	os.Setenv("PATH", programPath)
 	// Before these there is neither a log to speak to nor a device to open.
-	early := errors.Join(mounts.Kernel())
+	early := mounts.Kernel()
 	var err error
-	if m.log, err = kmsg.Open(); err != nil {
+	if m.log, err = kmsg.Open(); m.log == nil {
 		early = errors.Join(early, err)
+	} else if err != nil {
+		m.log.Warn("%v", err) // what the console shows is not worth a reboot
 	}
 	go m.reap()
 	return m.loop().Run([]phase.Phase{

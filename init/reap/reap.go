@@ -146,7 +146,9 @@ func (r *Reaper) Ack(k Key) {
 	}
 	if !e.dead {
 		close(e.done)
-		delete(r.byPID, e.pid)
+		if r.byPID[e.pid] == k { // the pid may be another's by now
+			delete(r.byPID, e.pid)
+		}
 	}
 	delete(r.byKey, k)
 }

@@ -127,6 +127,39 @@ func TestTableIsBounded(t *testing.T) {
 	}
 }
 
+// A process whose own parent took its status leaves its pid to another; to forget the
+// first must not lose the second's status.
+func TestAPIDOfTwoProcesses(t *testing.T) {
+	r := New(4)
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	pid, err := fork(t, "exit7", in.Fd())()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, err := StartTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := Key{"first", start - 1}, Key{"second", start}
+	r.startTime = func(int) (uint64, error) { return start - 1, nil }
+	if err := r.Register(first, pid); err != nil {
+		t.Fatal(err)
+	}
+	r.startTime = StartTime
+	if err := r.Register(second, pid); err != nil {
+		t.Fatal(err)
+	}
+	r.Ack(first)
+	sweepUntil(t, r, func() bool { s, _ := r.Status(second); return s != Running })
+	if s, status := r.Status(second); s != Exited || status.ExitStatus() != 7 {
+		t.Errorf("state %v, status %v", s, status)
+	}
+}
+
 func FuzzStartTime(f *testing.F) {
 	f.Add("1 (a) b) S 0 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 25 0 0")
 	f.Add(")")

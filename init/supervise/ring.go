@@ -1,8 +1,10 @@
 package supervise
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 )
 
@@ -29,7 +31,8 @@ func newRing(path string, max int64) (*ring, error) {
 
 func (r *ring) Write(line []byte) (int, error) {
 	if r.size > 0 && r.size+int64(len(line)) > r.half {
-		if err := os.Rename(r.path, r.path+".old"); err != nil {
+		// It is gone already when the last turn found no room for a new file.
+		if err := os.Rename(r.path, r.path+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return 0, fmt.Errorf("turn log: %w", err)
 		}
 		next, err := os.OpenFile(r.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o640)

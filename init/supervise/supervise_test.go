@@ -42,6 +42,27 @@ func TestRingKeepsTheNewest(t *testing.T) {
 	}
 }
 
+// A ring that could not turn, for want of room, goes on when there is room again.
+func TestRingGoesOnAfterAFailedTurn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "noded")
+	r, err := newRing(path, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(r, "before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path, path+".old"); err != nil { // and the new file was not made
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(r, "after it"); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := os.ReadFile(path); err != nil || string(raw) != "after it\n" {
+		t.Errorf("%q, %v", raw, err)
+	}
+}
+
 func TestOutputKeepsAllAndTellsOfWarnings(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clusterd")
 	log, err := newRing(path, 1<<20)
