@@ -30,6 +30,7 @@ type Console struct {
 	lines   []Line
 	dropped int // lines no longer kept, so that positions stay true
 	ended   bool
+	lost    error         // why the file has not everything
 	changed chan struct{} // closed and made anew at each change
 }
 
@@ -41,8 +42,10 @@ func newConsole(file *os.File) *Console {
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, err := c.file.Write(p); err != nil {
-		return 0, fmt.Errorf("keep the console: %w", err)
+	if _, err := c.file.Write(p); err != nil && c.lost == nil {
+		// A full disk must not stop the machine, whose prints wait for this reader.
+		c.lost = fmt.Errorf("the console's file is not complete: %w", err)
+		c.add(Line{At: time.Now(), Text: "host: " + c.lost.Error()})
 	}
 	c.partial = append(c.partial, p...)
 	now := time.Now()
@@ -51,11 +54,12 @@ func (c *Console) Write(p []byte) (int, error) {
 		if end < 0 && len(c.partial) < maxLine {
 			break
 		}
-		if end < 0 {
-			end = maxLine - 1
+		rest := end + 1
+		if end < 0 || end > maxLine {
+			end, rest = maxLine, maxLine // a line without end, in pieces
 		}
 		c.add(Line{At: now, Text: strings.Trim(string(c.partial[:end]), "\r")})
-		c.partial = c.partial[end+1:]
+		c.partial = c.partial[rest:]
 	}
 	return len(p), nil
 }

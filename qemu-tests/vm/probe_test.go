@@ -90,3 +90,25 @@ func TestConsoleFindsLinesInPieces(t *testing.T) {
 		t.Errorf("waiting in vain: %v", err)
 	}
 }
+
+// A console whose file cannot be written any more goes on: the machine would stop else.
+func TestConsoleOutlivesItsFile(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "console.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	c := newConsole(file)
+	for _, piece := range []string{"one\n", strings.Repeat("x", maxLine+3) + "\n", "two\n"} {
+		if n, err := c.Write([]byte(piece)); err != nil || n != len(piece) {
+			t.Fatalf("wrote %d of %d: %v", n, len(piece), err)
+		}
+	}
+	var got []string
+	for _, l := range c.Lines(0) {
+		got = append(got, l.Text)
+	}
+	if len(got) != 5 || !strings.Contains(got[0], "not complete") || got[1] != "one" || len(got[2]) != maxLine || got[3] != "xxx" || got[4] != "two" {
+		t.Errorf("lines %.40q", got)
+	}
+}

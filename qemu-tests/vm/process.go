@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 )
 
@@ -23,12 +24,21 @@ func (p Process) Alive() bool {
 	return err == nil && now == p
 }
 
-// Signal sends a signal to the process if it is still the same.
+// Signal sends a signal to the process if it is still the same. On Linux the handle that
+// is looked up first stays with the process that had the number then: one that gets the
+// number between the check and the signal is not hit.
 func (p Process) Signal(sig syscall.Signal) error {
+	handle, err := os.FindProcess(p.PID)
+	if err != nil {
+		return fmt.Errorf("process %d (%s): %w", p.PID, p.Program, errors.Join(ErrGone, err))
+	}
+	defer func() { _ = handle.Release() }()
 	if !p.Alive() {
 		return fmt.Errorf("process %d (%s): %w", p.PID, p.Program, ErrGone)
 	}
-	if err := syscall.Kill(p.PID, sig); err != nil {
+	if err := handle.Signal(sig); errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("process %d (%s): %w", p.PID, p.Program, ErrGone)
+	} else if err != nil {
 		return fmt.Errorf("signal process %d (%s): %w", p.PID, p.Program, err)
 	}
 	return nil
