@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
 func TestConsoleLinesBecomeEvents(t *testing.T) {
@@ -69,5 +71,22 @@ func TestRegistryServesWhatWasPushed(t *testing.T) {
 	}
 	if got, err := pulled.Digest(); err != nil || got != want {
 		t.Errorf("pulled %s, %v; pushed %s", got, err, want)
+	}
+}
+
+func TestPlainHTTPFromTheHost(t *testing.T) {
+	gateway := DefaultSubnet.Addr().Next()
+	for _, c := range []struct {
+		api  nodedoc.API
+		want bool
+	}{
+		{nodedoc.API{}, false},
+		{nodedoc.API{Plaintext: true}, true},
+		{nodedoc.API{Plaintext: true, PlaintextFrom: []string{"192.0.2.0/24"}}, false},
+		{nodedoc.API{Plaintext: true, PlaintextFrom: []string{"192.0.2.0/24", "10.77.0.0/16"}}, true},
+	} {
+		if got := plaintextFrom(c.api, gateway); got != c.want {
+			t.Errorf("%+v: %t", c.api, got)
+		}
 	}
 }

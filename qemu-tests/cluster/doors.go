@@ -126,6 +126,25 @@ func lanAddress(n Node, port int) string {
 	return net.JoinHostPort(n.Address.String(), strconv.Itoa(port))
 }
 
+// servicePort is where the first service of a cluster answers on the host.
+const servicePort = 8080
+
+// OpenService opens an address of the host that stays the same while what is behind it,
+// an address on the LAN, comes and goes; empty is nothing.
+func (c *Cluster) OpenService(d Doors, onLAN func() string) (string, error) {
+	target := func() []string {
+		if at := onLAN(); at != "" {
+			return []string{at}
+		}
+		return nil
+	}
+	at, err := c.LAN.ForwardFunc(d.listen(d.host(registryDoor), servicePort), target)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		at, err = c.LAN.ForwardFunc(net.JoinHostPort(d.host(registryDoor), "0"), target)
+	}
+	return at, err
+}
+
 // OpenPort opens one more port of a node to the host, for a printed URL, and gives the
 // address to print.
 func (c *Cluster) OpenPort(d Doors, address string) (string, error) {

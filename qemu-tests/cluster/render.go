@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ type Rendered struct {
 	Name       string
 	Nodes      []Node
 	Subnet     netip.Prefix
-	Plaintext  bool
+	Plaintext  bool // the API takes plain HTTP from the host, which comes as the gateway
 	AnchorJSON []byte
 	// OperatorCert and OperatorKey are an administrator's of this cluster, PEM.
 	OperatorCert, OperatorKey string
@@ -84,10 +85,11 @@ func Render(p *clusterfile.Plan, s *pki.Secrets, accel string, now time.Time) (R
 	if err != nil {
 		return Rendered{}, fmt.Errorf("render cluster %s: %w", p.File.Cluster, err)
 	}
-	r := Rendered{Name: p.File.Cluster, Plaintext: p.File.API.Plaintext, AnchorJSON: bundle.AnchorJSON}
+	r := Rendered{Name: p.File.Cluster, AnchorJSON: bundle.AnchorJSON}
 	if r.Subnet, err = subnetOf(p); err != nil {
 		return Rendered{}, err
 	}
+	r.Plaintext = plaintextFrom(p.File.API, r.Subnet.Addr().Next())
 	taken := fixedAddresses(p)
 	next := r.Subnet.Addr()
 	for range 10 {
@@ -106,6 +108,17 @@ func Render(p *clusterfile.Plan, s *pki.Secrets, accel string, now time.Time) (R
 		r.Nodes = append(r.Nodes, machine)
 	}
 	return r, r.operator(s, bundle.Anchor, now)
+}
+
+// plaintextFrom reports whether the API takes plain HTTP from an address.
+func plaintextFrom(api nodedoc.API, from netip.Addr) bool {
+	if len(api.PlaintextFrom) == 0 {
+		return api.Plaintext
+	}
+	return slices.ContainsFunc(api.PlaintextFrom, func(cidr string) bool {
+		network, err := netip.ParsePrefix(cidr)
+		return err == nil && network.Contains(from)
+	})
 }
 
 func (r *Rendered) operator(s *pki.Secrets, anchor nodedoc.Anchor, now time.Time) error {

@@ -2,6 +2,7 @@ package lan
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -27,11 +28,17 @@ func (l *LAN) Forward(listen string, targets ...string) (string, error) {
 			return "", fmt.Errorf("forward %s to %s: %w", listen, target, err)
 		}
 	}
+	return l.ForwardFunc(listen, func() []string { return targets })
+}
+
+// ForwardFunc is Forward to targets that change: each connection asks for those of its
+// moment. Without any it ends at once.
+func (l *LAN) ForwardFunc(listen string, targets func() []string) (string, error) {
 	ln, err := net.Listen("tcp", listen)
 	if err != nil {
-		return "", fmt.Errorf("forward %s to %v: %w", listen, targets, err)
+		return "", fmt.Errorf("forward %s to the LAN: %w", listen, err)
 	}
-	l.serve(ln, func(conn net.Conn) { l.carryTo(conn, targets) })
+	l.serve(ln, func(conn net.Conn) { l.carryTo(conn, targets()) })
 	return ln.Addr().String(), nil
 }
 
@@ -45,6 +52,9 @@ func (l *LAN) carryTo(conn net.Conn, targets []string) {
 	l.splice(conn, guest)
 }
 
+// errNoTarget says that nothing on the LAN is behind a port of the host just now.
+var errNoTarget = errors.New("nothing takes connections there now")
+
 func (l *LAN) dialFirst(targets []string) (net.Conn, error) {
 	var troubles []error
 	for _, target := range targets {
@@ -56,7 +66,7 @@ func (l *LAN) dialFirst(targets []string) (net.Conn, error) {
 		}
 		troubles = append(troubles, err)
 	}
-	return nil, errors.Join(troubles...)
+	return nil, cmp.Or(errors.Join(troubles...), errNoTarget)
 }
 
 // abort closes with a reset, so that a client does not take it for an empty answer.

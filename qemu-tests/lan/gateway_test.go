@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,6 +161,26 @@ func TestHostReachesGuestByDialForwardAndSocks(t *testing.T) {
 	}
 	if _, err := plain.Get("http://" + closed + "/"); err == nil {
 		t.Error("a forward to a closed port answered")
+	}
+}
+
+func TestAForwardFollowsItsTarget(t *testing.T) {
+	l := newLAN(t, Config{Hosts: oneHost()})
+	g := boot(t, plug(t, l, "n1", 1), "10.77.0.11")
+	g.serveHello(t)
+	var target atomic.Value
+	target.Store([]string(nil))
+	at, err := l.ForwardFunc("127.0.0.1:0", func() []string { return target.Load().([]string) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	if _, err := plain.Get("http://" + at + "/"); err == nil {
+		t.Error("a forward to nothing answered")
+	}
+	target.Store([]string{"n1:80"})
+	if got := get(t, plain, "http://"+at+"/"); got != "hello from the guest" {
+		t.Errorf("after its target came: %q", got)
 	}
 }
 
