@@ -3,14 +3,17 @@
 package qemutests
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mesolith/mesolith/qemu-tests/vm"
 )
@@ -59,7 +62,20 @@ const nobody = 65534
 
 func (l *lith) run(t *testing.T, boots int, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(within(t, boots), l.program, args...)
+	return l.runIn(within(t, boots), args...)
+}
+
+// end is down at a test's end, when the test's own context has ended.
+func (l *lith) end(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if out, err := l.runIn(ctx, "down"); err != nil {
+		t.Errorf("down: %v\n%s", err, out)
+	}
+}
+
+func (l *lith) runIn(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, l.program, args...)
 	cmd.Dir = l.home
 	cmd.Env = append(os.Environ(), "HOME="+l.home, "XDG_CACHE_HOME="+l.home, "LITH_CLUSTER="+l.dir)
 	if os.Getuid() == 0 {
@@ -100,11 +116,7 @@ func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() {
-		if out, err := l.run(t, toElect, "down"); err != nil {
-			t.Errorf("down: %v\n%s", err, out)
-		}
-	})
+	t.Cleanup(func() { l.end(t) })
 	up()
 	if out, err := l.run(t, toRun, "up"); err == nil || !strings.Contains(out, "runs in") {
 		t.Errorf("a second up in the same directory: %v\n%s", err, out)
@@ -150,4 +162,65 @@ func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
 	if _, err := os.Stat(l.dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is left behind: %v", err)
 	}
+}
+
+// Two clusters run side by side, each in a directory of its own: the first one has the
+// usual address, commands reach the one that is meant, and the end of one is not the
+// other's.
+func TestTwoClustersSideBySide(t *testing.T) {
+	roomFor(t, 2)
+	stopwatch(t)
+	first := buildLith(t)
+	second := *first
+	second.dir = filepath.Join(first.home, "second")
+	usual := free("127.0.0.1:5050")
+	for _, l := range []*lith{first, &second} {
+		if out, err := l.run(t, 2*toElect, "up", "--nodes", "1"); err != nil {
+			t.Fatalf("up: %v\n%s", err, out)
+		}
+		t.Cleanup(func() { l.end(t) })
+	}
+	if at, other := first.api(t), second.api(t); usual && at != "127.0.0.1:5050" || at == other {
+		t.Errorf("the first cluster answers at %s, the second one at %s", at, other)
+	}
+	for _, l := range []*lith{first, &second} {
+		out, err := l.run(t, toRun, "run", "base", "--name", filepath.Base(l.dir), "--shell", "--", "echo $((6*7)); exit 9")
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 9 || !strings.Contains(out, "42\n") {
+			t.Errorf("run: %v\n%s", err, out)
+		}
+	}
+	if out, err := first.run(t, toElect, "down"); err != nil {
+		t.Fatalf("down: %v\n%s", err, out)
+	}
+	out, err := second.run(t, toRun, "tasks", "--json")
+	if err != nil || strings.Count(out, `"id"`) != 1 || !strings.Contains(out, `"second-`) {
+		t.Errorf("tasks of the second cluster, after the end of the first one: %v\n%s", err, out)
+	}
+}
+
+// free reports whether an address can be listened on.
+func free(at string) bool {
+	ln, err := net.Listen("tcp", at)
+	if err != nil {
+		return false
+	}
+	ln.Close()
+	return true
+}
+
+// api is where `lith up` has opened the cluster's API.
+func (l *lith) api(t *testing.T) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(l.dir, "state.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state struct {
+		Doors struct{ API string }
+	}
+	if err := json.Unmarshal(raw, &state); err != nil {
+		t.Fatal(err)
+	}
+	return state.Doors.API
 }
