@@ -130,6 +130,16 @@ func ReadManifest(dir string) (Manifest, error) {
 	return m, nil
 }
 
+// Size gives the bytes of a file of the image.
+func (m Manifest) Size(file string) (int, error) {
+	for _, f := range m.Files {
+		if f.Path == file {
+			return f.Bytes, nil
+		}
+	}
+	return 0, fmt.Errorf("image %s: its manifest names no %s", m.Version, file)
+}
+
 const (
 	unknownGit  = "unknown"
 	dirtySuffix = "+changes"

@@ -48,11 +48,35 @@ func completeNodes(f *targetFlags) completer {
 	})
 }
 
-func complete(f *targetFlags, list func(context.Context, *target) ([]string, error)) completer {
+// first offers words for a command's first argument only.
+func first(c completer) completer {
 	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 && !cmd.Flags().Changed("node") {
+		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		return c(cmd, args, begun)
+	}
+}
+
+// words offers a fixed choice for a flag.
+func words(list ...string) completer {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeFiles marks flags that name directories, or files by their ending.
+func completeFiles(cmd *cobra.Command, dirs []string, files map[string]string) {
+	for _, name := range dirs {
+		cobra.CheckErr(cmd.MarkFlagDirname(name))
+	}
+	for name, ending := range files {
+		cobra.CheckErr(cmd.MarkFlagFilename(name, ending))
+	}
+}
+
+func complete(f *targetFlags, list func(context.Context, *target) ([]string, error)) completer {
+	return func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		t, err := f.open()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -61,7 +85,7 @@ func complete(f *targetFlags, list func(context.Context, *target) ([]string, err
 		defer cancel()
 		words, err := list(ctx, t)
 		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		var out []string
 		for _, w := range words {

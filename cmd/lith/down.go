@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,10 +27,10 @@ func downCommand() *cobra.Command {
 		Use:   "down",
 		Short: "End the QEMU cluster and remove its files",
 		Long: `End the QEMU cluster that "lith up" started: its machines, its LAN, its registry and its
-supervisor. Its directory is removed too, unless --keep is given (consoles and logs are
-in it). A cluster file of your own (lith up -f) is not touched.`,
+supervisor. What "lith up" made in its directory is removed too, unless --keep is given
+(consoles and logs are in it). A cluster file of your own (lith up -f) is not touched.`,
 		Example: "  lith down\n  lith down --keep",
-		Args:    cobra.NoArgs,
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := clusterDirFlag(dir)
 			if err != nil {
@@ -39,34 +40,65 @@ in it). A cluster file of your own (lith up -f) is not touched.`,
 		},
 	}
 	cmd.Flags().StringVar(&dir, "cluster", "", "directory of the cluster (default $"+clusterDirEnv+" or ./"+defaultClusterDir+")")
+	completeFiles(cmd, []string{"cluster"}, nil)
 	cmd.Flags().BoolVar(&keep, "keep", false, "keep the directory with consoles and logs")
 	return cmd
 }
 
 func down(ctx context.Context, dir string, keep bool, out io.Writer) error {
 	if _, err := os.Stat(filepath.Join(dir, planFile)); errors.Is(err, os.ErrNotExist) {
+		if busy(dir) {
+			return fmt.Errorf("a `lith up` is just starting a cluster in %s: interrupt it, or try again", dir)
+		}
 		fmt.Fprintf(out, "no cluster in %s: nothing to end\n", dir)
 		return nil
 	} else if err != nil {
+		return err
+	}
+	if err := awaitNote(ctx, dir); err != nil {
 		return err
 	}
 	ended, err := endProcesses(ctx, dir)
 	if err != nil {
 		return err
 	}
-	if !keep {
-		// The plan in it shows that `lith up` made this directory.
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return fmt.Errorf("%s ended, and another `lith up` runs there now: %w", plural(ended, "process", "processes"), err)
 	}
-	fmt.Fprintf(out, "ended %d processes; ", ended)
+	defer lock.Close()
 	if keep {
-		fmt.Fprintf(out, "%s was kept\n", dir)
+		fmt.Fprintf(out, "ended %s; %s was kept\n", plural(ended, "process", "processes"), dir)
 		return nil
 	}
-	fmt.Fprintf(out, "%s was removed\n", dir)
+	left, err := removeOurs(dir)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		fmt.Fprintf(out, "ended %s; %s was kept, because it holds %s besides\n", plural(ended, "process", "processes"), dir, strings.Join(left, ", "))
+		return nil
+	}
+	fmt.Fprintf(out, "ended %s; %s was removed\n", plural(ended, "process", "processes"), dir)
 	return nil
+}
+
+// awaitNote waits until a supervisor that is just starting has said which process it is.
+func awaitNote(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, connectFor)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(filepath.Join(dir, supervisorFile)); err == nil || !busy(dir) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("a `lith up` is starting a cluster in %s and gets no further: interrupt it, or try again (%w)", dir, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // How long each step of an end may take before the next, harder one.

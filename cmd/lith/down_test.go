@@ -54,7 +54,7 @@ func TestDownEndsItsProcessesAndNoStranger(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
 	}
-	if !strings.Contains(out.String(), "ended 1 processes") {
+	if !strings.Contains(out.String(), "ended 1 process;") {
 		t.Errorf("said %q", out.String())
 	}
 }

@@ -21,28 +21,49 @@ func imageCommand() *cobra.Command {
 	return cmd
 }
 
+// sizeView is what `lith image size --json` prints.
+type sizeView struct {
+	Files      map[string]int `json:"files"`
+	TotalBytes int            `json:"total_bytes"`
+	GoalBytes  int            `json:"goal_bytes"`
+}
+
 func imageSizeCommand() *cobra.Command {
 	var dir string
+	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "size",
-		Short: "Check a built image against its manifest and say how large it is",
-		Args:  cobra.NoArgs,
+		Use:     "size",
+		Short:   "Check a built image against its manifest and say how large it is",
+		Example: "  lith image size\n  lith image size -o DIR --json",
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := image.ReadManifest(dir)
 			if err != nil {
 				return err
 			}
-			var total int
-			w := cmd.OutOrStdout()
-			for _, f := range m.Files[:2] {
-				fmt.Fprintf(w, "%-22s %12d bytes\n", f.Path, f.Bytes)
-				total += f.Bytes
+			v := sizeView{Files: map[string]int{}, GoalBytes: sizeGoalBytes}
+			for _, name := range []string{"vmlinuz", "initramfs.zst"} {
+				bytes, err := m.Size(name)
+				if err != nil {
+					return err
+				}
+				v.Files[name] = bytes
+				v.TotalBytes += bytes
 			}
-			fmt.Fprintln(w, sizeLine(total))
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, v)
+			}
+			for _, name := range sortedKeys(v.Files) {
+				fmt.Fprintf(w, "%-22s %12d bytes\n", name, v.Files[name])
+			}
+			fmt.Fprintln(w, sizeLine(v.TotalBytes))
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&dir, "output", "o", filepath.Join("build", "image"), "directory of the image")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	completeFiles(cmd, []string{"output"}, nil)
 	return cmd
 }
 
@@ -58,13 +79,14 @@ func sizeLine(total int) string {
 func imageBuildCommand() *cobra.Command {
 	var o image.Options
 	cmd := &cobra.Command{
-		Use:   "build -o DIR",
-		Short: "Build kernel and initramfs from this checkout",
+		Use:     "build -o DIR",
+		Short:   "Build kernel and initramfs from this checkout",
+		Example: "  lith image build\n  lith image build -o DIR --release\n  lith image build -o DIR --kernel bzImage --modules /lib/modules/6.12.1",
 		Long: `Builds vmlinuz, initramfs.zst, manifest.json and SBOM.spdx.json into DIR, from
 the checkout that the current directory lies in. It needs Go, gcc and the host's
 apt, but no root, and installs nothing. The same checkout and tool chain give the
 same bytes. What QEMU boots besides is left in build/qemu.`,
-		Args: cobra.NoArgs,
+		Args: noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			checkout, err := findCheckout()
 			if err != nil {
@@ -90,6 +112,7 @@ same bytes. What QEMU boots besides is left in build/qemu.`,
 	f.StringVar(&o.Anchor, "anchor", "", "put this cluster's anchor.json into the image")
 	f.BoolVar(&o.Release, "release", false, "refuse what the lock file does not name: packages, tool chain, uncommitted changes")
 	f.StringSliceVar(&o.Without, "without", nil, "leave out a program, for trying out a part of an image")
+	completeFiles(cmd, []string{"output", "modules"}, map[string]string{"anchor": "json"})
 	if err := f.MarkHidden("without"); err != nil {
 		panic(err) // the line above declared the flag
 	}

@@ -41,6 +41,7 @@ added and no changed file signed.`,
 			}
 			return nil
 		},
+		ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("masters") && len(macs) < 3 {
 				masters = 1
@@ -49,6 +50,7 @@ added and no changed file signed.`,
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "cluster.yaml", "cluster file to make")
+	completeFiles(cmd, nil, map[string]string{"file": "yaml"})
 	cmd.Flags().IntVar(&masters, "masters", 3, "how many nodes vote: 1, 3 or 5 (1 with fewer than 3 machines)")
 	cmd.Flags().StringArrayVar(&macs, "mac", nil, "MAC address of a machine (again for more)")
 	return cmd

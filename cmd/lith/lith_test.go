@@ -347,14 +347,18 @@ func TestBadFileChangesNothing(t *testing.T) {
 }
 
 func TestEveryCommandHelps(t *testing.T) {
-	for _, c := range rootCommand().Commands() {
-		if c.Hidden {
-			continue
+	var check func(c *cobra.Command)
+	check = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			if !sub.Hidden && sub.Name() != "completion" && sub.Name() != "help" {
+				check(sub)
+			}
 		}
-		if c.Short == "" || c.Example == "" && !c.HasSubCommands() && c.Name() != "help" {
-			t.Errorf("%s has no help or no example", c.Name())
+		if c.Short == "" || c.Example == "" && !c.HasSubCommands() {
+			t.Errorf("%s has no help or no example", c.CommandPath())
 		}
 	}
+	check(rootCommand())
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		if r := lith(t.Context(), "completion", shell); r.err != nil || !strings.Contains(r.out, "lith") {
 			t.Errorf("completion for %s: %v", shell, r.err)
@@ -370,6 +374,13 @@ func TestCompletionOfNodes(t *testing.T) {
 	}
 	if words, _ := completeNode(f, &cobra.Command{}, []string{"n1", "logs"}, "cl"); len(words) != 1 || words[0] != "clusterd" {
 		t.Errorf("programs: %v", words)
+	}
+	p := playCluster(t)
+	if r := lith(t.Context(), "__complete", "run", "base", "--api", p.server.URL, "--node", ""); !strings.HasPrefix(r.out, "127.0.0.1\n") {
+		t.Errorf("the flag --node: %q", r.out)
+	}
+	if r := lith(t.Context(), "__complete", "up", "--accel", ""); !strings.HasPrefix(r.out, "auto\nkvm\ntcg\n") {
+		t.Errorf("the flag --accel: %q", r.out)
 	}
 }
 
@@ -397,6 +408,8 @@ func TestNamesAndArguments(t *testing.T) {
 		{[]string{"node", "n1", "dance"}, "is nothing that a node is asked"},
 		{[]string{"logs"}, "name one task"},
 		{[]string{"init"}, "name the cluster"},
+		{[]string{"status", "extra"}, "takes no arguments, but here stands"},
+		{[]string{"tasks", "--wide"}, "see `lith tasks --help`"},
 	} {
 		args := append(c.args[:1:1], append([]string{"--api", "http://127.0.0.1:1"}, c.args[1:]...)...)
 		if c.args[0] == "init" {

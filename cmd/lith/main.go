@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,19 +24,38 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
-	os.Exit(exitCode(rootCommand().ExecuteContext(ctx)))
+	os.Exit(exitCode(ctx, os.Stderr, rootCommand().ExecuteContext(ctx)))
 }
 
-func exitCode(err error) int {
+// exitInterrupted is what shells give for a program that an interrupt has ended.
+const exitInterrupted = exitSignal + int(syscall.SIGINT)
+
+func exitCode(ctx context.Context, stderr io.Writer, err error) int {
 	var exit exitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return exit.code
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "lith: interrupted")
+		return exitInterrupted
 	}
-	fmt.Fprintln(os.Stderr, "lith:", err)
+	fmt.Fprintln(stderr, "lith:", err)
 	return 1
+}
+
+// noArgs refuses arguments in words; cobra's own would call them unknown commands.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("`%s` takes no arguments, but here stands %q: see `%s --help`", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+// nothingToComplete is for commands without arguments, where shells would offer files.
+func nothingToComplete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
 func rootCommand() *cobra.Command {
@@ -54,5 +74,8 @@ tasks on it. Commands find a cluster by its directory (--cluster DIR, $LITH_CLUS
 		runCommand(), tasksCommand(), logsCommand(), killCommand(),
 		versionCommand(),
 	)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w: see `%s --help`", err, cmd.CommandPath())
+	})
 	return root
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +18,7 @@ import (
 // come after the node's name, as in `lith node n1 dmesg`.
 func nodeCommand() *cobra.Command {
 	var f targetFlags
-	var follow bool
+	var flags nodeFlags
 	cmd := &cobra.Command{
 		Use: "node NAME VERB", Short: "Ask one machine: dmesg, logs PROGRAM, health, inventory, services, reboot",
 		Long: `Ask one machine's own side, which answers when the cluster does not:
@@ -43,11 +45,12 @@ NAME is a node of the cluster's directory, or an address when there is none.`,
 			if err != nil {
 				return err
 			}
-			return t.askMachine(cmd.Context(), cmd.OutOrStdout(), args[0], base, args[1:], follow)
+			return t.askMachine(cmd.Context(), cmd.OutOrStdout(), args[0], base, args[1:], flags)
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "with logs: go on until interrupted")
+	cmd.Flags().BoolVarP(&flags.follow, "follow", "f", false, "with logs: go on until interrupted")
+	cmd.Flags().BoolVar(&flags.asJSON, "json", false, "print JSON (health and inventory always do)")
 	return cmd
 }
 
@@ -64,6 +67,8 @@ func nodeArgs(_ *cobra.Command, args []string) error {
 	switch {
 	case len(args) < 2:
 		return errors.New("write `lith node NAME dmesg`, or logs PROGRAM, health, inventory, services or reboot in its place")
+	case !slices.ContainsFunc(nodeVerbs, func(v string) bool { return strings.HasPrefix(v, args[1]+"\t") }):
+		return fmt.Errorf("%q is nothing that a node is asked: it is dmesg, logs PROGRAM, health, inventory, services or reboot", args[1])
 	case args[1] == "logs" && len(args) != 3:
 		return fmt.Errorf("name one program: `lith node %s logs PROGRAM` with one of %s", args[0], strings.Join(nodePrograms, ", "))
 	case args[1] != "logs" && len(args) > 2:
@@ -91,35 +96,57 @@ func completeNode(f *targetFlags, cmd *cobra.Command, args []string, begun strin
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
+// nodeFlags are those that some verbs take.
+type nodeFlags struct{ follow, asJSON bool }
+
 // askMachine carries out one verb.
-func (t *target) askMachine(ctx context.Context, w io.Writer, name, base string, verb []string, follow bool) error {
+func (t *target) askMachine(ctx context.Context, w io.Writer, name, base string, verb []string, f nodeFlags) error {
 	c := &node.Client{Base: base, HTTP: t.http}
 	var err error
 	switch verb[0] {
 	case "dmesg":
 		err = pour(w)(c.Dmesg(ctx))
 	case "logs":
-		err = pour(w)(c.Logs(ctx, verb[1], follow))
-	case "health":
-		err = showJSON(w)(anyOf(c.Health(ctx)))
-	case "inventory":
-		err = showJSON(w)(anyOf(c.Inventory(ctx)))
-	case "services":
-		err = showJSON(w)(anyOf(c.Services(ctx)))
-	case "reboot":
-		if err = c.Reboot(ctx, "lith node "+name+" reboot"); err == nil {
-			_, err = fmt.Fprintf(w, "node %s reboots\n", name)
-		}
+		err = pour(w)(c.Logs(ctx, verb[1], f.follow))
 	default:
-		return fmt.Errorf("%q is nothing that a node is asked: it is dmesg, logs PROGRAM, health, inventory, services or reboot", verb[0])
+		err = askShort(ctx, w, c, name, verb[0], f)
 	}
 	switch {
-	case err == nil, follow && ctx.Err() != nil: // an interrupt is how following ends
+	case err == nil, f.follow && ctx.Err() != nil: // an interrupt is how following ends
 		return nil
 	case errors.Is(err, node.ErrRefused):
 		return fmt.Errorf("node %s: %w", name, err)
 	}
 	return fmt.Errorf("node %s: %w (its console may say why: `lith up` keeps it under %s)", name, err, t.dir)
+}
+
+// askShort asks what is answered at once.
+func askShort(ctx context.Context, w io.Writer, c *node.Client, name, verb string, f nodeFlags) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	switch verb {
+	case "health":
+		return showJSON(w)(anyOf(c.Health(ctx)))
+	case "inventory":
+		return showJSON(w)(anyOf(c.Inventory(ctx)))
+	case "services":
+		list, err := c.Services(ctx)
+		if err != nil || f.asJSON {
+			return showJSON(w)(append([]node.Service{}, list...), err)
+		}
+		rows := make([][]string, 0, len(list))
+		for _, s := range list {
+			rows = append(rows, []string{s.Name, s.State, fmt.Sprint(s.PID), fmt.Sprint(s.Restarts), s.LastExit, s.Since.UTC().Format(time.RFC3339)})
+		}
+		return printTable(w, []string{"SERVICE", "STATE", "PID", "RESTARTS", "LAST EXIT", "SINCE"}, rows)
+	case "reboot":
+		if err := c.Reboot(ctx, "lith node "+name+" reboot"); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "node %s reboots\n", name)
+		return err
+	}
+	return fmt.Errorf("%q is nothing that a node is asked", verb)
 }
 
 // pour copies a text to the end.

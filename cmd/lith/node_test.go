@@ -18,6 +18,7 @@ func TestAskMachine(t *testing.T) {
 	}
 	mux.HandleFunc("GET /v1/dmesg", answer("<6>[0.000000] Linux\n"))
 	mux.HandleFunc("GET /v1/health", answer(`{"name":"n1","kernel":"6.12"}`))
+	mux.HandleFunc("GET /v1/services", answer(`[{"name":"clusterd","state":"running","pid":139}]`))
 	mux.HandleFunc("GET /v1/logs", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("program") != "clusterd" {
 			w.WriteHeader(http.StatusNotFound)
@@ -47,10 +48,11 @@ func TestAskMachine(t *testing.T) {
 		{[]string{"logs", "clusterd"}, "{}", ""},
 		{[]string{"logs", "nothing"}, "", "no program of that name"},
 		{[]string{"reboot"}, "n1 reboots", ""},
+		{[]string{"services"}, "clusterd  running  139", ""},
 		{[]string{"dance"}, "", "is nothing that a node is asked"},
 	} {
 		var out strings.Builder
-		err := tg.askMachine(t.Context(), &out, "n1", base, c.verb, false)
+		err := tg.askMachine(t.Context(), &out, "n1", base, c.verb, nodeFlags{})
 		if !strings.Contains(out.String(), c.out) || (err == nil) != (c.fail == "") || err != nil && !strings.Contains(err.Error(), c.fail) {
 			t.Errorf("%v: %q, %v", c.verb, out.String(), err)
 		}
@@ -62,7 +64,7 @@ func TestAskMachine(t *testing.T) {
 		t.Errorf("an unknown node: %v", err)
 	}
 	server.Close()
-	if err := tg.askMachine(t.Context(), &strings.Builder{}, "n1", base, []string{"dmesg"}, false); err == nil || !strings.Contains(err.Error(), "console") {
+	if err := tg.askMachine(t.Context(), &strings.Builder{}, "n1", base, []string{"dmesg"}, nodeFlags{}); err == nil || !strings.Contains(err.Error(), "console") {
 		t.Errorf("a node that does not answer: %v", err)
 	}
 }

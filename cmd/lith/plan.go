@@ -49,7 +49,7 @@ With -o DIR also write what the machines' media carry, a folder a node, and the 
 certificate, with which the other commands reach the cluster (--cluster DIR --api URL). Boot
 credentials that are missing are made, and the issuing key when it ends within 30 days.`,
 		Example: "  lith plan\n  lith plan -f rack7.yaml --json\n  lith plan -f rack7.yaml -o media",
-		Args:    cobra.NoArgs,
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := os.ReadFile(file)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -76,6 +76,7 @@ credentials that are missing are made, and the issuing key when it ends within 3
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "cluster.yaml", "cluster file")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "write the files of each machine's medium into this directory")
+	completeFiles(cmd, []string{"output"}, map[string]string{"file": "yaml"})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -202,7 +203,7 @@ func mediaFiles(s *pki.Secrets, b *clusterfile.Bundle, now time.Time) (map[strin
 	return files, nil
 }
 
-func sortedKeys(m map[string][]byte) []string {
+func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sort"
 	"strings"
@@ -91,3 +93,22 @@ func (p *progress) erase() {
 }
 
 func (p *progress) finish() { p.erase() }
+
+// sayHandler shows what a room logs as a sentence to the person who waits.
+type sayHandler struct{ out io.Writer }
+
+func (h sayHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+
+func (h sayHandler) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		text += ", " + strings.ReplaceAll(a.Key, "_", " ") + " " + a.Value.String()
+		return true
+	})
+	_, err := fmt.Fprintln(h.out, text)
+	return err
+}
+
+func (h sayHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+func (h sayHandler) WithGroup(string) slog.Handler { return h }

@@ -242,7 +242,7 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	close(started)
 	shown := make(chan struct{})
 	if err == nil && ran(t.Status) {
-		r.announce(t)
+		r.announce(ctx, t)
 		wg.Go(func() { defer close(shown); r.show(life, c.FrameworkID(), t, ended) })
 	} else {
 		close(shown)
@@ -345,11 +345,12 @@ func waitsFor(t client.Launched, task client.Task) string {
 	return "the task is " + t.Status.GetState().String() + " on " + t.Hostname
 }
 
-func (r *runner) announce(t client.Launched) {
+func (r *runner) announce(ctx context.Context, t client.Launched) {
 	node := r.target.nodeName(t.Hostname)
 	r.say("task %s runs on %s", r.task.ID, node)
 	for i, port := range t.Ports {
-		r.say("PORT%d is http://%s", i, net.JoinHostPort(t.Hostname, strconv.FormatUint(port, 10)))
+		at := r.target.fromHere(ctx, net.JoinHostPort(t.Hostname, strconv.FormatUint(port, 10)))
+		r.say("PORT%d is http://%s", i, at)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -55,11 +56,10 @@ func (s *supervisor) serveService(life context.Context) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		s.services.Go(func() {
-			if err := k.run(life); err != nil && life.Err() == nil {
-				s.add(event{Kind: eventTrouble, Text: "service " + spec.Name + ": " + err.Error()})
-			}
-		})
+		if !s.startService(life, spec, k) {
+			http.Error(w, "the cluster is being ended", http.StatusServiceUnavailable)
+			return
+		}
 		ctx, cancel := context.WithTimeout(req.Context(), serviceStart)
 		defer cancel()
 		answer, err := k.firstAnswer(ctx)
@@ -71,14 +71,30 @@ func (s *supervisor) serveService(life context.Context) http.HandlerFunc {
 	}
 }
 
+// startService begins to keep a service, unless the supervisor waits for the services to
+// end already.
+func (s *supervisor) startService(life context.Context, spec serviceSpec, k *serviceKeeper) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return false
+	}
+	s.services.Go(func() {
+		if err := k.run(life); err != nil && life.Err() == nil {
+			s.add(event{Kind: eventTrouble, Text: "service " + spec.Name + ": " + err.Error()})
+		}
+	})
+	return true
+}
+
 // serviceKeeper is a framework with one task: when it ends, the next one is started.
 type serviceKeeper struct {
-	cluster *cluster.Cluster
-	doors   cluster.Doors
-	spec    serviceSpec
-	tasks   *client.Launcher
-	first   chan serviceAnswer
-	failed  chan error
+	spec   serviceSpec
+	tasks  *client.Launcher
+	first  chan serviceAnswer
+	failed chan error
+	url    string       // on the host; the same for all lives
+	onLAN  atomic.Value // string: where the present life answers, "" between two
 }
 
 func newKeeper(c *cluster.Cluster, doors cluster.Doors, spec serviceSpec) (*serviceKeeper, error) {
@@ -89,10 +105,17 @@ func newKeeper(c *cluster.Cluster, doors cluster.Doors, spec serviceSpec) (*serv
 	if err != nil {
 		return nil, err
 	}
-	return &serviceKeeper{
-		cluster: c, doors: doors, spec: spec, tasks: client.NewLauncher(framework, nil),
+	k := &serviceKeeper{
+		spec: spec, tasks: client.NewLauncher(framework, nil),
 		first: make(chan serviceAnswer, 1), failed: make(chan error, 1),
-	}, nil
+	}
+	k.onLAN.Store("")
+	at, err := c.OpenService(doors, func() string { return k.onLAN.Load().(string) })
+	if err != nil {
+		return nil, err
+	}
+	k.url = "http://" + at + "/"
+	return k, nil
 }
 
 func frameworkInfo(name string) *mesosv1.FrameworkInfo {
@@ -130,6 +153,7 @@ func (k *serviceKeeper) keep(ctx context.Context) error {
 		if err == nil {
 			k.announce(ctx, now)
 			_, err = k.tasks.Wait(ctx, id, client.Ended)
+			k.onLAN.Store("")
 		}
 		if err != nil && ctx.Err() != nil {
 			return ctx.Err()
@@ -164,21 +188,16 @@ func imageContainer(ref string) *mesosv1.ContainerInfo {
 	}
 }
 
-// announce opens the port of a running task to the host and, the first time, tells who
+// announce puts a running task behind the service's URL and, the first time, tells who
 // asked for the service as soon as it answers.
 func (k *serviceKeeper) announce(ctx context.Context, t client.Launched) {
 	if len(t.Ports) == 0 {
 		return
 	}
-	onLAN := net.JoinHostPort(t.Hostname, strconv.FormatUint(t.Ports[0], 10))
-	at, err := k.cluster.OpenPort(k.doors, onLAN)
-	if err != nil {
-		return
-	}
-	answer := serviceAnswer{URL: "http://" + at + "/", Host: t.Hostname}
+	k.onLAN.Store(net.JoinHostPort(t.Hostname, strconv.FormatUint(t.Ports[0], 10)))
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for !answers(ctx, answer.URL) {
+	for !answers(ctx, k.url) {
 		select {
 		case <-ctx.Done():
 			return
@@ -189,7 +208,7 @@ func (k *serviceKeeper) announce(ctx context.Context, t client.Launched) {
 		}
 	}
 	select {
-	case k.first <- answer:
+	case k.first <- serviceAnswer{URL: k.url, Host: t.Hostname}:
 	default:
 	}
 }

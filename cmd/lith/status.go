@@ -37,7 +37,7 @@ func statusCommand() *cobra.Command {
 
 The exit code is 0 when all is well and 1 when not.`,
 		Example: "  lith status\n  lith status --json | jq -r .leader\n  lith status --api http://127.0.0.1:5050",
-		Args:    cobra.NoArgs,
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := f.open()
 			if err != nil {
@@ -136,7 +136,7 @@ func nodesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "nodes", Short: "List the nodes with what they have and what is used",
 		Example: "  lith nodes\n  lith nodes --json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := f.open()
 			if err != nil {

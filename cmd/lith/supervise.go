@@ -54,12 +54,17 @@ const (
 	eventFailed  = "failed" // the last one of a bad start
 )
 
+// lockFD is the descriptor by which the supervisor holds its directory.
+const lockFD = 3
+
 // superviseCommand is the process that a cluster's machines live and die with.
 func superviseCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use: "supervise", Hidden: true, Args: cobra.NoArgs,
+		Use: "supervise", Hidden: true, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Held until this process ends, and by no machine that it starts.
+			syscall.CloseOnExec(lockFD)
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
 			defer stop()
 			return supervise(ctx, dir)
@@ -81,6 +86,8 @@ type supervisor struct {
 	changed chan struct{}
 	cluster *cluster.Cluster
 	doors   cluster.Doors
+
+	ending bool // no service begins any more
 
 	stop     context.CancelFunc
 	services sync.WaitGroup
@@ -132,7 +139,7 @@ func (s *supervisor) run(ctx context.Context, note supervisorNote) error {
 		return s.fail(ctx, err)
 	}
 	defer c.Close()
-	defer s.services.Wait()
+	defer s.endServices()
 	doors, err := c.OpenDoors()
 	if err != nil {
 		return s.fail(ctx, err)
@@ -157,6 +164,14 @@ func (s *supervisor) run(ctx context.Context, note supervisorNote) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// endServices waits for the services, whose context has ended.
+func (s *supervisor) endServices() {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.services.Wait()
 }
 
 func (s *supervisor) awaitReady(ctx context.Context, c *cluster.Cluster) error {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +40,7 @@ type targetFlags struct{ dir, api string }
 func (f *targetFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.dir, "cluster", "", "directory of the cluster (default $"+clusterDirEnv+" or ./"+defaultClusterDir+")")
 	cmd.Flags().StringVar(&f.api, "api", "", "URL of any node's API instead, as http://127.0.0.1:5050 (default $"+apiEnv+")")
+	completeFiles(cmd, []string{"cluster"}, nil)
 }
 
 // target is a cluster that commands talk to through its public API.
@@ -84,10 +84,10 @@ func openURL(api, dir string) (*target, error) {
 		return nil, fmt.Errorf("--api %q is no URL: write it as http://127.0.0.1:5050", api)
 	}
 	t := &target{name: u.Host, dir: dir, api: []string{strings.TrimSuffix(api, "/")}, http: &http.Client{CheckRedirect: noRedirect}}
-	if u.Scheme == "http" {
-		return t, nil
-	}
 	transport, err := operatorTransport(dir)
+	if err != nil && u.Scheme == "http" {
+		return t, nil // whose machines' own side is then out of reach: see machine
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s needs the operator's certificate of that cluster, which `lith plan -o DIR` writes: %w", api, err)
 	}
@@ -122,13 +122,13 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 
 // at is how this cluster is named to a person in commands to type.
 func (t *target) at() string {
-	if len(t.nodes) == 0 {
+	switch {
+	case len(t.nodes) > 0:
+		return atDir(t.dir)
+	case t.http.Transport == nil:
 		return " --api " + t.api[0]
 	}
-	if filepath.Base(t.dir) == defaultClusterDir {
-		return ""
-	}
-	return " --cluster " + t.dir
+	return " --api " + t.api[0] + atDir(t.dir)
 }
 
 // refusedError is an answer that is no success.
@@ -251,6 +251,19 @@ func (t *target) nodeName(host string) string {
 	return host
 }
 
+// fromHere is where a port of a node is reached from this machine. The LAN of `lith up` is
+// the supervisor's, which opens the port; elsewhere the address is good as it is.
+func (t *target) fromHere(ctx context.Context, address string) string {
+	if len(t.nodes) == 0 {
+		return address
+	}
+	at, err := askSupervisor(ctx, t.dir, http.MethodPost, "/open?"+url.Values{"address": {address}}.Encode())
+	if err != nil {
+		return address + " on the cluster's LAN"
+	}
+	return at
+}
+
 // agentURL is where an agent's port is reached from here.
 func (t *target) agentURL(a *mesosv1.AgentInfo) string {
 	for _, n := range t.nodes {
@@ -271,7 +284,10 @@ func (t *target) machine(name string) (string, error) {
 		}
 		names = append(names, n.Name)
 	}
-	if len(t.nodes) == 0 {
+	switch {
+	case len(t.nodes) == 0 && t.http.Transport == nil:
+		return "", fmt.Errorf("a machine's own side takes the operator's certificate only, and %s holds none: name the directory that `lith plan -o DIR` or `lith up` has written with --cluster", t.dir)
+	case len(t.nodes) == 0:
 		return "https://" + net.JoinHostPort(name, strconv.Itoa(nodePort)), nil // by address
 	}
 	return "", fmt.Errorf("cluster %s has no node %q: it has %s", t.name, name, strings.Join(names, ", "))

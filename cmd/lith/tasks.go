@@ -23,7 +23,7 @@ func tasksCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "tasks", Short: "List the tasks that run and those that ran lately",
 		Example: "  lith tasks\n  lith tasks --running\n  lith tasks --json | jq -r '.[].id'",
-		Args:    cobra.NoArgs,
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := f.open()
 			if err != nil {
@@ -61,7 +61,7 @@ func logsCommand() *cobra.Command {
 		Long: `Show a task's stdout (or --stderr) out of its sandbox. TASK is its id or enough of its
 beginning. With -f more is shown as it is written, until the task ends.`,
 		Example: "  lith logs echo-1a2b3c4d\n  lith logs -f echo --stderr",
-		Args:    oneTask, ValidArgsFunction: completeTasks(&f, false),
+		Args:    oneTask, ValidArgsFunction: first(completeTasks(&f, false)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := f.open()
 			if err != nil {
@@ -159,7 +159,7 @@ func killCommand() *cobra.Command {
 beginning. Tasks of other frameworks are their frameworks' to end: the scheduler API gives
 a framework one connection, and taking it would end that framework's own.`,
 		Example: "  lith kill sleep-1a2b3c4d",
-		Args:    oneTask, ValidArgsFunction: completeTasks(&f, true),
+		Args:    oneTask, ValidArgsFunction: first(completeTasks(&f, true)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := f.open()
 			if err != nil {

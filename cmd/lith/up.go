@@ -47,7 +47,7 @@ The cluster's files, sockets and process numbers are in ./.mesolith (--cluster o
 $LITH_CLUSTER name another place), where the other commands find it. Several clusters
 run side by side, each in a directory of its own. "lith down" ends it.`,
 		Example: "  lith up\n  lith up --nodes 5 --cluster /tmp/five\n  lith up -f rack7.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.dir, err = clusterDirFlag(o.dir); err != nil {
@@ -65,13 +65,14 @@ run side by side, each in a directory of its own. "lith down" ends it.`,
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg (software emulation)")
 	f.BoolVar(&o.offline, "offline", false, "machines reach nothing but their own LAN")
 	f.BoolVar(&o.demo, "demo", false, "then run a sample batch and a sample service on it")
+	completeFiles(cmd, []string{"cluster", "image"}, map[string]string{"file": "yaml"})
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("accel", words("auto", vm.AccelKVM, vm.AccelTCG)))
 	f.DurationVar(&o.wait, "wait", 5*time.Minute, "how long all nodes may take to be ready")
 	return cmd
 }
 
 func up(ctx context.Context, o upOptions, out io.Writer) error {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	if err := clearLeftovers(ctx, o.dir, out); err != nil {
+	if err := refuseRunning(o.dir); err != nil {
 		return err
 	}
 	img, err := cluster.FindImage(o.image)
@@ -81,23 +82,35 @@ func up(ctx context.Context, o upOptions, out io.Writer) error {
 	if _, err := exec.LookPath(vm.Program); err != nil {
 		return fmt.Errorf("%s is not installed: on Debian and Ubuntu, `apt-get install qemu-system-x86` brings it", vm.Program)
 	}
-	accel, err := chooseAccel(ctx, o.accel, img.Kernel, log)
+	accel, err := chooseAccel(ctx, o.accel, img.Kernel, slog.New(sayHandler{out}))
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.dir, 0o700); err != nil {
-		return err
+	draft, err := draftCluster(o, accel)
+	if err != nil {
+		return err // and nothing was made or changed
 	}
-	plan, err := planCluster(o, accel, out)
+	lock, err := claimDir(o.dir)
+	if errors.Is(err, errBusy) {
+		return fmt.Errorf("another `lith up` is starting a cluster in %s: wait for it, or name another directory with --cluster", o.dir)
+	}
 	if err != nil {
 		return err
 	}
+	defer lock.Close()
+	if err := clearLeftovers(ctx, o.dir, out); err != nil {
+		return err
+	}
+	plan := draft.plan
 	plan.Image, plan.Accel, plan.MemoryMB, plan.NAT, plan.WaitFor = img, accel, o.memoryMB, !o.offline, o.wait
-	if err := writeJSON(filepath.Join(o.dir, planFile), plan); err != nil {
+	if err := draft.write(o.dir, plan, out); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "booting %d nodes of cluster %s with %d MB each, %s\n", len(plan.Nodes), plan.Name, o.memoryMB, accelSentence(accel))
-	if err := startSupervisor(o.dir); err != nil {
+	fmt.Fprintf(out, "booting %s of cluster %s with %d MB each, %s\n", plural(len(plan.Nodes), "node", "nodes"), plan.Name, o.memoryMB, accelSentence(o.accel, accel))
+	if err := startSupervisor(o.dir, lock); err != nil {
+		return err
+	}
+	if err := lock.Close(); err != nil { // from now on it is the supervisor's alone
 		return err
 	}
 	if err := followStart(ctx, o.dir, newProgress(out)); err != nil {
@@ -111,9 +124,8 @@ func up(ctx context.Context, o upOptions, out io.Writer) error {
 	return printWhereToLook(o.dir, out)
 }
 
-// clearLeftovers refuses a directory whose cluster runs, and ends what a dead supervisor
-// has left.
-func clearLeftovers(ctx context.Context, dir string, out io.Writer) error {
+// refuseRunning refuses a directory whose cluster runs.
+func refuseRunning(dir string) error {
 	var note supervisorNote
 	err := readJSON(filepath.Join(dir, supervisorFile), &note)
 	if errors.Is(err, os.ErrNotExist) {
@@ -123,18 +135,27 @@ func clearLeftovers(ctx context.Context, dir string, out io.Writer) error {
 		return err
 	}
 	if note.Supervisor.Alive() {
-		return fmt.Errorf("a cluster runs in %s already (process %d): end it with `lith down`, or start another one with --cluster DIR", dir, note.Supervisor.PID)
+		return fmt.Errorf("a cluster runs in %s already (process %d): end it with `lith down%s`, or start another one with --cluster DIR", dir, note.Supervisor.PID, atDir(dir))
+	}
+	return nil
+}
+
+// clearLeftovers ends what a dead supervisor has left; the caller holds the directory, so
+// none lives.
+func clearLeftovers(ctx context.Context, dir string, out io.Writer) error {
+	if _, err := os.Stat(filepath.Join(dir, supervisorFile)); errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
 	ended, err := endProcesses(ctx, dir)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "cleared what an earlier cluster left in %s (%d processes)\n", dir, ended)
 	for _, name := range []string{supervisorFile, stateFile, planFile, supervisorSock, "nodes"} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
+	fmt.Fprintf(out, "cleared what an earlier cluster left in %s (%s)\n", dir, plural(ended, "process", "processes"))
 	return nil
 }
 
@@ -152,15 +173,19 @@ func chooseAccel(ctx context.Context, choice, kernel string, log *slog.Logger) (
 	return "", fmt.Errorf("--accel %q is not auto, kvm or tcg", choice)
 }
 
-func accelSentence(accel string) string {
-	if accel == vm.AccelKVM {
+func accelSentence(choice, accel string) string {
+	switch {
+	case accel == vm.AccelKVM:
 		return "with KVM"
+	case choice == vm.AccelTCG:
+		return "by software emulation, as --accel says"
 	}
 	return "by software emulation (this host has no KVM that boots the kernel): a boot takes seconds more"
 }
 
-// startSupervisor starts this program once more, in a session of its own.
-func startSupervisor(dir string) error {
+// startSupervisor starts this program once more, in a session of its own, and hands it
+// the lock on the directory.
+func startSupervisor(dir string, lock *os.File) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("start the supervisor: %w", err)
@@ -173,6 +198,7 @@ func startSupervisor(dir string) error {
 	cmd := exec.Command(self, "supervise", "--cluster", dir)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.Dir = dir
+	cmd.ExtraFiles = []*os.File{lock} // lockFD there
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the supervisor: %w", err)
@@ -198,7 +224,7 @@ func followStart(ctx context.Context, dir string, p *progress) error {
 		var e event
 		if err := lines.Decode(&e); err != nil {
 			if ctx.Err() != nil {
-				return fmt.Errorf("interrupted: the cluster goes on starting; `lith down` ends it")
+				return fmt.Errorf("the cluster goes on starting; `lith down%s` ends it: %w", atDir(dir), ctx.Err())
 			}
 			return fmt.Errorf("the supervisor ended: %w\n%s", err, tailOf(filepath.Join(dir, supervisorLog), 10))
 		}
@@ -207,8 +233,8 @@ func followStart(ctx context.Context, dir string, p *progress) error {
 		case eventReady:
 			return nil
 		case eventFailed:
-			return fmt.Errorf("the cluster did not come up: %s\nconsoles are in %s; `lith down` ends the machines",
-				e.Text, filepath.Join(dir, "nodes", "*", "console.log"))
+			return fmt.Errorf("the cluster did not come up: %s\nconsoles are in %s; `lith down%s` ends the machines",
+				e.Text, filepath.Join(dir, "nodes", "*", "console.log"), atDir(dir))
 		}
 	}
 }
@@ -252,10 +278,7 @@ func printWhereToLook(dir string, out io.Writer) error {
 		return err
 	}
 	lith := os.Args[0]
-	at := ""
-	if filepath.Base(dir) != defaultClusterDir {
-		at = " --cluster " + dir
-	}
+	at := atDir(dir)
 	scheme := "https"
 	if state.Plaintext {
 		scheme = "http"

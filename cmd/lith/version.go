@@ -20,7 +20,7 @@ func versionCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "version", Short: "Say which lith this is", Example: "  lith version",
-		Args: cobra.NoArgs,
+		Args: noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versionView{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {
