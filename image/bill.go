@@ -14,6 +14,9 @@ import (
 	"github.com/mesolith/mesolith/image/sbom"
 )
 
+// licence is that of our own programs, and of the CNI plugins, which are upstream's.
+const licence = "Apache-2.0"
+
 // cLibraries are linked statically into isolated; the package that holds each
 // as an archive is the one that the lock file names.
 var cLibraries = []struct{ devPackage, name, source, licence string }{
@@ -34,7 +37,7 @@ func (b *build) bill(initramfsSHA256 string) ([]byte, error) {
 		}
 		sum := sha256.Sum256(body)
 		list = append(list, sbom.Component{
-			Kind: "program", Name: p.Name, Version: Version, SHA256: hex.EncodeToString(sum[:]),
+			Kind: "program", Name: p.Name, Version: Version, SHA256: hex.EncodeToString(sum[:]), Licence: licence,
 			Source: "github.com/mesolith/mesolith", Comment: "compiled by " + b.tools["go"],
 		})
 		for _, m := range p.Modules {

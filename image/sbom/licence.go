@@ -28,6 +28,7 @@ var rules = []rule{
 	{"ISC", []string{"permission to use, copy, modify, and distribute this software for any purpose with or without fee"}},
 	{"MIT", []string{"permission is hereby granted, free of charge, to any person obtaining a copy"}},
 	{"Unlicense", []string{"this is free and unencumbered software released into the public domain"}},
+	{"CC-BY-SA-4.0", []string{"attribution-sharealike 4.0 international"}},
 	{"CC0-1.0", []string{"cc0 1.0 universal"}},
 }
 

@@ -81,6 +81,7 @@ func TestLicencesAreRecognisedOrLeftOpen(t *testing.T) {
 		"MIT":          "Permission is hereby granted, free of charge, to any\nperson obtaining a copy",
 		"BSD-3-Clause": "Redistribution and use in source and binary forms ... to endorse or\npromote products derived",
 		"BSD-2-Clause": "Redistribution and use in source and binary forms, with or without",
+		"CC-BY-SA-4.0": "Attribution-ShareAlike 4.0 International",
 		"MPL-2.0":      "Mozilla Public License, version 2.0",
 		"":             "All rights reserved. Ask us.",
 	}
