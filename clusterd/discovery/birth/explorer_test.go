@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	walks    = flag.Int("walks", 20_000, "seeded walks of five masters")
+	walks    = flag.Int("walks", 6_000, "seeded walks of five masters")
 	walkSeed = flag.Uint64("walk-seed", 0, "replay one run of walks; 0: a fresh seed")
 	walkOnly = flag.Int("walk", -1, "replay this walk alone, with its trace")
 )
@@ -131,12 +131,14 @@ func (w *world) describe() string {
 // walker is a world that goes where chance leads.
 type walker struct {
 	*world
-	r *rand.Rand
+	r    *rand.Rand
+	mood mood
 }
 
 func newWalk(n int, seed uint64, i int) walker {
 	r := rand.New(rand.NewPCG(seed, uint64(i)))
-	return walker{newWorld(n, r.IntN(4) == 0), r}
+	m := mood{deliver: 4 + r.IntN(12), tick: 1 + r.IntN(3), raft: 1 + r.IntN(8), inOrder: 1 + r.IntN(6)}
+	return walker{newWorld(n, r.IntN(4) == 0), r, m}
 }
 
 // live is one walk: a calm beginning or none, faults, and the end of all faults.
@@ -145,6 +147,7 @@ func (w walker) live() string {
 		if why := w.heal(); why != "" {
 			return why
 		}
+		w.write()
 	}
 	faults := w.r.IntN(12)
 	steps := 20 + w.r.IntN(150)
@@ -166,6 +169,17 @@ func (w walker) live() string {
 	return w.heal()
 }
 
+// write has a command acknowledged, as far as everything is calm.
+func (w walker) write() {
+	if l := w.leads(); l >= 0 && w.command(l) {
+		for j := range w.machines {
+			if w.r.IntN(3) > 0 {
+				w.replicate(l, j)
+			}
+		}
+	}
+}
+
 // clone starts a second machine with a master's medium.
 func (w walker) clone() {
 	name := w.names[w.r.IntN(w.n)]
@@ -177,7 +191,7 @@ func (w walker) clone() {
 func (w walker) any(faults *int) {
 	i := w.r.IntN(len(w.machines))
 	m := &w.machines[i]
-	if *faults > 0 && w.r.IntN(12) == 0 {
+	if *faults > 0 && w.r.IntN(8) == 0 {
 		*faults--
 		w.fault(i)
 		return
@@ -188,27 +202,52 @@ func (w walker) any(faults *int) {
 		}
 		return
 	}
-	switch k := w.r.IntN(20); {
-	case k < 9 && len(w.wire) > 0:
+	switch k := w.r.IntN(w.mood.all()); {
+	case k < w.mood.deliver:
+		if len(w.wire) == 0 {
+			return
+		}
 		at := 0
-		if w.r.IntN(3) == 0 {
-			at = w.r.IntN(len(w.wire)) // out of order
+		if w.r.IntN(w.mood.inOrder) == 0 {
+			at = w.r.IntN(len(w.wire))
 		}
 		w.deliver(at)
-	case k < 11:
+	case k < w.mood.deliver+w.mood.tick:
 		w.tick(i)
-	case k < 12:
+	case w.r.IntN(6) == 0:
 		w.elect(i)
-	case k < 16:
-		w.replicate(i, w.r.IntN(len(w.machines)))
-	case k < 17:
-		w.command(i)
-	case k < 18:
-		w.look(i)
 	default:
-		w.step(i)
+		if w.leads() < 0 {
+			return
+		}
+		switch l := w.leads(); w.r.IntN(8) {
+		case 0:
+			w.command(l)
+		case 1:
+			w.look(l)
+		case 2, 3:
+			w.step(l)
+		default:
+			w.replicate(l, i)
+		}
 	}
 }
+
+// leads is a machine that leads, -1 without one.
+func (w walker) leads() int {
+	from := w.r.IntN(len(w.machines))
+	for k := range w.machines {
+		if i := (from + k) % len(w.machines); w.machines[i].leading {
+			return i
+		}
+	}
+	return -1
+}
+
+// mood is what a walk has most of: births want messages, replacements want Raft.
+type mood struct{ deliver, tick, raft, inOrder int }
+
+func (m mood) all() int { return m.deliver + m.tick + m.raft }
 
 func (w walker) fault(i int) {
 	m := &w.machines[i]
