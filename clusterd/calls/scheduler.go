@@ -22,6 +22,7 @@ import (
 	"net/http"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/auth"
@@ -111,6 +112,10 @@ func (h *handler) subscribe(w http.ResponseWriter, r *http.Request, l *leader.Le
 	if r.Header.Get("Mesos-Stream-Id") != "" {
 		httpio.Error(w, http.StatusBadRequest, "Subscribe calls should not include the 'Mesos-Stream-Id' header")
 		return
+	}
+	if info := call.GetSubscribe().GetFrameworkInfo(); p.Kind == auth.Basic && info.Principal == nil {
+		// So that nobody else takes the framework over. Operators act for one another.
+		info.Principal = proto.String(p.Name)
 	}
 	encoding := streams.JSON
 	if media == httpio.Protobuf {

@@ -1,6 +1,7 @@
 package faces
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/files"
@@ -101,25 +103,89 @@ func TestAgentClosed(t *testing.T) {
 	}
 }
 
-// What a hostile client sends costs it a 4xx, and nobody else anything.
-func TestHostileBodies(t *testing.T) {
+// What a hostile or broken client sends costs it a 4xx and changes nothing: no command
+// reaches the log, and everybody else is served.
+func TestMalformedCallsChangeNothing(t *testing.T) {
 	c := newCluster(t, open, "m1", "a1")
-	for _, via := range []string{"m1", "a1"} {
-		for name, k := range map[string]struct {
-			body   string
-			status int
-		}{
-			"too long": {`{"type":"REVIVE","x":"` + strings.Repeat("x", 5<<20) + `"}`, 413},
-			"deep":     {strings.Repeat(`{"a":`, 500_000), 400},
-			"wide":     {`{"a":[` + strings.Repeat("{},", 1_000_000) + `{}]}`, 400},
-		} {
-			status, _, text := c.post(via, "/api/v1/scheduler", k.body, "Content-Type", "application/json")
-			if status != k.status {
-				t.Errorf("%s via %s: %d %.200s", name, via, status, text)
+	c.agent("a1")
+	s := c.subscribe("m1", "bystander")
+	offer := s.until(scheduler.Event_OFFERS).GetOffers().GetOffers()[0]
+	c.raft.mu.Lock()
+	before := c.raft.index
+	c.raft.mu.Unlock()
+	accept := func(tasks string) string {
+		return `{"type":"ACCEPT","framework_id":{"value":"` + s.id + `"},"accept":{"offer_ids":[{"value":"` + offer.GetId().GetValue() + `"}],
+			"operations":[{"type":"LAUNCH","launch":{"task_infos":[` + tasks + `]}}]}}`
+	}
+	nested := []byte("x")
+	for range 20_000 { // unknown groups, one in the other
+		nested = append(append([]byte{0xb3, 0x06}, nested...), 0xb4, 0x06)
+	}
+	wide := bytes.Repeat([]byte{0x2a, 0x04, 0x0a, 0x02, 0x0a, 0x00}, 500_000) // DECLINE with empty offer ids
+	for name, k := range map[string]struct {
+		body     string
+		protobuf bool
+		status   int
+	}{
+		"empty":                          {"", false, 400},
+		"no JSON":                        {"SUBSCRIBE", false, 400},
+		"half of a call":                 {accept("")[:60], false, 400},
+		"a list":                         {"[]", false, 400},
+		"two calls in one body":          {`{"type":"REVIVE"}{"type":"REVIVE"}`, false, 400},
+		"text for a message":             {`{"type":"KILL","framework_id":"` + s.id + `","kill":{}}`, false, 400},
+		"number out of range":            {accept(`{"name":"t","task_id":{"value":"t"},"agent_id":{"value":"a"},"resources":[{"name":"p","type":"RANGES","ranges":{"range":[{"begin":-1,"end":1}]}}]}`), false, 400},
+		"no base64":                      {`{"type":"ACKNOWLEDGE","framework_id":{"value":"` + s.id + `"},"acknowledge":{"agent_id":{"value":"a"},"task_id":{"value":"t"},"uuid":"%%%"}}`, false, 400},
+		"a task without an id":           {accept(`{"name":"t","agent_id":{"value":"a"}}`), false, 400},
+		"a task without a name":          {accept(`{"task_id":{"value":"t"},"agent_id":{"value":"a"}}`), false, 400},
+		"a framework without a name":     {`{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"u"}}}`, false, 400},
+		"an unknown type":                {`{"type":"EXPLODE","framework_id":{"value":"` + s.id + `"}}`, false, 400},
+		"not UTF-8":                      {"{\"type\":\"\xff\"}", false, 400},
+		"too long":                       {`{"type":"REVIVE","x":"` + strings.Repeat("x", 5<<20) + `"}`, false, 413},
+		"deep":                           {strings.Repeat(`{"a":`, 500_000), false, 400},
+		"wide":                           {`{"a":[` + strings.Repeat("{},", 1_000_000) + `{}]}`, false, 400},
+		"protobuf, cut off":              {"\x0a\x7f", true, 400},
+		"protobuf, a required field out": {"\x10\x03\x0a\x03\x0a\x01f\x2a\x02\x0a\x00", true, 400},
+		"protobuf, nested without end":   {string(nested), true, 400},
+		"protobuf, wide":                 {string(wide), true, 400},
+		"protobuf, too long":             {strings.Repeat("\x00", 5<<20), true, 413},
+		"JSON said to be protobuf":       {`{"type":"REVIVE"}`, true, 400},
+	} {
+		for _, via := range []string{"m1", "a1"} {
+			media := "application/json"
+			if k.protobuf {
+				media = "application/x-protobuf"
+			}
+			for _, path := range []string{"/api/v1/scheduler", "/api/v1"} {
+				status, _, text := c.post(via, path, k.body, "Content-Type", media, "Mesos-Stream-Id", s.stream)
+				if status != k.status && path == "/api/v1/scheduler" || status < 400 {
+					t.Errorf("%s at %s via %s: %d %.200s, want %d", name, path, via, status, text, k.status)
+				}
+				if text == "" {
+					t.Errorf("%s at %s via %s: no word why", name, path, via)
+				}
 			}
 		}
-		if status, _, _ := c.post(via, "/health", ""); status != 200 {
-			t.Errorf("health via %s: %d", via, status)
-		}
 	}
+	c.raft.mu.Lock()
+	after := c.raft.index
+	c.raft.mu.Unlock()
+	if after != before {
+		t.Errorf("%d commands were committed", after-before)
+	}
+	good := accept(`{"name":"t","task_id":{"value":"t"},"agent_id":{"value":"` + offer.GetAgentId().GetValue() + `"},"command":{"value":"true"},"resources":[{"name":"cpus","type":"SCALAR","scalar":{"value":1}}]}`)
+	if status, _, text := c.post("a1", "/api/v1/scheduler", good, "Content-Type", "application/json", "Mesos-Stream-Id", s.stream); status != 202 {
+		t.Errorf("the bystander's call after that: %d %s", status, text)
+	}
+	if _, ok := c.task(s.id, "t"); !ok {
+		t.Error("the bystander's offer did not last")
+	}
+}
+
+func (c *cluster) task(framework, id string) (t state.Task, ok bool) {
+	c.machine.View(func(s *state.State) {
+		if p, found := s.TaskOf(state.FrameworkID(framework), state.TaskID(id)); found {
+			t, ok = *p, true
+		}
+	})
+	return t, ok
 }

@@ -180,7 +180,8 @@ func (c *cluster) agent(name string) {
 	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.AgentInfo{
 		Hostname: proto.String(name), Port: proto.Int32(5051),
 		Resources: leader.ToWire(state.Resources{
-			{Name: state.CPUs, Milli: 4000}, {Name: state.Mem, Milli: 1024_000},
+			{Name: state.CPUs, Milli: 4000},
+			{Name: state.Mem, Milli: 1024_000},
 			{Name: state.Ports, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 32000}}},
 		}, ""),
 		Attributes: []*mesosv1.Attribute{{Name: proto.String("rack"), Type: mesosv1.Value_TEXT.Enum(), Text: &mesosv1.Value_Text{Value: proto.String("r1")}}},
@@ -226,7 +227,7 @@ type subscription struct {
 	cancel context.CancelFunc
 }
 
-func (c *cluster) subscribe(via, name string) *subscription {
+func (c *cluster) subscribe(via, name string, header ...string) *subscription {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.t.Context())
 	c.t.Cleanup(cancel)
@@ -236,6 +237,9 @@ func (c *cluster) subscribe(via, name string) *subscription {
 		c.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	resp, err := client.RoundTrip(req)
 	if err != nil {
 		c.t.Fatal(err)

@@ -101,7 +101,7 @@ func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
 		}
 	case mesosv1.Offer_Operation_LAUNCH_GROUP:
 		for _, t := range op.GetLaunchGroup().GetTaskGroup().GetTasks() {
-			l.invalid(acc, t, state.ReasonTaskInvalid, "task groups are not supported yet: custom executors are not supported yet")
+			l.invalid(acc, t, state.ReasonTaskGroupInvalid, "task groups are not supported yet: custom executors are not supported yet")
 		}
 	default:
 		l.log.Warn("operation dropped: not supported yet", "framework", acc.f.id, "operation", op.GetType().String(), "id", op.GetId().GetValue())
@@ -116,7 +116,7 @@ func (l *Leader) invalid(acc *acceptance, t *mesosv1.TaskInfo, reason state.Reas
 }
 
 func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
-	asks, err := checkTask(t, acc.agent)
+	asks, err := checkTask(t, acc.agent, acc.role)
 	if err != nil {
 		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 		return
@@ -127,8 +127,9 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		l.invalid(acc, t, state.ReasonTaskInvalid, fmt.Sprintf("Task uses more resources %s than available %s", asks, acc.left))
 		return
 	}
-	if l.holds(acc.f.id, id) {
-		l.invalid(acc, t, state.ReasonTaskInvalid, "Task has duplicate ID: "+string(id))
+	key := taskKey{acc.f.id, id}
+	if _, ok := l.starting[key]; ok {
+		l.invalid(acc, t, state.ReasonTaskInvalid, l.duplicate(key))
 		return
 	}
 	for _, r := range t.GetResources() {
@@ -150,12 +151,12 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	}
 	l.launching[acc.agent] = taking
 	acc.open++
-	key := taskKey{acc.f.id, id}
-	l.starting[key] = true
+	l.starting[key] = nil
 	l.propose(state.LaunchTask{
 		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
 		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role),
 	}, func(_ state.Result, err error) {
+		waiting := l.starting[key]
 		delete(l.starting, key)
 		if l.launching[acc.agent], _ = l.launching[acc.agent].Minus(asks); len(l.launching[acc.agent]) == 0 {
 			delete(l.launching, acc.agent)
@@ -169,18 +170,41 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonAgentRemoved, Message: err.Error(), TimeNS: time.Now().UnixNano(),
 			})
 			err = nil
+		case errors.Is(err, state.ErrTaskDuplicate):
+			l.invalid(acc, t, state.ReasonTaskInvalid, l.duplicate(key))
+			err = nil
 		case isRefusal(err):
 			l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 			err = nil
 		}
 		acc.finish(err)
+		for _, f := range waiting {
+			f()
+		}
 	})
 }
 
-// holds says whether a task id is in use: in the state, or on its way into it.
-func (l *Leader) holds(f state.FrameworkID, id state.TaskID) (held bool) {
-	l.cfg.Machine.View(func(s *state.State) { _, held = s.TaskOf(f, id) })
-	return held || l.starting[taskKey{f, id}]
+// afterLaunch puts off what concerns a task whose launch is on its way into the state:
+// what is said of it now would be wrong a moment later. False: there is none.
+func (l *Leader) afterLaunch(f *framework, id state.TaskID, then func()) bool {
+	key := taskKey{f.id, id}
+	waiting, ok := l.starting[key]
+	if ok {
+		l.starting[key] = append(waiting, then)
+	}
+	return ok
+}
+
+// duplicate words that a task id is in use. Whether it is, only the log decides: the
+// acknowledgement that frees it may be on its way.
+func (l *Leader) duplicate(key taskKey) (why string) {
+	why = "Task has duplicate ID: " + string(key.task)
+	l.cfg.Machine.View(func(s *state.State) {
+		if t, ok := s.TaskOf(key.framework, key.task); ok && away(s, t) {
+			why = "Task reuses the ID of an unreachable task: " + string(key.task)
+		}
+	})
+	return why
 }
 
 func (l *Leader) hostNetwork(role string) bool {
@@ -201,7 +225,7 @@ func newContainerID() state.ContainerID {
 func (l *Leader) loseAll(f *framework, a *scheduler.Call_Accept, reason state.Reason, why string) {
 	lost := func(t *mesosv1.TaskInfo) {
 		id := state.TaskID(t.GetTaskId().GetValue())
-		if l.starting[taskKey{f.id, id}] || l.tellPresent(f, id) {
+		if _, ok := l.starting[taskKey{f.id, id}]; ok || l.tellPresent(f, id) {
 			return
 		}
 		l.tellStatus(f, id, state.AgentID(t.GetAgentId().GetValue()), state.Status{

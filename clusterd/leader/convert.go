@@ -32,13 +32,16 @@ func resourceFromWire(r *mesosv1.Resource) (state.Resource, error) {
 		return out, fmt.Errorf("%s is revocable: oversubscription is not supported yet: %w", name, state.ErrResourceInvalid)
 	case r.GetDisk() != nil:
 		return out, fmt.Errorf("%s has a disk of its own: persistent volumes are not supported yet: %w", name, state.ErrResourceInvalid)
-	case r.GetReservation() != nil || len(r.GetReservations()) > 0:
+	case r.GetReservation() != nil || len(r.GetReservations()) > 1 || dynamic(r):
 		return out, fmt.Errorf("%s is reserved: dynamic reservations are not supported yet: %w", name, state.ErrResourceInvalid)
 	case r.GetShared() != nil:
 		return out, fmt.Errorf("%s is shared: not supported yet: %w", name, state.ErrResourceInvalid)
 	}
 	if role := r.GetRole(); role != "*" {
 		out.Role = role
+	}
+	if len(r.GetReservations()) == 1 {
+		out.Role = r.GetReservations()[0].GetRole()
 	}
 	switch r.GetType() {
 	case mesosv1.Value_SCALAR:
@@ -64,6 +67,28 @@ func resourceFromWire(r *mesosv1.Resource) (state.Resource, error) {
 		return out, fmt.Errorf("%s has values of type %s: %w", name, r.GetType(), state.ErrResourceInvalid)
 	}
 	return out, nil
+}
+
+// dynamic tells reservations that somebody made from those that the agent came with.
+func dynamic(r *mesosv1.Resource) bool {
+	for _, v := range r.GetReservations() {
+		if v.GetType() != mesosv1.Resource_ReservationInfo_STATIC || v.GetRole() == "" || v.GetRole() == "*" || r.GetRole() != "*" {
+			return true
+		}
+	}
+	return false
+}
+
+// refined turns ToWire's resources into the form with a stack of reservations, which is
+// what frameworks get that have the capability RESERVATION_REFINEMENT.
+func refined(list []*mesosv1.Resource) []*mesosv1.Resource {
+	for _, r := range list {
+		if role := r.GetRole(); role != "*" {
+			r.Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_STATIC.Enum(), Role: proto.String(role)}}
+		}
+		r.Role = nil
+	}
+	return list
 }
 
 // ToWire is the protocol's form of resources, allocated to a role unless it is empty.

@@ -33,10 +33,17 @@ func (l *Leader) caller(principal, streamID string, call *scheduler.Call) (*fram
 	id := state.FrameworkID(call.GetFrameworkId().GetValue())
 	f := l.frameworks[id]
 	if f == nil {
-		known := false
-		l.cfg.Machine.View(func(s *state.State) { _, known = s.Framework(id) })
-		if !known {
+		known, owner := false, ""
+		l.cfg.Machine.View(func(s *state.State) {
+			if fw, ok := s.Framework(id); ok {
+				known, owner = true, fw.Principal
+			}
+		})
+		switch {
+		case !known:
 			return nil, fmt.Errorf("framework %s: %w", id, ErrFrameworkUnknown)
+		case principal != "" && owner != "" && owner != principal:
+			return nil, fmt.Errorf("framework %s, principal %q: %w", id, principal, ErrPrincipalMismatch)
 		}
 		return nil, fmt.Errorf("framework %s: %w", id, ErrNotSubscribed)
 	}
@@ -155,6 +162,9 @@ func contains(list []string, s string) bool {
 
 func (l *Leader) kill(f *framework, k *scheduler.Call_Kill, answer func(error)) {
 	id := state.TaskID(k.GetTaskId().GetValue())
+	if l.afterLaunch(f, id, func() { l.kill(f, k, answer) }) {
+		return
+	}
 	var container state.ContainerID
 	var on state.AgentID
 	l.cfg.Machine.View(func(s *state.State) {

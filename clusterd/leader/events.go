@@ -106,7 +106,7 @@ func offersEvents(list []*mesosv1.Offer) []*streams.Event {
 
 // offerToWire words an offer for a framework; allocation_info is stripped for those
 // that do not know several roles.
-func offerToWire(o offers.Offer, a *state.Agent, info *mesosv1.AgentInfo, multiRole bool) *mesosv1.Offer {
+func offerToWire(o offers.Offer, a *state.Agent, info *mesosv1.AgentInfo, caps state.Capabilities) *mesosv1.Offer {
 	allocated := ""
 	w := &mesosv1.Offer{
 		Id:          &mesosv1.OfferID{Value: proto.String(string(o.ID))},
@@ -121,11 +121,14 @@ func offerToWire(o offers.Offer, a *state.Agent, info *mesosv1.AgentInfo, multiR
 		Attributes: info.GetAttributes(),
 		Domain:     info.GetDomain(),
 	}
-	if multiRole {
+	if caps.Has(state.CapMultiRole) {
 		allocated = o.Role
 		w.AllocationInfo = &mesosv1.Resource_AllocationInfo{Role: proto.String(o.Role)}
 	}
 	w.Resources = ToWire(o.Resources, allocated)
+	if caps.Has(state.CapReservationRefinement) {
+		w.Resources = refined(w.Resources)
+	}
 	return w
 }
 

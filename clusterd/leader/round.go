@@ -30,7 +30,7 @@ func (l *Leader) round(now time.Time) {
 				l.book.Remove(o.ID)
 				continue
 			}
-			fresh[d.Framework] = append(fresh[d.Framework], offerToWire(o, a, l.agents[d.Agent].info, f.caps.Has(state.CapMultiRole)))
+			fresh[d.Framework] = append(fresh[d.Framework], offerToWire(o, a, l.agents[d.Agent].info, f.caps))
 		}
 	})
 	for id, list := range fresh {

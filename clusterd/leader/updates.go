@@ -64,7 +64,7 @@ func away(s *state.State, t *state.Task) bool {
 
 // explain answers a question about a task that the state does not hold.
 func (l *Leader) explain(f *framework, id state.TaskID, agent state.AgentID) {
-	if l.tellPresent(f, id) {
+	if l.afterLaunch(f, id, func() { l.explain(f, id, agent) }) || l.tellPresent(f, id) {
 		return
 	}
 	st := state.Status{State: state.TaskUnknown, Source: state.SourceMaster, Reason: state.ReasonReconciliation, TimeNS: time.Now().UnixNano()}

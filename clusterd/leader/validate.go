@@ -149,8 +149,9 @@ func unsupported(t *mesosv1.TaskInfo) string {
 	return ""
 }
 
-// checkTask is what can be said of one task by itself; asks is what it wants.
-func checkTask(t *mesosv1.TaskInfo, agent state.AgentID) (asks state.Resources, err error) {
+// checkTask is what can be said of one task by itself and of the agent and role that it is
+// launched with; asks is what it wants.
+func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string) (asks state.Resources, err error) {
 	if err := checkID("task id", t.GetTaskId().GetValue()); err != nil {
 		return nil, err
 	}
@@ -172,6 +173,11 @@ func checkTask(t *mesosv1.TaskInfo, agent state.AgentID) (asks state.Resources, 
 	asks, err = fromWire(t.GetResources())
 	if err != nil {
 		return nil, fmt.Errorf("task uses invalid resources: %w", err)
+	}
+	for _, r := range t.GetResources() {
+		if a := r.GetAllocationInfo(); a != nil && a.GetRole() != role {
+			return nil, fmt.Errorf("task uses %s allocated to the role %q, its offers are of the role %q", r.GetName(), a.GetRole(), role)
+		}
 	}
 	if len(asks) == 0 {
 		return nil, fmt.Errorf("task uses no resources")
