@@ -17,16 +17,15 @@ import (
 // licence is that of our own programs, and of the CNI plugins, which are upstream's.
 const licence = "Apache-2.0"
 
-// cLibraries are linked statically into isolated; the package that holds each
-// as an archive is the one that the lock file names.
-var cLibraries = []struct{ devPackage, name, source, licence string }{
-	{"libc6-dev", "libc6-dev", "glibc", "LGPL-2.1-or-later AND GPL-2.0-or-later"},
-	{"libseccomp-dev", "libseccomp-dev", "libseccomp", "LGPL-2.1-only"},
-	{"gcc-12", "libgcc-12-dev", "gcc-12", "GPL-3.0-or-later WITH GCC-exception-3.1"},
+// cLibraries are linked statically into isolated, by the package that holds each as an
+// archive. The compiler's own is found by asking the compiler.
+var cLibraries = []struct{ name, source, licence string }{
+	{"libc6-dev", "glibc", "LGPL-2.1-or-later AND GPL-2.0-or-later"},
+	{"libseccomp-dev", "libseccomp", "LGPL-2.1-only"},
 }
 
 // bill makes the software bill of materials.
-func (b *build) bill(initramfsSHA256 string) ([]byte, error) {
+func (b *build) bill(ctx context.Context, initramfsSHA256 string) ([]byte, error) {
 	var list []sbom.Component
 	goModules := map[string]*sbom.Component{}
 	var order []string
@@ -57,7 +56,11 @@ func (b *build) bill(initramfsSHA256 string) ([]byte, error) {
 			c.Within = append(c.Within, p.Name)
 		}
 		if p.C {
-			list = append(list, b.linkedC(p.Name)...)
+			linked, err := b.linkedC(ctx, p.Name)
+			if err != nil {
+				return nil, fmt.Errorf("bill of materials: %w", err)
+			}
+			list = append(list, linked...)
 		}
 	}
 	for _, key := range order {
@@ -71,15 +74,22 @@ func (b *build) bill(initramfsSHA256 string) ([]byte, error) {
 	return sbom.Document("mesolith-image", Version, initramfsSHA256, append(list, debs...))
 }
 
-func (b *build) linkedC(program string) []sbom.Component {
+func (b *build) linkedC(ctx context.Context, program string) ([]sbom.Component, error) {
+	of := func(name, version, source, licence string) sbom.Component {
+		return sbom.Component{
+			Kind: "c", Name: name, Version: version, Licence: licence, Source: source,
+			Within: []string{program}, Comment: "linked statically; binutils " + b.tools["binutils"],
+		}
+	}
 	var list []sbom.Component
 	for _, c := range cLibraries {
-		list = append(list, sbom.Component{
-			Kind: "c", Name: c.name, Version: b.tools[c.devPackage], Licence: c.licence, Source: c.source,
-			Within: []string{program}, Comment: "linked statically; binutils " + b.tools["binutils"],
-		})
+		list = append(list, of(c.name, b.tools[c.name], c.source, c.licence))
 	}
-	return list
+	major, version, err := b.builder().Libgcc(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(list, of("libgcc-"+major+"-dev", version, "gcc-"+major, "GPL-3.0-or-later WITH GCC-exception-3.1")), nil
 }
 
 func (b *build) packedDebs() ([]sbom.Component, error) {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -33,7 +34,7 @@ type Part struct {
 }
 
 // assemble fills the initramfs, packs it and writes the four files.
-func (b *build) assemble() (Result, error) {
+func (b *build) assemble(ctx context.Context) (Result, error) {
 	root := cpio.New()
 	b.addSkeleton(root)
 	if err := b.addPrograms(root); err != nil {
@@ -55,7 +56,7 @@ func (b *build) assemble() (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	return b.write(root, raw.Len(), packed)
+	return b.write(ctx, root, raw.Len(), packed)
 }
 
 // windowBytes lets the programs be told by what they share with one another:

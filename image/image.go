@@ -83,7 +83,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err := b.prepare(); err != nil {
 		return Result{}, err
 	}
-	unlock, err := lockDirectory(b.cache())
+	unlock, err := lockDirectory(ctx, b.cache(), b.Tell)
 	if err != nil {
 		return Result{}, err
 	}
@@ -104,7 +104,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		o.Tell("%-17s %5.1f s", phase.name, time.Since(start).Seconds())
 	}
 	start := time.Now()
-	result, err := b.assemble()
+	result, err := b.assemble(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -119,7 +119,11 @@ func (b *build) prepare() error {
 	if (b.Kernel == "") != (b.Modules == "") {
 		return errors.New("--kernel and --modules belong together: a kernel loads only modules of its own version")
 	}
-	for _, dir := range []string{b.cache(), filepath.Join(b.Checkout, "build", "programs"), filepath.Join(b.Checkout, "build", "qemu"), b.Out} {
+	// Said now, and not after a minute of building.
+	if err := onlyOurs(b.Out); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, dir := range []string{b.cache(), filepath.Join(b.Checkout, "build", "programs"), filepath.Join(b.Checkout, "build", "qemu")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("build image: %w", err)
 		}
@@ -132,17 +136,36 @@ func (b *build) prepare() error {
 	return err
 }
 
-// lockDirectory holds off other builds in the same checkout.
-func lockDirectory(dir string) (unlock func(), err error) {
+// lookAgain is how often a build looks whether another one has ended.
+const lookAgain = 200 * time.Millisecond
+
+// lockDirectory holds off other builds in the same checkout, and waits for one that runs.
+func lockDirectory(ctx context.Context, dir string, tell func(format string, args ...any)) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for told := false; ; told = true {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
+		if !told {
+			tell("another build runs in this checkout: waiting for its end")
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("wait for another build in %s: %w", dir, ctx.Err())
+		case <-tick.C:
+		}
 	}
-	return func() { f.Close() }, nil
 }
 
 func (b *build) builder() programs.Builder {

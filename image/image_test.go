@@ -1,12 +1,16 @@
 package image
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/mesolith/mesolith/image/cpio"
+	"github.com/mesolith/mesolith/image/modules"
 )
 
 func TestADirectoryWithOtherFilesIsNoOutput(t *testing.T) {
@@ -79,5 +83,80 @@ func TestKernelAndModulesGoTogether(t *testing.T) {
 	b := &build{Options: Options{Checkout: t.TempDir(), Kernel: "/boot/vmlinuz"}}
 	if err := b.prepare(); err == nil || !strings.Contains(err.Error(), "--modules") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What is wrong with the output is said before anything is built or fetched.
+func TestABadOutputIsRefusedAtOnce(t *testing.T) {
+	checkout, out := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(out, "thesis.tex"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b := &build{Options: Options{Checkout: checkout, Out: out}}
+	if err := b.prepare(); err == nil || !strings.Contains(err.Error(), "thesis.tex") {
+		t.Errorf("got %v", err)
+	}
+	if left, err := os.ReadDir(checkout); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestModulesOfAnotherKernelAreRefused(t *testing.T) {
+	k := &kernelSet{version: "6.12.1", chosen: map[string]modules.Module{
+		"a": {}, "b": {Info: modules.Info{Kernel: "6.12.1"}}, "c": {Info: modules.Info{Kernel: "6.12.2"}},
+	}}
+	if err := k.sameVersion("/lib/modules/6.12.2"); err == nil || !strings.Contains(err.Error(), "c is of kernel 6.12.2, and the kernel is 6.12.1") {
+		t.Errorf("got %v", err)
+	}
+	delete(k.chosen, "c")
+	if err := k.sameVersion("/lib/modules/6.12.1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnotherToolChainIsNamed(t *testing.T) {
+	var told []string
+	b := &build{Options: Options{Checkout: ".", Tell: func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) }}}
+	b.lock.Toolchain = map[string]string{"go": "go0.9", "no-such-package": "1"}
+	if err := b.checkToolchain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(told, "\n")
+	if !strings.Contains(all, "the lock file has go0.9") || !strings.Contains(all, "no-such-package is not installed, the lock file has 1") {
+		t.Errorf("told:\n%s", all)
+	}
+	b.Release = true
+	if err := b.checkToolchain(t.Context()); !errors.Is(err, ErrRelease) {
+		t.Errorf("a release build: %v", err)
+	}
+}
+
+func TestBuildsOfOneCheckoutWait(t *testing.T) {
+	dir := t.TempDir()
+	told := make(chan string, 1)
+	tell := func(format string, _ ...any) { told <- format }
+	unlock, err := lockDirectory(t.Context(), dir, tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error)
+	go func() {
+		unlock, err := lockDirectory(t.Context(), dir, tell)
+		if err == nil {
+			unlock()
+		}
+		second <- err
+	}()
+	if got := <-told; !strings.Contains(got, "another build") {
+		t.Errorf("told %q", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := lockDirectory(ctx, dir, func(string, ...any) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("an interrupted wait: %v", err)
+	}
+	unlock()
+	if err := <-second; err != nil {
+		t.Errorf("after the end of the first: %v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -140,7 +141,7 @@ func (b *build) chooseModules(dir string) error {
 		return unpackOnce(kept, file, packed)
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("modules in %s (it must be what lies below /lib/modules/VERSION): %w", dir, err)
 	}
 	open, err := tree.Closure(slices.Concat(modules.Boot, modules.Virtual))
 	if err != nil {
@@ -155,6 +156,9 @@ func (b *build) chooseModules(dir string) error {
 	if b.kernel.chosen, err = tree.Closure(wanted); err != nil {
 		return err
 	}
+	if err := b.kernel.sameVersion(dir); err != nil {
+		return err
+	}
 	b.kernel.open = map[string]bool{}
 	for name := range open {
 		b.kernel.open[name] = true
@@ -162,6 +166,16 @@ func (b *build) chooseModules(dir string) error {
 	b.kernel.tables = tree.WriteTables(b.kernel.chosen, b.kernel.path)
 	b.kernel.builtin, err = os.ReadFile(filepath.Join(dir, "modules.builtin"))
 	return err
+}
+
+// sameVersion refuses modules that the kernel would refuse at boot, one by one.
+func (k *kernelSet) sameVersion(dir string) error {
+	for _, name := range slices.Sorted(maps.Keys(k.chosen)) {
+		if of := k.chosen[name].Kernel; of != "" && of != k.version {
+			return fmt.Errorf("modules in %s: %s is of kernel %s, and the kernel is %s, which would refuse it: name kernel and modules of one version", dir, name, of, k.version)
+		}
+	}
+	return nil
 }
 
 // path is a module's place below /lib/modules/VERSION in the image.

@@ -58,7 +58,7 @@ func fileOf(path string, body []byte) ManifestFile {
 }
 
 // write leaves exactly the four files in the output directory.
-func (b *build) write(root *cpio.Archive, rawBytes int, initramfs []byte) (Result, error) {
+func (b *build) write(ctx context.Context, root *cpio.Archive, rawBytes int, initramfs []byte) (Result, error) {
 	m := Manifest{
 		Format: 1, Version: Version, Git: b.git, Release: b.Release, CommandLine: CommandLine, Toolchain: b.tools,
 		Kernel: ManifestKernel{b.kernel.version, len(b.kernel.chosen)},
@@ -69,7 +69,7 @@ func (b *build) write(root *cpio.Archive, rawBytes int, initramfs []byte) (Resul
 	for name, body := range root.Files {
 		m.Contents = append(m.Contents, fileOf(name, body))
 	}
-	bill, err := b.bill(fileOf("initramfs.zst", initramfs).SHA256)
+	bill, err := b.bill(ctx, fileOf("initramfs.zst", initramfs).SHA256)
 	if err != nil {
 		return Result{}, err
 	}
@@ -80,6 +80,9 @@ func (b *build) write(root *cpio.Archive, rawBytes int, initramfs []byte) (Resul
 	}
 	bodies := map[string][]byte{
 		"vmlinuz": b.kernel.image, "initramfs.zst": initramfs, "SBOM.spdx.json": bill, "manifest.json": append(manifest, '\n'),
+	}
+	if err := os.MkdirAll(b.Out, 0o755); err != nil {
+		return Result{}, fmt.Errorf("write image: %w", err)
 	}
 	if err := onlyOurs(b.Out); err != nil {
 		return Result{}, err

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian or Ubuntu packages that building and testing need, and
 # nothing when none is missing. On a terminal it asks once, with the whole
-# list; in CI (CI=true) it never asks. Without root it installs nothing and
+# list; in CI (CI is set) it never asks. Without root it installs nothing and
 # prints the one line to run.
 set -eu
 
@@ -34,9 +34,9 @@ if [ "$(id -u)" -ne 0 ]; then
 	echo "  sudo $line" >&2
 	exit 1
 fi
-if [ "${CI:-}" != true ] && [ -t 0 ]; then
+if [ -z "${CI:-}" ] && [ -t 0 ]; then
 	printf 'setup: missing packages:%s\nsetup: install them now? [Y/n] ' "$missing"
-	read -r answer
+	read -r answer || answer=no
 	case $answer in
 	'' | y | Y | yes) ;;
 	*)

@@ -16,6 +16,7 @@ type Info struct {
 	Aliases  []string
 	Firmware []string
 	Licence  string
+	Kernel   string // the version that it was built for; empty where it says none
 }
 
 // maxModinfo bounds the section; the largest of a distribution's kernel, of
@@ -50,6 +51,8 @@ func parseModinfo(raw []byte) Info {
 		switch key {
 		case "name":
 			info.Name = normal(value)
+		case "vermagic":
+			info.Kernel, _, _ = strings.Cut(value, " ")
 		case "license":
 			info.Licence = value
 		case "depends":

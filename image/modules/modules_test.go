@@ -63,7 +63,7 @@ func tinyKernel(t testing.TB) fstest.MapFS {
 	return fstest.MapFS{
 		"modules.builtin":                 {Data: []byte("kernel/drivers/virtio/virtio.ko\n")},
 		"kernel/fs/ext4/ext4.ko.xz":       {Data: packXZ(t, module("name=ext4", "depends=jbd2,mbcache", "softdep=pre: crc32c", "alias=fs-ext4"))},
-		"kernel/fs/jbd2/jbd2.ko":          {Data: module("name=jbd2", "depends=")},
+		"kernel/fs/jbd2/jbd2.ko":          {Data: module("name=jbd2", "depends=", "vermagic=6.12.1 SMP mod_unload ")},
 		"kernel/fs/mbcache.ko":            {Data: module("name=mbcache", "depends=jbd2")},
 		"kernel/crypto/crc32c_generic.ko": {Data: module("name=crc32c_generic", "depends=", "alias=crc32c")},
 		"kernel/net/nf-odd.ko.zst":        {Data: z.EncodeAll(module("name=nf_odd", "depends=virtio", "softdep=pre: gone post: jbd2"), nil)},
@@ -105,6 +105,9 @@ func TestClosureTakesSoftDependenciesToo(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, names(chosen)); diff != "" {
 			t.Errorf("%v: %s", c.wanted, diff)
+		}
+		if m, ok := chosen["jbd2"]; ok && m.Kernel != "6.12.1" {
+			t.Errorf("jbd2 is of kernel %q", m.Kernel)
 		}
 	}
 }

@@ -206,6 +206,21 @@ func (b Builder) Toolchain(ctx context.Context, names []string) map[string]strin
 	return have
 }
 
+// Libgcc returns the compiler's major version and the version of the package that its
+// run-time library comes from.
+func (b Builder) Libgcc(ctx context.Context) (major, version string, err error) {
+	file, err := b.output(ctx, b.Checkout, "gcc", "-print-libgcc-file-name")
+	if err != nil {
+		return "", "", fmt.Errorf("ask gcc for its library: %w", err)
+	}
+	major = filepath.Base(filepath.Dir(strings.TrimSpace(file)))
+	version, err = b.output(ctx, b.Checkout, "dpkg-query", "-W", "-f", "${Version}", "libgcc-"+major+"-dev")
+	if err != nil {
+		return "", "", fmt.Errorf("package of %s: %w", strings.TrimSpace(file), err)
+	}
+	return major, strings.TrimSpace(version), nil
+}
+
 func (b Builder) run(ctx context.Context, dir string, extra []string, program string, args ...string) error {
 	cmd := b.command(ctx, dir, extra, program, args...)
 	out, err := cmd.CombinedOutput()
