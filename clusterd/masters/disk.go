@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 	"github.com/mesolith/mesolith/clusterd/replica"
@@ -335,5 +334,3 @@ func writeFile(path string, data []byte) error {
 	defer d.Close()
 	return d.Sync()
 }
-
-const talkTime = 10 * time.Second

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
+	"github.com/mesolith/mesolith/internal/wire"
 )
 
 // notes is a Machine that keeps entries.
@@ -26,6 +27,10 @@ func (n *notes) Apply(_, _ uint64, entry []byte) any {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.all = append(n.all, string(entry))
+	var size int
+	if _, err := fmt.Sscanf(string(entry), "as long as %d", &size); err == nil {
+		n.all = append(n.all, strings.Repeat("x", size))
+	}
 	return len(n.all)
 }
 
@@ -328,6 +333,22 @@ func threeAreBornAndReplaceOneAnother(t *testing.T) {
 		}
 		s.everywhere("first")
 	}
+}
+
+// A cluster's state may be larger than any frame between nodes.
+func TestRebirthWithALargeState(t *testing.T) { synctest.Test(t, rebirthWithALargeState) }
+
+func rebirthWithALargeState(t *testing.T) {
+	s := newSite(t, false, "m1", "m2", "m3")
+	s.boot("m1", "m2", "m3")
+	s.write(fmt.Sprintf("as long as %d", wire.MaxFrame+12345))
+	s.write("kept")
+	s.everywhere("kept")
+	s.off("m1", "m2")
+	s.boot("m1", "m2")
+	s.write("new")
+	s.everywhere("kept")
+	s.everywhere(strings.Repeat("x", wire.MaxFrame+12345))
 }
 
 func TestRebirthFromASurvivor(t *testing.T) { synctest.Test(t, rebirthFromASurvivor) }

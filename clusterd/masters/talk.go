@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
-	"github.com/mesolith/mesolith/internal/wire"
 	birthwire "github.com/mesolith/mesolith/internal/wire/birth"
 )
 
@@ -51,30 +52,6 @@ func (m *Masters) others() []string {
 		}
 	}
 	return out
-}
-
-// ask sends one request and reads its answer.
-func (m *Masters) ask(ctx context.Context, name string, r *birthwire.Request) (*birthwire.Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, talkTime)
-	defer cancel()
-	conn, err := m.cfg.Port.Dial(ctx, name, BirthALPN)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	if err := wire.Write(conn, r); err != nil {
-		return nil, err
-	}
-	a := &birthwire.Answer{}
-	if err := wire.Read(conn, a, wire.MaxFrame); err != nil {
-		return nil, fmt.Errorf("answer of %s: %w", name, err)
-	}
-	if who, _ := m.cfg.Port.Peer(conn); who != name || a.GetName() != name {
-		return nil, fmt.Errorf("asked %s, and %s answered as %s", name, who, a.GetName())
-	}
-	return a, nil
 }
 
 // challenge asks each master once more, unless it still has a question to answer: a
@@ -186,18 +163,18 @@ func (m *Masters) elsewhere(now time.Time) int {
 // takeBirth answers one request of another master.
 func (m *Masters) takeBirth(ctx context.Context, c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(talkTime))
 	name, _ := m.cfg.Port.Peer(c)
-	r := &birthwire.Request{}
-	if err := wire.Read(c, r, wire.MaxFrame); err != nil {
+	r, err := readRequest(patient{c})
+	if err != nil {
+		m.log.Info("request of a master not understood", "from", name, "error", err)
 		return
 	}
-	answers := make(chan *birthwire.Answer, 1)
+	answers := make(chan reply, 1)
 	m.post(ctx, func() { answers <- m.serve(ctx, name, r) })
 	select {
 	case a := <-answers:
 		// The other end may be gone; it asks again.
-		_ = wire.Write(c, a)
+		_ = a.write(patient{c})
 	case <-ctx.Done():
 	}
 }
@@ -214,23 +191,23 @@ func (m *Masters) leaderName() string {
 	return l.Name
 }
 
-func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) *birthwire.Answer {
+func (m *Masters) serve(ctx context.Context, from string, r request) reply {
 	now := time.Now()
 	if m.birth.Stopped() { // no word of it may count as this name's
-		return &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Refused: m.birth.Why()}
+		return reply{Answer: &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Refused: m.birth.Why()}}
 	}
 	if r.GetChallenge() != nil {
 		m.unjoin()
 	}
 	truth := birth.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Own: m.own(), Leader: m.leaderName()}
-	refuse := func(format string, args ...any) *birthwire.Answer {
+	refuse := func(format string, args ...any) reply {
 		a := m.toWire(truth)
 		a.Refused = fmt.Sprintf(format, args...)
-		return a
+		return reply{Answer: a}
 	}
 	switch b := r.GetBody().(type) {
 	case *birthwire.Request_Ask:
-		return m.toWire(truth)
+		return reply{Answer: m.toWire(truth)}
 	case *birthwire.Request_Challenge:
 		ch := b.Challenge
 		if ch.GetFrom() != from || ch.GetClusterId() != m.cfg.ClusterID {
@@ -240,14 +217,14 @@ func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) 
 			m.prove(ctx, from)
 		}
 		for _, a := range m.next(ctx, birth.Challenged{Now: now, Own: m.own(), From: from, Incarnation: ch.GetIncarnation(), ListVersion: ch.GetListVersion(), Attempt: ch.GetAttempt(), Leader: m.leaderName()}) {
-			if reply, ok := a.(birth.Reply); ok {
-				return m.toWire(reply.Answer)
+			if said, ok := a.(birth.Reply); ok {
+				return reply{Answer: m.toWire(said.Answer)}
 			}
 		}
 		return refuse("no answer")
 	case *birthwire.Request_End:
 		m.next(ctx, birth.Ended{Attempt: b.End.GetAttempt()})
-		return m.toWire(truth)
+		return reply{Answer: m.toWire(truth)}
 	case *birthwire.Request_Leave:
 		if why := m.notAsked(ctx, b.Leave.GetAttempt()); why != "" {
 			return refuse("%s", why)
@@ -262,14 +239,14 @@ func (m *Masters) serve(ctx context.Context, from string, r *birthwire.Request) 
 			voters = append(voters, birth.Voter{Name: v.GetName(), Incarnation: v.GetIncarnation()})
 		}
 		g := birth.Generation{Height: b.Found.GetHeight(), ID: b.Found.GetGeneration()}
-		if err := m.bind(g, voters, b.Found.GetSnapshot()); err != nil {
+		if err := m.bind(g, voters, r.state); err != nil {
 			return refuse("cannot bind: %v", err)
 		}
 		m.log.Info("bound to a new generation", "generation", g.ID, "height", g.Height, "founder", from)
 		truth.Own = m.own()
 		a := m.toWire(truth)
 		a.Accepted = true
-		return a
+		return reply{Answer: a}
 	}
 	return refuse("request of kind %T is not known", r.GetBody())
 }
@@ -298,17 +275,17 @@ func (m *Masters) prove(ctx context.Context, name string) {
 	})
 }
 
-func (m *Masters) serveLeave(ctx context.Context, wantState bool, refuse func(string, ...any) *birthwire.Answer) *birthwire.Answer {
+func (m *Masters) serveLeave(ctx context.Context, wantState bool, refuse func(string, ...any) reply) reply {
 	if err := m.leave(ctx); err != nil {
 		return refuse("cannot leave: %v", err)
 	}
-	out := &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Incarnation: m.self().Incarnation, Accepted: true}
+	out := reply{Answer: &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Incarnation: m.self().Incarnation, Accepted: true}}
 	if wantState {
 		state, err := m.legacyState()
 		if err != nil {
 			return refuse("cannot hand over the state: %v", err)
 		}
-		out.State = state
+		out.state = state
 	}
 	return out
 }
@@ -329,32 +306,32 @@ func (m *Masters) found(ctx context.Context, f birth.Found) {
 }
 
 // inLoop runs f in the loop and waits for it.
-func (m *Masters) inLoop(ctx context.Context, f func() *birthwire.Answer) (*birthwire.Answer, error) {
-	out := make(chan *birthwire.Answer, 1)
+func (m *Masters) inLoop(ctx context.Context, f func() reply) (reply, error) {
+	out := make(chan reply, 1)
 	m.post(ctx, func() { out <- f() })
 	select {
 	case a := <-out:
 		if a.GetRefused() != "" {
-			return nil, errors.New(a.GetRefused())
+			return reply{}, errors.New(a.GetRefused())
 		}
 		return a, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return reply{}, ctx.Err()
 	}
 }
 
 // each asks every participant at once, this master itself in its loop.
-func (m *Masters) each(ctx context.Context, f birth.Found, request func(name string) *birthwire.Request) map[string]*birthwire.Answer {
+func (m *Masters) each(ctx context.Context, f birth.Found, ask func(name string) request) map[string]reply {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	out := map[string]*birthwire.Answer{}
+	out := map[string]reply{}
 	for _, p := range f.Participants {
 		wg.Go(func() {
-			var a *birthwire.Answer
+			var a reply
 			var err error
 			if p.Name == m.cfg.Self {
-				a, err = m.inLoop(ctx, func() *birthwire.Answer { return m.serve(ctx, m.cfg.Self, request(p.Name)) })
-			} else if a, err = m.ask(ctx, p.Name, request(p.Name)); err == nil && a.GetRefused() != "" {
+				a, err = m.inLoop(ctx, func() reply { return m.serve(ctx, m.cfg.Self, ask(p.Name)) })
+			} else if a, err = m.askWith(ctx, p.Name, ask(p.Name)); err == nil && a.GetRefused() != "" {
 				err = errors.New(a.GetRefused())
 			}
 			if err != nil {
@@ -372,8 +349,8 @@ func (m *Masters) each(ctx context.Context, f birth.Found, request func(name str
 
 func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 	q := len(m.cfg.List)/2 + 1
-	left := m.each(ctx, f, func(name string) *birthwire.Request {
-		return &birthwire.Request{Body: &birthwire.Request_Leave{Leave: &birthwire.Leave{Attempt: f.Attempt, From: m.cfg.Self, WantState: name == f.Source}}}
+	left := m.each(ctx, f, func(name string) request {
+		return request{Request: &birthwire.Request{Body: &birthwire.Request_Leave{Leave: &birthwire.Leave{Attempt: f.Attempt, From: m.cfg.Self, WantState: name == f.Source}}}}
 	})
 	if len(left) < q {
 		return fmt.Errorf("%d of %d masters left what they belonged to, %d are needed", len(left), len(f.Participants), q)
@@ -384,10 +361,10 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 		if !ok {
 			return fmt.Errorf("%s, who has the newest state, did not hand it over", f.Source)
 		}
-		state = from.GetState()
+		state = from.state
 	}
 	g := birth.Generation{Height: f.Height, ID: newUUID()}
-	found := &birthwire.Found{Attempt: f.Attempt, Height: g.Height, Generation: g.ID, Snapshot: state, ListVersion: m.cfg.ListVersion, From: m.cfg.Self}
+	found := &birthwire.Found{Attempt: f.Attempt, Height: g.Height, Generation: g.ID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self}
 	for _, name := range m.cfg.List {
 		v := &birthwire.Voter{Name: name}
 		if a, ok := left[name]; ok {
@@ -395,8 +372,8 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 		}
 		found.Voters = append(found.Voters, v)
 	}
-	bound := m.each(ctx, f, func(string) *birthwire.Request {
-		return &birthwire.Request{Body: &birthwire.Request_Found{Found: found}}
+	bound := m.each(ctx, f, func(string) request {
+		return request{Request: &birthwire.Request{Body: &birthwire.Request_Found{Found: proto.CloneOf(found)}}, state: state}
 	})
 	if len(bound) < q {
 		return fmt.Errorf("%d of %d masters bound to the new generation, %d are needed", len(bound), len(f.Participants), q)
