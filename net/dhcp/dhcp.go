@@ -10,6 +10,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,18 +55,32 @@ const (
 	longestLease  = 30 * 24 * time.Hour
 )
 
+// server is how a lease is asked for; a test has one of its own.
+type server interface {
+	// discover asks all servers for an address, once.
+	discover(ctx context.Context) (*nclient4.Lease, error)
+	// renew asks the lease's server to prolong it, or, with anybody, whoever answers.
+	renew(ctx context.Context, lease *nclient4.Lease, anybody bool) (*nclient4.Lease, error)
+}
+
 // Run keeps the lease until ctx ends.
-func Run(ctx context.Context, cfg Config) error {
+func Run(ctx context.Context, cfg Config) error { return run(ctx, cfg, lan{cfg}) }
+
+func run(ctx context.Context, cfg Config, s server) error {
 	pause := firstPause
 	silent := false
 	cfg.Say(fmt.Sprintf("%s: asking for an address (DHCP)", cfg.Interface))
 	for ctx.Err() == nil {
-		lease, ours, err := discover(ctx, cfg)
+		raw, err := s.discover(ctx)
+		var ours Lease
+		if err == nil {
+			ours, err = read(raw.ACK)
+		}
 		if err == nil {
 			pause, silent = firstPause, false
 			cfg.Say(fmt.Sprintf("%s: %s from %s for %s", cfg.Interface, ours.Address, ours.Server, ours.Duration))
 			cfg.Granted(ours)
-			err = keep(ctx, cfg, lease, ours)
+			err = keep(ctx, cfg, s, raw, ours)
 			if ctx.Err() != nil {
 				break
 			}
@@ -86,66 +101,119 @@ func Run(ctx context.Context, cfg Config) error {
 	return ctx.Err()
 }
 
-// discover asks all servers for an address, once.
-func discover(ctx context.Context, cfg Config) (*nclient4.Lease, Lease, error) {
-	c, err := nclient4.New(cfg.Interface, nclient4.WithTimeout(answerTimeout), nclient4.WithRetry(answerTries))
-	if err != nil {
-		return nil, Lease{}, fmt.Errorf("open %s: %w", cfg.Interface, err)
-	}
-	defer c.Close()
-	raw, err := c.Request(ctx, modifiers(cfg)...)
-	if err != nil {
-		return nil, Lease{}, err
-	}
-	ours, err := read(raw.ACK)
-	return raw, ours, err
-}
-
-// keep renews until the lease is lost.
-func keep(ctx context.Context, cfg Config, raw *nclient4.Lease, ours Lease) error {
+// keep renews until the lease is lost: from half of its life on it asks the server that
+// granted it, from seven eighths on anybody.
+func keep(ctx context.Context, cfg Config, s server, raw *nclient4.Lease, ours Lease) error {
 	granted := time.Now()
+	next := granted.Add(ours.Duration / 2)
+	told := false
 	for {
-		life := ours.Duration
-		next := granted.Add(life / 2)
-		for {
-			if wait(ctx, time.Until(next)) != nil {
-				return ctx.Err()
-			}
-			renewed, fresh, err := renew(ctx, cfg, raw)
-			if err == nil {
-				raw, granted = renewed, time.Now()
-				if fresh.Address != ours.Address {
-					cfg.Say(fmt.Sprintf("%s: address changed from %s to %s", cfg.Interface, ours.Address, fresh.Address))
-				}
-				ours = fresh
-				cfg.Granted(ours)
-				break
-			}
-			var refused *nclient4.ErrNak
-			if errors.As(err, &refused) {
-				return errors.New("the server refused to renew it")
-			}
-			left := time.Until(granted.Add(life))
-			if left <= 0 {
-				return fmt.Errorf("it ran out after %s: %w", life, err)
-			}
-			next = time.Now().Add(max(min(left/2, longestPause*2), time.Second))
+		if wait(ctx, time.Until(next)) != nil {
+			return ctx.Err()
 		}
+		life := ours.Duration
+		asked := time.Now() // a lease counts from when it was asked for
+		fresh, err := s.renew(ctx, raw, asked.Sub(granted) >= life/8*7)
+		var lease Lease
+		if err == nil {
+			if lease, err = read(fresh.ACK); err == nil {
+				lease = prolonged(lease, ours, fresh.ACK)
+			}
+		}
+		if err == nil {
+			if lease.Address != ours.Address {
+				cfg.Say(fmt.Sprintf("%s: address changed from %s to %s", cfg.Interface, ours.Address, lease.Address))
+			} else if told {
+				cfg.Say(fmt.Sprintf("%s: %s renewed by %s for %s", cfg.Interface, lease.Address, lease.Server, lease.Duration))
+			}
+			raw, granted, ours, told = fresh, asked, lease, false
+			next = granted.Add(ours.Duration / 2)
+			cfg.Granted(ours)
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var refused *nclient4.ErrNak
+		if errors.As(err, &refused) {
+			return errors.New("the server refused to renew it")
+		}
+		left := time.Until(granted.Add(life))
+		if left <= 0 {
+			return fmt.Errorf("it ran out after %s: %w", life, err)
+		}
+		if !told {
+			told = true
+			cfg.Say(fmt.Sprintf("%s: lease of %s is not renewed, %s are left: %v; asking on (is the DHCP server there?)", cfg.Interface, ours.Address, left.Round(time.Second), err))
+		}
+		next = time.Now().Add(max(min(left/2, longestPause*2), time.Second))
 	}
 }
 
-func renew(ctx context.Context, cfg Config, lease *nclient4.Lease) (*nclient4.Lease, Lease, error) {
-	c, err := nclient4.New(cfg.Interface, nclient4.WithTimeout(answerTimeout), nclient4.WithRetry(answerTries))
+// prolonged keeps what a server did not say again: some answer a renewal with the
+// lease's time only.
+func prolonged(lease, before Lease, ack *dhcpv4.DHCPv4) Lease {
+	if lease.Address.Addr() != before.Address.Addr() {
+		return lease
+	}
+	if ack.SubnetMask() == nil {
+		lease.Address = before.Address
+	}
+	if !lease.Gateway.IsValid() {
+		lease.Gateway = before.Gateway
+	}
+	if len(lease.DNS) == 0 {
+		lease.DNS = before.DNS
+	}
+	if len(lease.NTP) == 0 {
+		lease.NTP = before.NTP
+	}
+	lease.Domain, lease.MTU = cmp.Or(lease.Domain, before.Domain), cmp.Or(lease.MTU, before.MTU)
+	return lease
+}
+
+// lan asks the servers of a card's LAN.
+type lan struct{ cfg Config }
+
+func (l lan) open() (*nclient4.Client, error) {
+	c, err := nclient4.New(l.cfg.Interface, nclient4.WithTimeout(answerTimeout), nclient4.WithRetry(answerTries))
 	if err != nil {
-		return nil, Lease{}, fmt.Errorf("open %s: %w", cfg.Interface, err)
+		return nil, fmt.Errorf("open %s: %w", l.cfg.Interface, err)
+	}
+	return c, nil
+}
+
+func (l lan) discover(ctx context.Context) (*nclient4.Lease, error) {
+	c, err := l.open()
+	if err != nil {
+		return nil, err
 	}
 	defer c.Close()
-	raw, err := c.Renew(ctx, lease, modifiers(cfg)...)
+	return c.Request(ctx, modifiers(l.cfg)...)
+}
+
+func (l lan) renew(ctx context.Context, lease *nclient4.Lease, anybody bool) (*nclient4.Lease, error) {
+	c, err := l.open()
 	if err != nil {
-		return nil, Lease{}, err
+		return nil, err
 	}
-	fresh, err := read(raw.ACK)
-	return raw, fresh, err
+	defer c.Close()
+	if !anybody {
+		return c.Renew(ctx, lease, modifiers(l.cfg)...)
+	}
+	request, err := dhcpv4.NewRenewFromAck(lease.ACK, modifiers(l.cfg)...)
+	if err != nil {
+		return nil, fmt.Errorf("make a request: %w", err)
+	}
+	answer, err := c.SendAndRead(ctx, c.RemoteAddr(), request, nclient4.IsMessageType(dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak))
+	if err != nil {
+		return nil, err
+	}
+	if answer.MessageType() == dhcpv4.MessageTypeNak {
+		return nil, &nclient4.ErrNak{Offer: lease.Offer, Nak: answer}
+	}
+	// The next renewal asks who answered now.
+	return &nclient4.Lease{Offer: answer, ACK: answer, CreationTime: time.Now()}, nil
 }
 
 func modifiers(cfg Config) []dhcpv4.Modifier {

@@ -103,13 +103,13 @@ type Config struct {
 
 // machine is one run of noded.
 type machine struct {
-	cfg      Config
-	console  *console.Console
-	image    imageInfo
-	hub      *hub
-	network  Network
-	wants    chan []nodedoc.Network
-	api      *apiServer
+	cfg     Config
+	console *console.Console
+	image   imageInfo
+	hub     *hub
+	network Network
+	wants   chan []nodedoc.Network
+	api     *apiServer
 
 	mu    sync.Mutex
 	found source.Found // zero until there is a document
@@ -126,7 +126,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cfg.Log.Warn("image unknown", "error", err)
 	}
 	n.hub = newHub(&noded.Node{
-		BootId: readLine(cfg.Root, "proc/sys/kernel/random/boot_id"),
+		BootId:   readLine(cfg.Root, "proc/sys/kernel/random/boot_id"),
 		StateDir: cfg.StateDir, WorkDir: cfg.WorkDir, Clock: &noded.Clock{Source: "rtc"},
 	})
 	n.network = cfg.Network(func(subject, line string) { n.console.Say(subject, "%s", line) }, n.lanChanged)

@@ -44,11 +44,26 @@ type Lan struct {
 	Changed  func(State)
 	Log      *slog.Logger
 
+	kernel kernel // zero: this machine's
+
 	mu    sync.Mutex
 	want  []nodedoc.Network
 	ports map[string]port // by network name
 	cards map[int]bool    // taken
 	last  State
+}
+
+// kernel is what is asked and done; a test has cards of its own.
+type kernel struct {
+	links   func() ([]link.Link, error)
+	doLink  func(link.Step) error
+	routes  func() ([]route.Route, error)
+	doRoute func(route.Step) error
+	lease   func(context.Context, dhcp.Config) error
+}
+
+func thisMachine() kernel {
+	return kernel{link.Observe, link.Do, route.Observe, route.Do, dhcp.Run}
 }
 
 // port is what one network has now.
@@ -70,7 +85,10 @@ func (l *Lan) Links() ([]link.Link, error) { return link.Observe() }
 // Run keeps the networks as the newest list from wants says, until ctx ends.
 func (l *Lan) Run(ctx context.Context, wants <-chan []nodedoc.Network) error {
 	l.ports, l.cards = map[string]port{}, map[int]bool{}
-	if err := loopback(); err != nil {
+	if l.kernel.links == nil {
+		l.kernel = thisMachine()
+	}
+	if err := l.loopback(); err != nil {
 		l.Log.Warn("loopback stays down", "error", err)
 	}
 	var running sync.WaitGroup
@@ -118,31 +136,61 @@ func same(a, b nodedoc.Network) bool {
 		a.Gateway == b.Gateway && a.MTU == b.MTU && slices.Equal(a.DNS, b.DNS)
 }
 
-func loopback() error {
-	have, err := link.Observe()
+func (l *Lan) loopback() error {
+	have, err := l.kernel.links()
 	if err != nil {
 		return err
 	}
 	for _, s := range link.PlanLoopback(have) {
-		if err := link.Do(s); err != nil {
+		if err := l.kernel.doLink(s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// keep gives one network its card and its address until ctx ends.
+// keep gives one network its card and its address until ctx ends, and another card when
+// that one is gone: drivers are loaded anew, cards are pulled out and put in.
 func (l *Lan) keep(ctx context.Context, n nodedoc.Network) {
-	card, ok := l.find(ctx, n)
-	if !ok {
-		return
+	for {
+		card, ok := l.find(ctx, n)
+		if !ok {
+			return
+		}
+		l.serve(ctx, n, card)
+		l.release(card.Index)
+		if ctx.Err() != nil {
+			return
+		}
+		l.lose(n.Name)
+		l.Say("network "+n.Name, fmt.Sprintf("%s is gone; waiting for a card", card.Name))
 	}
-	defer l.release(card.Index)
+}
+
+// serve is a network's life on one card; it ends with ctx or with the card.
+func (l *Lan) serve(ctx context.Context, n nodedoc.Network, card link.Link) {
+	ctx, gone := context.WithCancel(ctx)
+	defer gone()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { l.watch(ctx, gone, card) })
 	if n.DHCP {
 		l.lease(ctx, n, card)
-		return
+	} else {
+		l.fixed(ctx, n, card)
 	}
-	l.fixed(ctx, n, card)
+	<-ctx.Done() // an address that cannot be read is said, and stays
+}
+
+// watch notices when a card is gone.
+func (l *Lan) watch(ctx context.Context, gone func(), card link.Link) {
+	for pause(ctx, checkEvery) == nil {
+		have, err := l.kernel.links()
+		if err == nil && !slices.ContainsFunc(have, func(c link.Link) bool { return c.Index == card.Index && c.MAC == card.MAC }) {
+			gone()
+			return
+		}
+	}
 }
 
 // find waits for the card that a network means.
@@ -153,7 +201,7 @@ func (l *Lan) find(ctx context.Context, n nodedoc.Network) (link.Link, bool) {
 		if err == nil {
 			return card, true
 		}
-		if tries == int(3*time.Second/lookEvery) {
+		if tries >= int(3*time.Second/lookEvery) {
 			l.Say("network "+n.Name, "waiting: "+err.Error())
 		}
 		if pause(ctx, lookEvery) != nil {
@@ -163,13 +211,13 @@ func (l *Lan) find(ctx context.Context, n nodedoc.Network) (link.Link, bool) {
 }
 
 func (l *Lan) take(match link.Match) (link.Link, error) {
-	have, err := link.Observe()
+	have, err := l.kernel.links()
 	if err != nil {
 		return link.Link{}, err
 	}
 	for _, c := range link.Candidates(match, have) {
 		if !c.Up {
-			if err := link.Do(link.Step{Kind: link.SetUp, Index: c.Index, Name: c.Name}); err != nil {
+			if err := l.kernel.doLink(link.Step{Kind: link.SetUp, Index: c.Index, Name: c.Name}); err != nil {
 				return link.Link{}, err
 			}
 		}
@@ -236,7 +284,7 @@ func (l *Lan) lease(ctx context.Context, n nodedoc.Network, card link.Link) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	asking.Go(func() {
-		err := dhcp.Run(ctx, dhcp.Config{
+		err := l.kernel.lease(ctx, dhcp.Config{
 			Interface: card.Name, Hostname: l.Hostname,
 			Say:     func(line string) { l.Say("network "+n.Name, line) },
 			Granted: func(lease dhcp.Lease) { newest(&lease) },
@@ -283,7 +331,7 @@ func portOf(n nodedoc.Network, lease *dhcp.Lease) port {
 }
 
 func (l *Lan) apply(n nodedoc.Network, card link.Link, address netip.Prefix, gateway netip.Addr, mtu int) error {
-	have, err := link.Observe()
+	have, err := l.kernel.links()
 	if err != nil {
 		return err
 	}
@@ -293,17 +341,24 @@ func (l *Lan) apply(n nodedoc.Network, card link.Link, address netip.Prefix, gat
 	}
 	for _, s := range steps {
 		l.Log.Info("network step", "network", n.Name, "step", s.String())
-		if err := link.Do(s); err != nil {
+		err := l.kernel.doLink(s)
+		if err != nil && s.Kind == link.SetMTU {
+			// A server or a document that asks for more than the card can is no reason to
+			// be without an address.
+			l.Say("network "+n.Name+" MTU", fmt.Sprintf("%v; it stays as it is", err))
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
-	routes, err := route.Observe()
+	routes, err := l.kernel.routes()
 	if err != nil {
 		return err
 	}
 	for _, s := range route.Plan(route.Route{Link: card.Index, Gateway: gateway, Metric: l.metric(n.Name)}, routes) {
 		l.Log.Info("network step", "network", n.Name, "step", s.String())
-		if err := route.Do(s); err != nil {
+		if err := l.kernel.doRoute(s); err != nil {
 			return err
 		}
 	}
@@ -346,7 +401,7 @@ func (l *Lan) tell() {
 }
 
 func (l *Lan) leastMTU(s State) int {
-	have, err := link.Observe()
+	have, err := l.kernel.links()
 	if err != nil {
 		return s.MTU
 	}
