@@ -144,7 +144,7 @@ func nodeLife(ctx context.Context, client *machine.Client, listeners map[string]
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return hearBeacons(ctx, table, log) })
-	g.Go(func() error { follow(ctx, client, who, log); return nil })
+	g.Go(func() error { return follow(ctx, client, who, n.GetAddresses()[0], log) })
 	g.Go(func() error { hint(ctx, client, table); return nil })
 	g.Go(func() error {
 		m, err := nodeMembership(ctx, client, listeners, doc, anchor, who, table, log)
@@ -183,18 +183,26 @@ func hearBeacons(ctx context.Context, table *discovery.Table, log *slog.Logger) 
 	return table.Run(ctx, conn)
 }
 
-// follow takes renewed certificates as noded gets them.
-func follow(ctx context.Context, client *machine.Client, who *identity, log *slog.Logger) {
+// errMoved ends a clusterd whose node has another address now. It is in every beacon,
+// offer and connection; started again it comes back as itself with the new one.
+var errMoved = errors.New("this node's address changed; starting again with the new one")
+
+// follow takes renewed certificates as noded gets them, until the node's first address is
+// another one. None at all, a lease that ran out, is borne: it may come back.
+func follow(ctx context.Context, client *machine.Client, who *identity, address string, log *slog.Logger) error {
 	for {
 		n, changed := client.Node()
 		if n != nil {
 			if err := who.take(n); err != nil {
 				log.Error("credentials of noded", "error", err)
 			}
+			if now := n.GetAddresses(); len(now) > 0 && now[0] != address {
+				return fmt.Errorf("%w: %s, before %s", errMoved, now[0], address)
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-changed:
 		}
 	}

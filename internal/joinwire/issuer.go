@@ -86,7 +86,7 @@ func (i *Issuer) answer(ctx context.Context, c net.Conn) {
 	a.Issuer = i.Name
 	if why != nil {
 		a.Refused = why.Error()
-		i.Log.Warn("a machine may not join", "node", fmt.Sprintf("%.80q", q.GetName()), "from", c.RemoteAddr().String(), "why", why.Error())
+		i.Log.Warn("a machine may not join", "node", fmt.Sprintf("%.80s", q.GetName()), "from", c.RemoteAddr().String(), "why", why.Error())
 	} else {
 		i.Log.Info("certificate issued", "node", q.GetName(), "incarnation", q.GetIncarnation(), "from", c.RemoteAddr().String())
 	}
