@@ -214,8 +214,18 @@ func (m *machine) lateDevices() {
 // boots makes a machine that boots again and again wait, so that it does not hammer the
 // server it boots from.
 func (m *machine) boots() error {
-	if n := pstore.Records(); n > 0 {
-		m.log.Warn("%d records of an earlier crash in /sys/fs/pstore", n)
+	if _, err := os.Stat("/sys/firmware/efi"); err == nil && m.loader != nil {
+		// No device asks for the store in the firmware's variables.
+		if err := m.loader.Load("efi_pstore", "pstore_disable=N"); err != nil {
+			m.log.Warn("crashes are not kept: %v", err)
+		}
+	}
+	n, err := pstore.Collect(mounts.LogDir + "/crash")
+	if n > 0 {
+		m.log.Warn("%d records of earlier crashes are in the log crash", n)
+	}
+	if err != nil {
+		m.log.Warn("%v", err)
 	}
 	wait, err := pstore.Boot(time.Now())
 	if errors.Is(err, pstore.ErrNoMemory) {

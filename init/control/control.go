@@ -35,7 +35,7 @@ type Server struct {
 }
 
 const (
-	maxConns = 32
+	maxConns = 256 // isolated takes one for each question
 	maxOpen  = 64 // requests of one connection that wait for a death
 )
 

@@ -5,15 +5,17 @@
 // Invariant: nothing here is needed for a boot; a machine without EFI (or whose firmware
 // refuses) boots as if it had never booted before.
 //
-// The records are shown by noded, from /sys/fs/pstore.
+// The records become a log, crash, which noded shows as it shows those of the programs.
 package pstore
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,13 +38,62 @@ const (
 // ErrNoMemory says that this machine has no place to remember boots in.
 var ErrNoMemory = errors.New("no EFI variables on this machine")
 
-// Records counts the crash records that the kernel kept.
-func Records() int {
-	list, err := os.ReadDir("/sys/fs/pstore")
-	if err != nil {
-		return 0
+const (
+	dir       = "/sys/fs/pstore"
+	keep      = 16 // records that stay with the firmware; its place is small
+	maxRecord = 256 << 10
+	maxLog    = 2 << 20
+)
+
+// Collect writes the records that the kernel kept of crashes to a log, oldest first, and
+// says how many there are. The newest stay where they are, for another reboot; the oldest
+// beyond them are erased, because a store that is full keeps nothing new.
+func Collect(log string) (int, error) { return collect(dir, log) }
+
+func collect(dir, log string) (int, error) {
+	list, err := os.ReadDir(dir)
+	if err != nil || len(list) == 0 {
+		return 0, nil // a machine without such a store has no records
 	}
-	return len(list)
+	when := map[string]time.Time{}
+	for _, e := range list {
+		if info, err := e.Info(); err == nil {
+			when[e.Name()] = info.ModTime()
+		}
+	}
+	slices.SortStableFunc(list, func(a, b fs.DirEntry) int { return when[a.Name()].Compare(when[b.Name()]) })
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
+	if err != nil {
+		return len(list), fmt.Errorf("keep records of a crash: %w", err)
+	}
+	defer out.Close()
+	var errs []error
+	written := 0
+	for i, e := range list {
+		path := dir + "/" + e.Name()
+		text, err := record(path)
+		if err == nil && written+len(text) <= maxLog {
+			_, err = fmt.Fprintf(out, "record %s of %s\n%s\n", e.Name(), when[e.Name()].UTC().Format(time.RFC3339), text)
+			written += len(text)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("keep record of a crash: %w", err))
+			continue
+		}
+		if i < len(list)-keep {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return len(list), errors.Join(errs...)
+}
+
+func record(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxRecord))
 }
 
 // Boot remembers this boot and says how long it should wait.

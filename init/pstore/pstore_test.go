@@ -1,6 +1,12 @@
 package pstore
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -30,4 +36,42 @@ func FuzzParse(f *testing.F) {
 			t.Error("more boots than are kept")
 		}
 	})
+}
+
+// What the kernel kept becomes a log, oldest first; the store is kept from filling up.
+func TestCollect(t *testing.T) {
+	dir, log := t.TempDir(), filepath.Join(t.TempDir(), "crash")
+	if n, err := collect(dir, log); n != 0 || err != nil {
+		t.Errorf("%d records of an empty store, %v", n, err)
+	}
+	if n, err := collect(filepath.Join(dir, "none"), log); n != 0 || err != nil {
+		t.Errorf("%d records without a store, %v", n, err)
+	}
+	began := time.Unix(1_700_000_000, 0)
+	for i := range keep + 2 {
+		path := filepath.Join(dir, fmt.Sprintf("dmesg-erst-%d", 1000-i)) // names say nothing of the order
+		if err := os.WriteFile(path, []byte(fmt.Sprintf("panic %02d", i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, began, began.Add(time.Duration(i)*time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round, want := range []int{keep + 2, keep} {
+		if n, err := collect(dir, log); n != want || err != nil {
+			t.Fatalf("round %d: %d records, %v; want %d", round, n, err, want)
+		}
+		raw, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := strings.Index(string(raw), fmt.Sprintf("panic %02d", keep+2-want))
+		last := strings.Index(string(raw), fmt.Sprintf("panic %02d", keep+1))
+		if first < 0 || last < first || strings.Count(string(raw), "record dmesg-erst-") != want {
+			t.Errorf("round %d: %s", round, raw)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "dmesg-erst-1000")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the oldest record: %v", err)
+	}
 }
