@@ -15,13 +15,15 @@ var gpuVendors = map[string]string{
 	"1d94": "Hygon", "1ed5": "Moore Threads", "1da3": "Habana Labs",
 }
 
-// gpus lists PCI devices of class 0x03 (display, and the compute cards of this class).
+// gpus lists PCI devices of the classes 0x03 (display, and the compute cards among them)
+// and 0x12 (processing accelerators, as some compute cards call themselves).
 func gpus(root string) []*noded.Gpu {
 	const dir = "sys/bus/pci/devices"
 	var out []*noded.Gpu
 	for _, pci := range names(filepath.Join(root, dir)) {
 		at := filepath.Join(dir, pci)
-		if !strings.HasPrefix(text(root, at+"/class"), "0x03") {
+		class := text(root, at+"/class")
+		if !strings.HasPrefix(class, "0x03") && !strings.HasPrefix(class, "0x12") {
 			continue
 		}
 		vendor := strings.TrimPrefix(text(root, at+"/vendor"), "0x")

@@ -31,6 +31,9 @@ func TestRead(t *testing.T) {
 		"sys/bus/pci/devices/0000:01:00.0/class":   "0x030200\n",
 		"sys/bus/pci/devices/0000:01:00.0/vendor":  "0x10de\n",
 		"sys/bus/pci/devices/0000:01:00.0/device":  "0x2330\n",
+		"sys/bus/pci/devices/0000:03:00.0/class":   "0x120000\n",
+		"sys/bus/pci/devices/0000:03:00.0/vendor":  "0x1002\n",
+		"sys/bus/pci/devices/0000:03:00.0/device":  "0x74a1\n",
 		"sys/bus/pci/devices/0000:02:00.0/class":   "0x020000\n",
 		"sys/bus/pci/devices/0000:02:00.0/vendor":  "0x8086\n",
 		"sys/bus/pci/drivers/nvidia/module/marker": "x",
@@ -49,7 +52,7 @@ func TestRead(t *testing.T) {
 	want := &noded.Inventory{
 		Kernel: "6.12.1-amd64", Vendor: "QEMU", Uuid: "ab12-cd", Cpus: 5, MemoryBytes: 256 << 20,
 		Disks: []*noded.Disk{{Name: "vda", Serial: "D1", Bytes: 1 << 20, Rotational: true}},
-		Gpus:  []*noded.Gpu{{Pci: "0000:01:00.0", VendorId: "10de", DeviceId: "2330", Vendor: "NVIDIA", Driver: "nvidia"}},
+		Gpus:  []*noded.Gpu{{Pci: "0000:01:00.0", VendorId: "10de", DeviceId: "2330", Vendor: "NVIDIA", Driver: "nvidia"}, {Pci: "0000:03:00.0", VendorId: "1002", DeviceId: "74a1", Vendor: "AMD"}},
 	}
 	if d := cmp.Diff(want, Read(root, nil), protocmp.Transform()); d != "" {
 		t.Error(d)
