@@ -45,6 +45,10 @@ type Node struct {
 	MemoryMB int `json:",omitempty"`
 	// Files are what its firmware hands it: anchor.json, node.json, node.key, …
 	Files map[string][]byte
+	// Cmdline is added to the image's kernel command line.
+	Cmdline string    `json:",omitempty"`
+	Disks   []vm.Disk `json:",omitempty"`
+	QEMU    []string  `json:",omitempty"` // more of QEMU's arguments
 }
 
 // Image is what machines boot.
@@ -238,9 +242,9 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	m.began = time.Now()
 	started, err := vm.Start(ctx, vm.Config{
 		Name: m.Node.Name, Dir: c.dir(m.Node.Name),
-		Kernel: c.cfg.Image.Kernel, Initramfs: c.cfg.Image.Initramfs, Cmdline: c.cfg.Image.Cmdline,
+		Kernel: c.cfg.Image.Kernel, Initramfs: c.cfg.Image.Initramfs, Cmdline: strings.TrimSpace(c.cfg.Image.Cmdline + " " + m.Node.Cmdline),
 		Accel: c.cfg.Accel, MemoryMB: memory, UUID: m.Node.UUID, Serial: m.Node.Serial,
-		FwCfg: m.firmware(), Log: c.cfg.Log,
+		FwCfg: m.firmware(), Disks: m.Node.Disks, Extra: m.Node.QEMU, Log: c.cfg.Log,
 		NICs: []vm.NIC{{MAC: m.Node.MAC, Socket: filepath.Join(c.dir(m.Node.Name), "lan.sock")}},
 	})
 	if err != nil {

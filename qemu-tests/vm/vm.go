@@ -48,6 +48,7 @@ type Config struct {
 	FwCfg     []FwCfg
 	NICs      []NIC
 	Disks     []Disk
+	Extra     []string // more of QEMU's arguments
 	Log       *slog.Logger
 }
 
@@ -304,6 +305,7 @@ func arguments(cfg Config) ([]string, error) {
 	for _, f := range cfg.FwCfg {
 		args = append(args, "-fw_cfg", "name="+f.Name+",file="+escape(f.File))
 	}
+	args = append(args, cfg.Extra...)
 	for _, a := range args {
 		if strings.ContainsRune(a, 0) {
 			return nil, fmt.Errorf("argument %q holds a zero byte", a)
