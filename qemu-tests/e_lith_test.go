@@ -148,6 +148,9 @@ func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
 			return nil
 		})
 	}
+	if out, err := l.run(t, toRun, "status"); err == nil || !strings.Contains(out, "does not run any more") {
+		t.Errorf("status of a cluster that has died: %v\n%s", err, out)
+	}
 	up()
 	supervisor, machines = l.processes(t)
 	if out, err := l.run(t, toElect, "down"); err != nil {

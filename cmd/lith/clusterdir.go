@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mesolith/mesolith/internal/sockpath"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 	"github.com/mesolith/mesolith/qemu-tests/vm"
 )
@@ -79,6 +81,24 @@ func readClusterState(dir string) (clusterState, error) {
 		return s, fmt.Errorf("cluster in %s: %w (start one with `lith up`, or name another directory with --cluster)", dir, errNoCluster)
 	}
 	return s, err
+}
+
+// errNotRunning says that a cluster was started in a directory and does not run any more.
+var errNotRunning = errors.New("it was started and does not run any more")
+
+// checkRuns says so when a cluster's supervisor has died, and its machines with it. Without
+// a note, or with a socket that takes calls, it is left to the calls themselves.
+func checkRuns(ctx context.Context, dir string) error {
+	var note supervisorNote
+	if err := readJSON(filepath.Join(dir, supervisorFile), &note); err != nil || note.Supervisor.Alive() {
+		return nil
+	}
+	conn, err := sockpath.Dial(ctx, filepath.Join(dir, supervisorSock))
+	if err == nil {
+		return conn.Close()
+	}
+	return fmt.Errorf("cluster in %s: %w: `lith up%s` starts it anew, `lith down%s` clears what it has left (%s may say why it ended)",
+		dir, errNotRunning, atDir(dir), atDir(dir), filepath.Join(dir, supervisorLog))
 }
 
 func readJSON(path string, into any) error {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -159,7 +160,8 @@ func (v *batchView) update(t client.Launched) {
 	if node == "" {
 		node = t.Hostname
 	}
-	fmt.Fprintf(v.out, "%6.1f s  %s %s on %s %s\n", time.Since(v.began).Seconds(), t.Task.ID, now, node, t.Status.GetMessage())
+	text := fmt.Sprintf("%s %s on %s %s", t.Task.ID, now, node, t.Status.GetMessage())
+	fmt.Fprintf(v.out, "%6.1f s  %s\n", time.Since(v.began).Seconds(), strings.TrimSpace(text))
 }
 
 func nodeNames(state clusterState) map[string]string {

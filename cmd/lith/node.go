@@ -24,7 +24,7 @@ func nodeCommand() *cobra.Command {
 		Long: `Ask one machine's own side, which answers when the cluster does not:
 
   dmesg          the kernel's messages since boot
-  logs PROGRAM   what clusterd, isolated, noded or init has logged (-f: and logs)
+  logs PROGRAM   what clusterd, isolated or noded has logged (-f: and logs)
   health         what the node thinks of itself
   inventory      processors, memory, cards and disks
   services       the programs that init keeps running
@@ -61,7 +61,7 @@ var nodeVerbs = []string{
 }
 
 // nodePrograms are the programs whose logs a node keeps.
-var nodePrograms = []string{"clusterd", "isolated", "noded", "init"}
+var nodePrograms = []string{"clusterd", "isolated", "noded"}
 
 func nodeArgs(_ *cobra.Command, args []string) error {
 	switch {

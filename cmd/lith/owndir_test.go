@@ -168,3 +168,16 @@ func TestExitCodes(t *testing.T) {
 		}
 	}
 }
+
+func TestAClusterThatHasDiedIsCalledSo(t *testing.T) {
+	dir, _ := closedCluster(t)
+	dead := sleeper(t)
+	dead.Start += "0" // its number is somebody else's now
+	if err := writeJSON(filepath.Join(dir, supervisorFile), supervisorNote{Supervisor: dead}); err != nil {
+		t.Fatal(err)
+	}
+	r := lith(t.Context(), "status", "--cluster", dir)
+	if !errors.Is(r.err, errNotRunning) || !strings.Contains(r.err.Error(), "lith down --cluster "+dir) {
+		t.Errorf("a dead supervisor: %v\n%s", r.err, r.out)
+	}
+}

@@ -442,7 +442,10 @@ func (r *runner) outcome(s *mesosv1.TaskStatus) int {
 		if s.Reason != nil {
 			text += ", " + s.GetReason().String()
 		}
-		r.say("task %s ended as %s: %s", r.task.ID, text, s.GetMessage())
+		if s.GetMessage() != "" {
+			text += ": " + s.GetMessage()
+		}
+		r.say("task %s ended as %s", r.task.ID, text)
 	}
 	return code
 }

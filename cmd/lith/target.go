@@ -75,6 +75,11 @@ func (f targetFlags) open() (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	if err := checkRuns(ctx, dir); err != nil {
+		return nil, err
+	}
 	return openDir(dir, state)
 }
 
