@@ -265,10 +265,6 @@ func (b *member) leads() *leader.Leader {
 func (b *member) watchMasters(ctx context.Context) {
 	for {
 		s, changed := b.masters.Status()
-		if s.Stopped {
-			b.watchLeader(ctx) // it votes no more; its agent still hears who leads
-			return
-		}
 		b.mu.Lock()
 		if b.present == nil {
 			b.desk.Follow(leader.Status{Height: s.Generation.Height, Term: s.Term, Generation: s.Generation.ID, Leader: s.Leader})
@@ -279,6 +275,10 @@ func (b *member) watchMasters(ctx context.Context) {
 			b.board.Post(standing)
 		}
 		b.mu.Unlock()
+		if s.Stopped {
+			b.watchLeader(ctx) // it votes no more; its agent still hears who leads
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -52,6 +52,8 @@ func (w *wall) Slew(time.Duration) error { return nil }
 
 // fixedLan is a network that has its address as soon as it is asked for one.
 type fixedLan struct {
+	mu      sync.Mutex
+	name    string
 	changed func(lan.State)
 	asked   chan []nodedoc.Network
 }
@@ -66,6 +68,12 @@ func (f *fixedLan) Run(ctx context.Context, wants <-chan []nodedoc.Network) erro
 			f.changed(lan.State{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.11/24")}, MTU: 1500})
 		}
 	}
+}
+
+func (f *fixedLan) Named(hostname string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.name = hostname
 }
 
 func (f *fixedLan) Nics() ([]*noded.Nic, error) {
@@ -135,7 +143,7 @@ func newBench(t *testing.T) *bench {
 		SecretDir: filepath.Join(root, "run/secret"), LogDir: filepath.Join(root, "run/log"), StateDir: filepath.Join(root, "state"),
 		StateMounted: func() bool { return true }, LocalUIDs: []uint32{uint32(os.Getuid())}, API: l, Plan: w, Console: b.screen,
 		Network: func(_ func(subject, line string), changed func(lan.State)) Network {
-			b.lan = &fixedLan{changed, make(chan []nodedoc.Network, 4)}
+			b.lan = &fixedLan{changed: changed, asked: make(chan []nodedoc.Network, 4)}
 			return b.lan
 		},
 		Clock: b.clock, AskTime: func(context.Context, string) (time.Duration, error) { return 0, nil },

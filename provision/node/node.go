@@ -41,6 +41,8 @@ import (
 type Network interface {
 	// Run keeps the networks as the newest list says, until ctx ends.
 	Run(ctx context.Context, wants <-chan []nodedoc.Network) error
+	// Named tells the name by which DHCP servers shall know this node.
+	Named(hostname string)
 	// Nics lists the network cards.
 	Nics() ([]*noded.Nic, error)
 }
@@ -173,6 +175,7 @@ func (n *machine) start(ctx context.Context) error {
 	n.found = found
 	n.mu.Unlock()
 	n.console.Say("node", "%s of cluster %s (revision %d, from %s)", doc.Name, doc.Cluster, doc.Revision, found.Source)
+	n.network.Named(doc.Name)
 	n.want(doc.Networks)
 	store, err := n.sendPlan(doc)
 	if err != nil {

@@ -56,6 +56,12 @@ func TestMasterComesUp(t *testing.T) {
 		t.Error(err)
 	}
 
+	b.lan.mu.Lock()
+	if b.lan.name != "m1" {
+		t.Errorf("DHCP servers would be told %q", b.lan.name)
+	}
+	b.lan.mu.Unlock()
+
 	reader := b.operator(t, nodedoc.RoleReader)
 	h, err := reader.Health(t.Context())
 	if err != nil || h.Name != "m1" || h.Incarnation != n.Incarnation || h.CertificateEnds.IsZero() {

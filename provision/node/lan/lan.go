@@ -39,7 +39,6 @@ type State struct {
 // Lan does it on this machine's cards.
 type Lan struct {
 	Resolver string // path of resolv.conf
-	Hostname string // told to DHCP servers once known
 	Say      func(subject, line string)
 	Changed  func(State)
 	Log      *slog.Logger
@@ -47,6 +46,7 @@ type Lan struct {
 	kernel kernel // zero: this machine's
 
 	mu    sync.Mutex
+	name  string // told to DHCP servers once known
 	want  []nodedoc.Network
 	ports map[string]port // by network name
 	cards map[int]bool    // taken
@@ -79,8 +79,12 @@ const (
 	checkEvery = 10 * time.Second       // that everything still is as planned
 )
 
-// Links lists the machine's cards.
-func (l *Lan) Links() ([]link.Link, error) { return link.Observe() }
+// Named tells the name by which DHCP servers shall know this node, from the next lease on.
+func (l *Lan) Named(hostname string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.name = hostname
+}
 
 // Run keeps the networks as the newest list from wants says, until ctx ends.
 func (l *Lan) Run(ctx context.Context, wants <-chan []nodedoc.Network) error {
@@ -283,9 +287,12 @@ func (l *Lan) lease(ctx context.Context, n nodedoc.Network, card link.Link) {
 	}
 	var asking sync.WaitGroup
 	defer asking.Wait()
+	l.mu.Lock()
+	name := l.name
+	l.mu.Unlock()
 	asking.Go(func() {
 		err := l.kernel.lease(ctx, dhcp.Config{
-			Interface: card.Name, Hostname: l.Hostname,
+			Interface: card.Name, Hostname: name,
 			Say:     func(line string) { l.Say("network "+n.Name, line) },
 			Granted: func(lease dhcp.Lease) { newest(&lease) },
 			Lost:    func() { newest(nil) },
