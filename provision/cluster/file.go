@@ -78,7 +78,7 @@ func (d *decoder) top() {
 		"version":    d.text(&f.Version),
 		"revision":   d.revision,
 		"masters":    d.masters,
-		"adopt":      d.table(fields{"wait": d.duration(&f.AdoptWait, 0, 24*time.Hour)}),
+		"adopt":      d.later(d.table(fields{"wait": d.duration(&f.AdoptWait, 0, 24*time.Hour)})),
 		"raft": d.table(fields{
 			"heartbeat": d.duration(&f.Heartbeat, 50*time.Millisecond, time.Minute),
 			"stall":     d.duration(&f.Stall, 100*time.Millisecond, 10*time.Minute),
@@ -98,7 +98,7 @@ func (d *decoder) top() {
 		"tasks": d.table(fields{
 			"image":            d.text(&f.Tasks.Image),
 			"hostNetworkRoles": d.texts(&f.Tasks.HostNetworkRoles),
-			"report":           d.choice(&f.Tasks.Report, "container", "host"),
+			"report":           d.laterUnless("container", d.choice(&f.Tasks.Report, "container", "host")),
 		}),
 		"modules": d.modules,
 	})
@@ -113,6 +113,24 @@ func (d *decoder) top() {
 	if d.file.Stall < d.file.Heartbeat {
 		d.failAt(d.root.get("raft"), "raft.stall %s is shorter than raft.heartbeat %s — every slow write would end the leader; make it a few times as long.",
 			short(d.file.Stall), short(d.file.Heartbeat))
+	}
+}
+
+// later reads a key on which this version does not act.
+func (d *decoder) later(set setter) setter {
+	return func(v *value, path string) {
+		set(v, path)
+		d.notYet(v, path)
+	}
+}
+
+// laterUnless is later for every value but the one that says what happens anyway.
+func (d *decoder) laterUnless(usual string, set setter) setter {
+	return func(v *value, path string) {
+		set(v, path)
+		if v.kind == scalar && v.text != usual {
+			d.notYet(v, path+": "+v.text)
+		}
 	}
 }
 

@@ -216,6 +216,17 @@ func TestWarnings(t *testing.T) {
 			"cluster.yaml:4:12: zookeeper: on is accepted and not acted on yet — this version does nothing about it.   [warning]",
 		},
 		{
+			"what tasks report", head + "tasks: {report: host}\nnodes: [{name: a}]\n",
+			"cluster.yaml:4:17: tasks.report: host is accepted and not acted on yet — this version does nothing about it.   [warning]",
+		},
+		{"what happens anyway", head + "defaults: {console: auto, kernelArgs: []}\ntasks: {report: container}\nnodes: [{name: a}]\n", ""},
+		{
+			"kernel arguments", head + "defaults: {console: ttyS1, kernelArgs: [quiet]}\nadopt: {wait: 1m}\nnodes: [{name: a}]\n",
+			"cluster.yaml:4:21: defaults.console: ttyS1 is accepted and not acted on yet — this version does nothing about it.   [warning]\n" +
+				"cluster.yaml:4:40: defaults.kernelArgs is accepted and not acted on yet — this version does nothing about it.   [warning]\n" +
+				"cluster.yaml:5:9: adopt is accepted and not acted on yet — this version does nothing about it.   [warning]",
+		},
+		{
 			"open API", head + "api: {plaintext: true, anonymous: framework}\nnodes: [{name: a}]\n",
 			"cluster.yaml:4:18: the API is open: plain HTTP, and who has no credentials may run tasks — right for a test cluster on one machine only.   [warning]",
 		},

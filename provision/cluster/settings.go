@@ -46,8 +46,8 @@ func (d *decoder) settingFields(s *Settings) fields {
 	var wait time.Duration
 	return fields{
 		"mode":       d.mode(&s.Mode),
-		"console":    d.text(&s.Console),
-		"kernelArgs": d.texts(&s.KernelArgs),
+		"console":    d.laterUnless("auto", d.text(&s.Console)),
+		"kernelArgs": d.kernelArgs(s),
 		"time": d.table(fields{
 			"servers": d.texts(&s.Time.Servers),
 			"wait": func(v *value, path string) {
@@ -64,6 +64,14 @@ func (d *decoder) settingFields(s *Settings) fields {
 		"resources":  d.resources(&s.Resources),
 		"attributes": d.attributes(s),
 		"logs":       d.logs,
+	}
+}
+
+func (d *decoder) kernelArgs(s *Settings) setter {
+	return func(v *value, path string) {
+		if d.texts(&s.KernelArgs)(v, path); len(s.KernelArgs) > 0 {
+			d.notYet(v, path)
+		}
 	}
 }
 
