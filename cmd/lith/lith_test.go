@@ -241,11 +241,11 @@ func TestStatus(t *testing.T) {
 		t.Errorf("code %d, %v:\n%s", r.code, r.err, r.out)
 	}
 	var s struct {
-		Leader string
-		Nodes  []struct{ Name, State string }
+		Leader, API string
+		Nodes       []struct{ Name, State string }
 	}
 	r = lith(t.Context(), "status", "--api", p.server.URL, "--json")
-	if err := json.Unmarshal([]byte(r.out), &s); err != nil || s.Leader != "127.0.0.1" || len(s.Nodes) != 1 || s.Nodes[0].State != "ready" {
+	if err := json.Unmarshal([]byte(r.out), &s); err != nil || s.Leader != "127.0.0.1" || s.API != p.server.URL || len(s.Nodes) != 1 || s.Nodes[0].State != "ready" {
 		t.Errorf("%v, %v:\n%s", err, r.err, r.out)
 	}
 	if r := lith(t.Context(), "nodes", "--api", p.server.URL); !strings.Contains(r.out, "0.00 of 4.00") {

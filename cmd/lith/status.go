@@ -16,6 +16,7 @@ import (
 // statusView is what `lith status --json` prints.
 type statusView struct {
 	Cluster string     `json:"cluster"`
+	API     string     `json:"api"` // URL of the Mesos API, on this machine
 	Summary string     `json:"summary"`
 	Healthy bool       `json:"healthy"`
 	Leader  string     `json:"leader"` // empty: none
@@ -62,7 +63,7 @@ The exit code is 0 when all is well and 1 when not.`,
 }
 
 func (t *target) status(ctx context.Context, now time.Time) (statusView, error) {
-	s := statusView{Cluster: t.name, Nodes: []nodeView{}}
+	s := statusView{Cluster: t.name, API: t.api[0], Nodes: []nodeView{}}
 	leader, err := t.leader(ctx)
 	if err != nil && len(t.nodes) == 0 {
 		return s, err
@@ -118,7 +119,7 @@ func (s statusView) print(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, s)
 	}
-	fmt.Fprintf(w, "%s\n\n", s.Summary)
+	fmt.Fprintf(w, "%s\nMesos API: %s\n\n", s.Summary, s.API)
 	rows := make([][]string, 0, len(s.Nodes))
 	for _, n := range s.Nodes {
 		roles := strings.Join(n.Roles, ", ")
