@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -49,6 +50,7 @@ type Record struct {
 	Layers    []string          // of the image store, that its root is made of
 	Launch    *keeper.Launch    // nil: a tombstone, killed before it was launched
 	Container *keeper.Container // what others are told
+	Grace     time.Duration     // of the kill that was asked for; 0: none was, or nobody said
 }
 
 type body struct {
@@ -57,6 +59,7 @@ type body struct {
 	Layers    []string
 	Launch    []byte
 	Container []byte
+	Grace     time.Duration
 }
 
 // Fence is the newest leader that has spoken; older ones are refused.
@@ -145,7 +148,7 @@ func parse(raw []byte) (Record, error) {
 	if err := decode(raw, &b); err != nil {
 		return Record{}, err
 	}
-	r := Record{Step: b.Step, Slot: b.Slot, Layers: b.Layers, Container: &keeper.Container{}}
+	r := Record{Step: b.Step, Slot: b.Slot, Layers: b.Layers, Grace: b.Grace, Container: &keeper.Container{}}
 	if err := proto.Unmarshal(b.Container, r.Container); err != nil {
 		return Record{}, fmt.Errorf("%w: %w", errDamaged, err)
 	}
@@ -182,7 +185,7 @@ func decode(raw []byte, into any) error {
 
 // Put replaces a container's record and returns when it is on the medium.
 func (s *Store) Put(r Record) error {
-	b := body{Step: r.Step, Slot: r.Slot, Layers: r.Layers}
+	b := body{Step: r.Step, Slot: r.Slot, Layers: r.Layers, Grace: r.Grace}
 	var err error
 	if b.Container, err = proto.Marshal(r.Container); err != nil {
 		return fmt.Errorf("encode record: %w", err)

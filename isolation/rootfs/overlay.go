@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesolith/mesolith/isolation/tree"
 )
 
 // IDs is one row of the map from ids on disk to the ids of a container on the host.
@@ -154,10 +156,7 @@ func Unmount(bundle string) error {
 			}
 		}
 	}
-	if err := os.RemoveAll(bundle); err != nil {
-		return fmt.Errorf("remove bundle: %w", err)
-	}
-	return nil
+	return tree.Remove(bundle)
 }
 
 // userNamespace makes a namespace whose map is the wanted one. Namespaces need a process

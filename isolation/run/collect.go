@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesolith/mesolith/isolation/records"
+	"github.com/mesolith/mesolith/isolation/tree"
 )
 
 // sandboxShare is the part of the disk that sandboxes of finished tasks may take.
@@ -29,7 +30,7 @@ func (k *Keeper) collect(ctx context.Context) {
 			return
 		case <-k.sweep:
 		}
-		k.collectOnce()
+		k.collectOnce(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -44,13 +45,13 @@ type oldSandbox struct {
 	bytes uint64
 }
 
-func (k *Keeper) collectOnce() {
+func (k *Keeper) collectOnce(ctx context.Context) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(k.cfg.WorkDir, &st); err != nil {
 		k.log.Warn("sandboxes cannot be counted", "error", err)
 		return
 	}
-	k.collectBeyond(st.Blocks * uint64(st.Bsize) / sandboxShare)
+	k.collectBeyond(ctx, st.Blocks*uint64(st.Bsize)/sandboxShare)
 	if err := unix.Statfs(k.cfg.StoreDir, &st); err != nil {
 		k.log.Warn("image store cannot be measured", "error", err)
 		return
@@ -73,7 +74,13 @@ func (k *Keeper) askCollect() {
 	}
 }
 
-func (k *Keeper) collectBeyond(most uint64) {
+func (k *Keeper) collectBeyond(ctx context.Context, most uint64) {
+	// A pattern of fixed depth never walks into a sandbox. Who lives is asked afterwards:
+	// a container is known before it has a sandbox.
+	dirs, err := filepath.Glob(filepath.Join(k.cfg.WorkDir, "slaves/*/frameworks/*/executors/*/runs/*"))
+	if err != nil {
+		return
+	}
 	live := map[string]bool{}
 	k.mu.Lock()
 	for id, c := range k.containers {
@@ -82,11 +89,6 @@ func (k *Keeper) collectBeyond(most uint64) {
 		c.mu.Unlock()
 	}
 	k.mu.Unlock()
-	// A pattern of fixed depth never walks into a sandbox.
-	dirs, err := filepath.Glob(filepath.Join(k.cfg.WorkDir, "slaves/*/frameworks/*/executors/*/runs/*"))
-	if err != nil {
-		return
-	}
 	var old []oldSandbox
 	var sum uint64
 	for _, d := range dirs {
@@ -94,7 +96,7 @@ func (k *Keeper) collectBeyond(most uint64) {
 		if err != nil || !info.IsDir() || live[filepath.Base(d)] {
 			continue
 		}
-		s := oldSandbox{path: d, ended: info.ModTime(), bytes: diskUse(d)}
+		s := oldSandbox{path: d, ended: info.ModTime(), bytes: tree.Use(ctx, d)}
 		if out, err := os.Lstat(filepath.Join(d, "stdout")); err == nil && out.ModTime().After(s.ended) {
 			s.ended = out.ModTime()
 		}
@@ -103,10 +105,10 @@ func (k *Keeper) collectBeyond(most uint64) {
 	}
 	sort.Slice(old, func(i, j int) bool { return old[i].ended.Before(old[j].ended) })
 	for _, s := range old {
-		if sum <= most {
+		if sum <= most || ctx.Err() != nil {
 			return
 		}
-		if err := os.RemoveAll(s.path); err != nil {
+		if err := tree.Remove(s.path); err != nil {
 			k.log.Warn("old sandbox is left", "path", s.path, "error", err)
 			continue
 		}

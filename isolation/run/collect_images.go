@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/isolation/records"
+	"github.com/mesolith/mesolith/isolation/tree"
 )
 
 // collectImages removes images that no container is made of, longest not pulled first,
@@ -18,17 +20,22 @@ func (k *Keeper) collectImages(more func() bool) error {
 		return nil // a pull under way counts on the layers that it found: the next time will do
 	}
 	defer k.pulls.pause.Unlock()
+	if err := k.clearStaging(); err != nil {
+		return err
+	}
 	inUse := k.layersInUse()
 	images, err := k.storedImages()
 	if err != nil {
 		return err
 	}
 	sort.Slice(images, func(i, j int) bool { return images[i].PulledAt < images[j].PulledAt })
+	var kept []imagestore.Image // passed over, because a container is made of them
 	for i, img := range images {
 		if !more() {
 			return nil
 		}
 		if anyIn(img.Layers, inUse) {
+			kept = append(kept, img)
 			continue
 		}
 		if err := os.Remove(k.images.ImageFile(img.Reference)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -36,7 +43,7 @@ func (k *Keeper) collectImages(more func() bool) error {
 		}
 		k.log.Info("image is removed, the store is nearly full", "image", img.Reference)
 		keep := map[string]bool{}
-		for _, other := range images[i+1:] {
+		for _, other := range slices.Concat(kept, images[i+1:]) {
 			for _, l := range other.Layers {
 				keep[l] = true
 			}
@@ -45,9 +52,25 @@ func (k *Keeper) collectImages(more func() bool) error {
 			if keep[l] || inUse[l] {
 				continue
 			}
-			if err := os.RemoveAll(k.images.Layer(l)); err != nil {
+			if err := tree.Remove(k.images.Layer(l)); err != nil {
 				return fmt.Errorf("remove layer: %w", err)
 			}
+		}
+	}
+	return nil
+}
+
+// clearStaging removes what pullers left that were killed. The caller sees to it that
+// none is at work.
+func (k *Keeper) clearStaging() error {
+	names, err := os.ReadDir(k.images.Staging())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("look for unfinished pulls: %w", err)
+	}
+	for _, n := range names {
+		k.log.Info("what a pull left unfinished is removed", "name", n.Name())
+		if err := tree.Remove(filepath.Join(k.images.Staging(), n.Name())); err != nil {
+			return err
 		}
 	}
 	return nil

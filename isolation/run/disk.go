@@ -1,71 +1,70 @@
 package run
 
 import (
+	"context"
 	"fmt"
-	"io/fs"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"github.com/mesolith/mesolith/isolation/tree"
 )
 
 // diskInterval is how often the disk use of a container with a disk resource is
 // measured, as in Mesos.
 const diskInterval = 15 * time.Second
 
-// diskWatch measures what a container has on disk: its sandbox and what it changed in
-// its root file system.
+// diskWatch measures what a container has on disk, beside whoever waits for its end: a
+// tree of a million files takes its time, and a kill must not wait for that.
 type diskWatch struct {
-	limit  uint64 // bytes; 0: none
-	dirs   []string
-	ticker *time.Ticker
+	limit uint64 // bytes
+	dirs  []string
+	over  chan string // bound 1: why the container has to end; said once
+	end   context.CancelFunc
+	ended chan struct{}
 }
 
-func newDiskWatch(j *Job) *diskWatch {
-	w := &diskWatch{limit: j.Launch.GetDiskBytes(), dirs: []string{j.Paths.sandbox, filepath.Join(j.Paths.bundle, "upper")}}
-	if w.limit > 0 {
-		w.ticker = time.NewTicker(diskInterval)
+// watchDisk begins to measure a container's sandbox and what it changed in its root,
+// every so often, unless it has no limit: then over says nothing.
+func watchDisk(ctx context.Context, j *Job, every time.Duration) *diskWatch {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &diskWatch{
+		limit: j.Launch.GetDiskBytes(), dirs: []string{j.Paths.sandbox, filepath.Join(j.Paths.bundle, "upper"), j.Paths.etc},
+		over: make(chan string, 1), end: cancel, ended: make(chan struct{}),
 	}
+	if w.limit == 0 {
+		close(w.ended)
+		return w
+	}
+	go func() {
+		defer close(w.ended)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if why := w.exceeded(ctx); why != "" {
+				w.over <- why
+				return
+			}
+		}
+	}()
 	return w
 }
 
-func (w *diskWatch) ticks() <-chan time.Time {
-	if w.ticker == nil {
-		return nil
-	}
-	return w.ticker.C
-}
-
+// stop ends the measuring and waits for that.
 func (w *diskWatch) stop() {
-	if w.ticker != nil {
-		w.ticker.Stop()
-	}
+	w.end()
+	<-w.ended
 }
 
 // exceeded says why the container has to end; empty: it does not.
-func (w *diskWatch) exceeded() string {
-	var used uint64
-	for _, d := range w.dirs {
-		used += diskUse(d)
-	}
+func (w *diskWatch) exceeded(ctx context.Context) string {
+	used := tree.Use(ctx, w.dirs...)
 	if used <= w.limit {
 		return ""
 	}
 	return fmt.Sprintf("Disk limit exceeded: the container may use %d MB and used %d MB (sandbox and changes to its root); ask for more disk", w.limit>>20, used>>20)
-}
-
-// diskUse is what the blocks of a tree take, in bytes; what cannot be read counts nothing.
-func diskUse(dir string) uint64 {
-	var sum uint64
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil
-		}
-		if info, err := d.Info(); err == nil {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				sum += uint64(st.Blocks) * 512
-			}
-		}
-		return nil
-	})
-	return sum
 }

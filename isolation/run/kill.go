@@ -44,13 +44,13 @@ func (k *Keeper) Kill(m *keeper.Kill) error {
 	if c.killed && !deadline.Before(c.deadline) {
 		return nil
 	}
-	first := !c.killed
+	first := !c.rec.Container.GetKillRequested()
+	c.rec.Container.KillRequested, c.rec.Grace = true, max(grace, 1)
+	if err := k.store.Put(c.rec); err != nil {
+		return err
+	}
 	c.killed, c.deadline = true, deadline
 	if first {
-		c.rec.Container.KillRequested = true
-		if err := k.store.Put(c.rec); err != nil {
-			return err
-		}
 		k.tell(c)
 	}
 	if c.cancel != nil {
@@ -91,7 +91,7 @@ func (k *Keeper) await(ctx context.Context, c *container, j *Job, p *Process) (s
 	var grace <-chan time.Time
 	timer := time.NewTimer(math.MaxInt64)
 	defer timer.Stop()
-	disk := newDiskWatch(j)
+	disk := watchDisk(ctx, j, diskInterval)
 	defer disk.stop()
 	signalled, asTERM := false, false
 	for {
@@ -103,13 +103,11 @@ func (k *Keeper) await(ctx context.Context, c *container, j *Job, p *Process) (s
 			return e.status, e.lost, e.err
 		case <-ctx.Done():
 			return 0, false, nil
-		case <-disk.ticks():
-			if why := disk.exceeded(); why != "" {
-				c.mu.Lock()
-				c.limit, c.why = keeper.Container_DISK, why
-				c.mu.Unlock()
-				k.report(j, k.runtime.Kill(j, p))
-			}
+		case why := <-disk.over:
+			c.mu.Lock()
+			c.limit, c.why = keeper.Container_DISK, why
+			c.mu.Unlock()
+			k.report(j, k.runtime.Kill(j, p))
 		case <-c.wake:
 			c.mu.Lock()
 			killed, left := c.killed, time.Until(c.deadline)
@@ -145,7 +143,12 @@ func (k *Keeper) report(j *Job, err error) {
 // status PID 1 keeps.
 func (k *Keeper) awaitEnd(ctx context.Context, j *Job, p *Process) ending {
 	if p.Wait != nil {
-		status, err := p.Wait()
+		// It stays to be reaped until its status is recorded: should we die before
+		// that, PID 1 inherits it and keeps the status.
+		status, err := peekEnd(p.PID)
+		if err != nil {
+			status, err = p.Wait() // a kill has reaped it
+		}
 		return ending{status: status, err: err, lost: err != nil}
 	}
 	if err := waitGone(ctx, p.PID, p.StartTime); err != nil {
@@ -164,8 +167,14 @@ func (k *Keeper) adopt(c *container, j *Job) (*Process, error) {
 	p := &Process{PID: int(rec.Container.GetPid()), StartTime: rec.Container.GetStartTime()}
 	if rec.Container.GetKillRequested() {
 		// The grace is counted anew: nobody knows how long nobody counted.
+		grace := rec.Grace
+		if grace == 0 {
+			grace = defaultGrace
+		}
 		c.mu.Lock()
-		c.killed, c.deadline = true, time.Now().Add(defaultGrace)
+		if deadline := time.Now().Add(grace); !c.killed || deadline.Before(c.deadline) {
+			c.killed, c.deadline = true, deadline
+		}
 		c.mu.Unlock()
 		select {
 		case c.wake <- struct{}{}:

@@ -157,6 +157,9 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := spec.Supported(j.Task); err != nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
 	}
+	if _, err := portMappings(j); err != nil && !j.HostNetwork {
+		return nil, failed(keeper.Container_INVALID_TASK, err)
+	}
 	if err := k.findImage(ctx, c, j); err != nil {
 		k.askCollect() // it may have been for want of room
 		return nil, k.launchError(c, keeper.Container_IMAGE, err)
@@ -271,7 +274,11 @@ func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, erro
 		return Attached{}, err
 	}
 	fault.After(fault.Netns)
-	got, err := k.cfg.Network.Attach(ctx, Attachment{ID: j.ID, NetNS: k.runtime.NetNS(j), Hostname: j.Hostname, Ports: portMappings(j)})
+	ports, err := portMappings(j)
+	if err != nil {
+		return Attached{}, err
+	}
+	got, err := k.cfg.Network.Attach(ctx, Attachment{ID: j.ID, NetNS: k.runtime.NetNS(j), Hostname: j.Hostname, Ports: ports})
 	if err != nil {
 		return Attached{}, err
 	}
@@ -401,10 +408,8 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 	if err := k.runtime.Remove(j); err != nil {
 		errs = append(errs, err)
 	}
-	for _, dir := range []string{j.Paths.pipes, j.Paths.etc} {
-		if err := os.RemoveAll(dir); err != nil {
-			errs = append(errs, err)
-		}
+	if err := os.RemoveAll(j.Paths.pipes); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

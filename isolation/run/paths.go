@@ -33,16 +33,17 @@ func sandboxPath(workDir string, l *keeper.Launch) string {
 type paths struct {
 	sandbox string
 	pipes   string // directory of its output pipes
-	etc     string // hostname, hosts, resolv.conf, passwd
 	bundle  string // root, upper and work directory of its root file system
+	etc     string // hostname, hosts, resolv.conf, passwd: the task may write to them, so they lie where its files lie
 }
 
 func (k *Keeper) pathsOf(l *keeper.Launch) paths {
 	id := l.GetContainerId()
+	bundle := filepath.Join(k.cfg.StoreDir, "containers", id)
 	return paths{
 		sandbox: sandboxPath(k.cfg.WorkDir, l),
 		pipes:   filepath.Join(k.cfg.StateDir, "pipes", id),
-		etc:     filepath.Join(k.cfg.StateDir, "etc", id),
-		bundle:  filepath.Join(k.cfg.StoreDir, "containers", id),
+		bundle:  bundle,
+		etc:     filepath.Join(bundle, "etc"),
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,44 @@ func startTime(pid int) (uint64, error) {
 		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(f))
 	}
 	return strconv.ParseUint(f[19], 10, 64)
+}
+
+// childInfo is siginfo_t as waitid fills it in, on 64-bit machines.
+type childInfo struct {
+	signo, errno, code, _ int32
+	pid                   int32
+	uid                   uint32
+	status                int32
+	_                     [100]byte
+}
+
+const (
+	childExited = 1 // CLD_EXITED; all others end by a signal
+	childDumped = 3 // CLD_DUMPED
+	coreFlag    = 0x80
+)
+
+// peekEnd waits for the end of a child of ours and leaves it to be reaped. The status is
+// as wait4 words it.
+func peekEnd(pid int) (uint32, error) {
+	var info childInfo
+	for {
+		err := unix.Waitid(unix.P_PID, pid, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("wait for process %d: %w", pid, err)
+		}
+		break
+	}
+	switch info.code {
+	case childExited:
+		return uint32(info.status&0xff) << 8, nil
+	case childDumped:
+		return uint32(info.status) | coreFlag, nil
+	}
+	return uint32(info.status), nil
 }
 
 // waitGone returns when a process that is not our child has ended.

@@ -22,6 +22,7 @@ import (
 	"github.com/mesolith/mesolith/isolation/rootfs"
 	"github.com/mesolith/mesolith/isolation/spec"
 	"github.com/mesolith/mesolith/isolation/stdio"
+	"github.com/mesolith/mesolith/isolation/tree"
 )
 
 // Processes is the runtime for machines that cannot isolate: each task is a process in
@@ -309,7 +310,7 @@ func (Processes) Remove(j *Job) error {
 	if err := rootfs.Unbind(filepath.Join(j.Paths.bundle, "rootfs")); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(j.Paths.bundle); err != nil {
+	if err := tree.Remove(j.Paths.bundle); err != nil {
 		return fmt.Errorf("remove root: %w", err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,7 +28,8 @@ type pulls struct {
 	k     *Keeper
 	slots chan struct{}
 	// pause is held for reading from looking for an image until its layers are noted in
-	// a container's record; the collector of images takes it whole.
+	// a container's record, and for as long as a puller runs; the collector of images
+	// takes it whole.
 	pause sync.RWMutex
 	mu    sync.Mutex
 	runs  map[string]*pullRun
@@ -110,6 +112,9 @@ func (p *pulls) run(ctx context.Context, ref string, auth []byte) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	// Whoever wanted the image may be gone before the puller is.
+	p.pause.RLock()
+	defer p.pause.RUnlock()
 	k := p.k
 	if len(k.cfg.Pull) == 0 {
 		return fmt.Errorf("image %s: isolated was started without --pull, so that it can fetch nothing", ref)
@@ -142,6 +147,9 @@ func (p *pulls) run(ctx context.Context, ref string, auth []byte) error {
 		}
 		defer done()
 	}
+	// The puller dies with us, which for the kernel means: with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	k.log.Info("pull", "image", ref)
 	if err := cmd.Run(); err != nil {
 		if last := said.lastLine(); last != "" {

@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/mesolith/mesolith/internal/wire/keeper"
@@ -29,6 +28,9 @@ func (k *Keeper) Start(ctx context.Context) error {
 	k.mu.Unlock()
 	if err := k.removeStrangers(live); err != nil {
 		return err
+	}
+	if err := k.clearStaging(); err != nil {
+		k.log.Error("unfinished pulls are left", "error", err)
 	}
 	if k.cfg.Network != nil {
 		if err := k.cfg.Network.Restore(ctx, connected); err != nil {
@@ -57,16 +59,12 @@ func (k *Keeper) removeStrangers(live map[string]bool) error {
 	for _, id := range ids {
 		found[id] = true
 	}
-	for _, dir := range []string{"pipes", "etc"} {
-		names, err := os.ReadDir(filepath.Join(k.cfg.StateDir, dir))
-		if err != nil && !os.IsNotExist(err) {
-			return fmt.Errorf("look for leftovers: %w", err)
-		}
-		for _, n := range names {
-			if !live[n.Name()] {
-				found[n.Name()] = true
-			}
-		}
+	pipes, err := unknownIn(filepath.Join(k.cfg.StateDir, "pipes"), live)
+	if err != nil {
+		return fmt.Errorf("look for leftovers: %w", err)
+	}
+	for _, id := range pipes {
+		found[id] = true
 	}
 	for id := range found {
 		if !containerID.MatchString(id) {

@@ -326,12 +326,33 @@ func TestOldSandboxesGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.k.collectBeyond(1_500_000)
+	h.k.collectBeyond(t.Context(), 1_500_000)
 	if _, err := os.Stat(oldPath); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the older sandbox is still there: %v", err)
 	}
 	if _, err := os.Stat(c.GetSandbox()); err != nil {
 		t.Error(err)
+	}
+}
+
+// image puts an image into the store, with empty layers.
+func (h *house) image(ref string, pulled int64, layers ...string) {
+	h.t.Helper()
+	s := h.k.images
+	for _, dir := range append([]string{s.Images()}, layers...) {
+		if dir != s.Images() {
+			dir = s.Layer(dir)
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	raw, err := json.Marshal(imagestore.Image{Format: imagestore.Format, Reference: ref, Layers: layers, PulledAt: pulled})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(s.ImageFile(ref), raw, 0o644); err != nil {
+		h.t.Fatal(err)
 	}
 }
 
@@ -341,24 +362,10 @@ func TestUnusedImagesGo(t *testing.T) {
 	layer := func(c string) string { return "sha256-" + strings.Repeat(c, 64) }
 	for i, ref := range []string{"old", "shared", "used"} {
 		layers := []string{layer("a"), layer(string(rune('b' + i)))}
-		for _, l := range layers {
-			if err := os.MkdirAll(s.Layer(l), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
 		if ref == "old" {
 			layers = layers[1:]
 		}
-		raw, err := json.Marshal(imagestore.Image{Format: imagestore.Format, Reference: ref, Layers: layers, PulledAt: int64(i)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(s.Images(), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(s.ImageFile(ref), raw, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		h.image(ref, int64(i), layers...)
 	}
 	h.launch(launchOf("c", "sleep 1000"))
 	h.until("c", running)

@@ -105,8 +105,9 @@ func makeSandbox(workDir string, l *keeper.Launch, uid, gid int) error {
 	return nil
 }
 
-// portMappings are those that the task asks for by name, else its ports one to one.
-func portMappings(j *Job) []*keeper.PortMapping {
+// portMappings are those that the task asks for by name, else its ports one to one. Only
+// ports of its own resources can be led to it: all others are somebody else's.
+func portMappings(j *Job) ([]*keeper.PortMapping, error) {
 	var out []*keeper.PortMapping
 	add := func(host, container uint32, protocol string) {
 		for _, p := range []string{"tcp", "udp"} {
@@ -115,23 +116,54 @@ func portMappings(j *Job) []*keeper.PortMapping {
 			}
 		}
 	}
+	var asked []portMapping
 	for _, n := range j.Task.GetContainer().GetNetworkInfos() {
 		for _, m := range n.GetPortMappings() {
-			add(m.GetHostPort(), m.GetContainerPort(), m.GetProtocol())
+			asked = append(asked, m)
 		}
 	}
 	for _, m := range j.Task.GetContainer().GetDocker().GetPortMappings() {
+		asked = append(asked, m)
+	}
+	for _, m := range asked {
+		before := len(out)
 		add(m.GetHostPort(), m.GetContainerPort(), m.GetProtocol())
+		switch {
+		case len(out) == before:
+			return nil, fmt.Errorf("%w: port_mappings: protocol %q; write tcp or udp, or leave it out for both", spec.ErrInvalidTask, m.GetProtocol())
+		case len(out) > maxPorts:
+			return nil, fmt.Errorf("%w: port_mappings: more than %d; map fewer", spec.ErrInvalidTask, maxPorts/2)
+		case m.GetContainerPort() == 0 || m.GetContainerPort() > 65535:
+			return nil, fmt.Errorf("%w: port_mappings: container_port %d is no port", spec.ErrInvalidTask, m.GetContainerPort())
+		case !j.hasPort(m.GetHostPort()):
+			return nil, fmt.Errorf("%w: port_mappings: host_port %d is not among the task's ports; add it to its ports resource, out of the offer", spec.ErrInvalidTask, m.GetHostPort())
+		}
 	}
 	if len(out) > 0 {
-		return out
+		return out, nil
 	}
 	for _, r := range j.Launch.GetPorts() {
 		for p := r.GetBegin(); p <= r.GetEnd() && p <= 65535 && len(out) < maxPorts; p++ {
 			add(p, p, "")
 		}
 	}
-	return out
+	return out, nil
+}
+
+// portMapping is either kind of the schema's.
+type portMapping interface {
+	GetHostPort() uint32
+	GetContainerPort() uint32
+	GetProtocol() string
+}
+
+func (j *Job) hasPort(p uint32) bool {
+	for _, r := range j.Launch.GetPorts() {
+		if r.GetBegin() <= p && p <= r.GetEnd() {
+			return p > 0 && p <= 65535
+		}
+	}
+	return false
 }
 
 const maxPorts = 4096
