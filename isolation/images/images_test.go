@@ -65,9 +65,11 @@ func archive(t testing.TB, entries ...entry) []byte {
 }
 
 func dirEntry(name string) entry { return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeDir}} }
+
 func fileEntry(name, body string) entry {
 	return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644}, body: body}
 }
+
 func linkEntry(name, to string, kind byte) entry {
 	return entry{Header: tar.Header{Name: name, Linkname: to, Typeflag: kind}}
 }
@@ -279,7 +281,11 @@ func TestNoEntryLeavesTheRoot(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := unpack(root, bytes.NewReader(archive(t, entries...)), DefaultLimits(), false)
-			t.Log(err)
+			// Names that lead out are refused; through a link, the image's own root is the root.
+			contained := strings.Contains(name, "absolute") || name == "relative link" || name == "link over directory" || name == "file through link"
+			if contained != (err == nil) || (err != nil && name != "hard link through" && !errors.Is(err, ErrBadEntry)) {
+				t.Error(err)
+			}
 			for _, outside := range []string{filepath.Join(top, "out"), filepath.Join(top, "in", "out"), "/out"} {
 				if _, err := os.Lstat(outside); err == nil {
 					t.Errorf("%s exists", outside)

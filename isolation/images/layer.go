@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/mesolith/mesolith/internal/imagestore"
 )
@@ -67,10 +68,27 @@ func (p *puller) ensureLayer(src layerSource) (name string, size int64, err erro
 	if err != nil {
 		return "", 0, err
 	}
+	// On a disk the name must not be there before the bytes are.
+	if err := flush(root); err != nil {
+		return "", 0, err
+	}
 	if err := os.Rename(root, final); err != nil && !errors.Is(err, os.ErrExist) && !isNotEmpty(err) {
 		return "", 0, fmt.Errorf("put layer in place: %w", err)
 	}
 	return name, size, nil
+}
+
+// flush writes the file system of a directory to its medium.
+func flush(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("flush layer: %w", err)
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("flush layer: %w", err)
+	}
+	return nil
 }
 
 // unpackVerified unpacks one compressed layer into dir and compares both digests.

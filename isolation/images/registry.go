@@ -145,7 +145,7 @@ func (p *puller) fetchFrom(ctx context.Context, s source) (imagestore.Image, err
 	}
 	image, err := desc.Image()
 	if err != nil {
-		return imagestore.Image{}, fmt.Errorf("no image for %s: %w", p.platform, err)
+		return imagestore.Image{}, fmt.Errorf("it has nothing for this node's platform %s: %w", p.platform, err)
 	}
 	manifest, err := image.Manifest()
 	if err != nil {
@@ -160,6 +160,9 @@ func (p *puller) fetchFrom(ctx context.Context, s source) (imagestore.Image, err
 	raw, err := image.RawConfigFile()
 	if err != nil {
 		return imagestore.Image{}, fmt.Errorf("configuration: %w", err)
+	}
+	if err := checkPlatform(raw, platform); err != nil {
+		return imagestore.Image{}, err
 	}
 	config, diffIDs, err := parseConfig(raw)
 	if err != nil {
@@ -187,6 +190,22 @@ func (p *puller) fetchFrom(ctx context.Context, s source) (imagestore.Image, err
 		out.Bytes += size
 	}
 	return out, nil
+}
+
+// checkPlatform refuses an image that no index chose and that says it is for another kind
+// of machine: its programs would fail with a word that tells nobody anything.
+func checkPlatform(raw []byte, node *v1.Platform) error {
+	var c struct {
+		OS           string `json:"os"`
+		Architecture string `json:"architecture"`
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return fmt.Errorf("configuration is not valid JSON: %w", err)
+	}
+	if (c.OS != "" && c.OS != node.OS) || (c.Architecture != "" && c.Architecture != node.Architecture) {
+		return fmt.Errorf("it is for %s/%s, this node is %s/%s: build it for that platform, or for several with an index", c.OS, c.Architecture, node.OS, node.Architecture)
+	}
+	return nil
 }
 
 // parseConfig takes what a container needs out of an image's configuration.
@@ -241,6 +260,9 @@ func explain(err error) error {
 		}
 		return fmt.Errorf("%w; nothing of it was used: the registry or something before it alters bytes, push the image again", err)
 	}
+	if errors.Is(err, errSlow) {
+		return fmt.Errorf("%w; check the way to it, or set registries.mirrors in the cluster file", err)
+	}
 	if errors.Is(err, ErrBadEntry) {
 		return fmt.Errorf("%w; nothing of it was used: build the image again", err)
 	}
@@ -249,7 +271,7 @@ func explain(err error) error {
 
 // newTransport bounds what a registry may make the puller wait for or read.
 func newTransport() http.RoundTripper {
-	return boundedTransport{&http.Transport{
+	return boundedTransport{patience: patience, next: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -260,13 +282,37 @@ func newTransport() http.RoundTripper {
 	}}
 }
 
-// boundedTransport cuts every answer but a blob's at maxDocument.
-type boundedTransport struct{ next http.RoundTripper }
+// isBlob tells a blob's bytes from all other answers; registries send them from
+// elsewhere, by a redirection.
+func isBlob(r *http.Request) bool {
+	for {
+		if strings.HasPrefix(r.URL.Path, "/v2/") && strings.Contains(r.URL.Path, "/blobs/") {
+			return true
+		}
+		if r.Response == nil || r.Response.Request == nil {
+			return false
+		}
+		r = r.Response.Request
+	}
+}
+
+// boundedTransport cuts every answer but a blob's at maxDocument, and gives up one that
+// does not come on.
+type boundedTransport struct {
+	next     http.RoundTripper
+	patience time.Duration
+}
 
 func (b boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := b.next.RoundTrip(r)
-	if err != nil || !strings.HasPrefix(r.URL.Path, "/v2/") || strings.Contains(r.URL.Path, "/blobs/") {
-		return resp, err // a blob's size is checked against its descriptor while it is read
+	ctx, cancel := context.WithCancel(r.Context())
+	resp, err := b.next.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp.Body = &patient{body: resp.Body, giveUp: cancel, left: b.patience}
+	if isBlob(r) {
+		return resp, nil // its size is checked against its descriptor while it is read
 	}
 	if resp.ContentLength > maxDocument {
 		resp.Body.Close()

@@ -30,6 +30,9 @@ func DefaultLimits() Limits {
 // ErrBadEntry says that an archive has an entry that no sound layer has.
 var ErrBadEntry = errors.New("bad entry")
 
+// idRange is how many ids a container's files can have.
+const idRange = 65536
+
 const (
 	whiteoutPrefix = ".wh."
 	opaqueMarker   = ".wh..wh..opq"
@@ -42,6 +45,7 @@ type unpacker struct {
 	root    int // descriptor of the layer's directory
 	limits  Limits
 	chown   bool
+	in      *counter // the archive, as it is read
 	entries int
 	bytes   int64
 
@@ -63,10 +67,10 @@ func unpack(dir string, r io.Reader, limits Limits, chown bool) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", dir, err)
 	}
-	u := &unpacker{root: root, limits: limits, chown: chown, parent: -1}
+	u := &unpacker{root: root, limits: limits, chown: chown, parent: -1, in: &counter{r: r}}
 	defer unix.Close(root)
 	defer u.dropParent()
-	archive := tar.NewReader(r)
+	archive := tar.NewReader(u.in)
 	for {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -110,6 +114,9 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil // words about what follows, not a file
+	}
 	if name == "." {
 		if h.Typeflag != tar.TypeDir {
 			return fmt.Errorf("%w: the root is not a directory", ErrBadEntry)
@@ -124,10 +131,17 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		return u.whiteout(parent, base)
 	}
-	if err := u.clear(parent, base, h.Typeflag == tar.TypeDir); err != nil {
+	hidden, err := u.clear(parent, base, h.Typeflag == tar.TypeDir)
+	if err != nil {
 		return err
 	}
-	return u.create(parent, name, base, h, body)
+	if err := u.create(parent, name, base, h, body); err != nil {
+		return err
+	}
+	if hidden && h.Typeflag == tar.TypeDir {
+		return opaque(parent, base)
+	}
+	return nil
 }
 
 func (u *unpacker) create(parent int, name, base string, h *tar.Header, body io.Reader) error {
@@ -153,8 +167,6 @@ func (u *unpacker) create(parent int, name, base string, h *tar.Header, body io.
 		}
 	case tar.TypeChar, tar.TypeBlock:
 		return nil // containers get their devices from the keeper, never from an image
-	case tar.TypeXGlobalHeader:
-		return nil
 	default:
 		return fmt.Errorf("%w: type %q is not one of a file system's", ErrBadEntry, h.Typeflag)
 	}
@@ -162,14 +174,14 @@ func (u *unpacker) create(parent int, name, base string, h *tar.Header, body io.
 }
 
 func (u *unpacker) file(parent int, base string, h *tar.Header, body io.Reader) error {
-	if h.Size < 0 || u.bytes+h.Size > u.limits.Bytes {
+	if h.Size < 0 || h.Size > u.limits.Bytes-u.bytes {
 		return fmt.Errorf("%w: the layer has more than %d bytes of files", ErrBadEntry, u.limits.Bytes)
 	}
 	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("make file: %w", err)
 	}
-	n, err := io.Copy(fdWriter(fd), body)
+	n, err := io.Copy(fdWriter(fd), u.dense(body))
 	if cerr := unix.Close(fd); err == nil {
 		err = cerr
 	}
@@ -178,6 +190,12 @@ func (u *unpacker) file(parent int, base string, h *tar.Header, body io.Reader) 
 		return fmt.Errorf("write file: %w", err)
 	}
 	return nil
+}
+
+// dense stops a file of holes, which an archive says in a few bytes, as the bomb that it
+// is: the disk would hold every byte of it.
+func (u *unpacker) dense(body io.Reader) io.Reader {
+	return &ratioReader{r: body, in: u.in, out: u.bytes, ratio: u.limits.Ratio}
 }
 
 // fdWriter writes to a plain descriptor.
@@ -217,18 +235,21 @@ func (u *unpacker) link(parent int, base, target string) error {
 
 func (u *unpacker) whiteout(parent int, base string) error {
 	if base == opaqueMarker {
-		dir := fmt.Sprintf("/proc/self/fd/%d", parent)
-		if err := unix.Setxattr(dir, imagestore.OpaqueXattr, []byte("y"), 0); err != nil {
-			return fmt.Errorf("mark opaque: %w", err)
-		}
-		return nil
+		return opaque(parent, ".")
 	}
 	hidden := strings.TrimPrefix(base, whiteoutPrefix)
 	if hidden == "" || hidden == "." || hidden == ".." || strings.HasPrefix(hidden, whiteoutPrefix) {
 		return fmt.Errorf("%w: whiteout of %q", ErrBadEntry, hidden)
 	}
-	if err := u.clear(parent, hidden, false); err != nil {
+	// It is about lower layers only: what this one has under the name stays, and hides
+	// them by itself unless it is a directory.
+	switch kind, err := kindOf(parent, hidden); {
+	case err != nil:
 		return err
+	case kind == unix.S_IFDIR:
+		return opaque(parent, hidden)
+	case kind != 0:
+		return nil
 	}
 	if err := unix.Mknodat(parent, hidden, unix.S_IFCHR, 0); err != nil {
 		return fmt.Errorf("make whiteout: %w", err)
@@ -236,9 +257,34 @@ func (u *unpacker) whiteout(parent int, base string) error {
 	return nil
 }
 
+// opaque makes a directory hide what lower layers have in it.
+func opaque(parent int, base string) error {
+	at := fmt.Sprintf("/proc/self/fd/%d/%s", parent, base)
+	if err := unix.Lsetxattr(at, imagestore.OpaqueXattr, []byte("y"), 0); err != nil {
+		return fmt.Errorf("mark opaque: %w", err)
+	}
+	return nil
+}
+
+// kindOf is the file type of a name; 0: there is nothing.
+func kindOf(parent int, base string) (uint32, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at: %w", err)
+	}
+	return st.Mode & unix.S_IFMT, nil
+}
+
 // meta gives an entry its owner, mode, extended attributes and time.
 func (u *unpacker) meta(parent int, base string, h *tar.Header) error {
 	if u.chown {
+		if h.Uid < 0 || h.Uid >= idRange || h.Gid < 0 || h.Gid >= idRange {
+			return fmt.Errorf("%w: owner %d:%d; a container has the ids 0 to %d", ErrBadEntry, h.Uid, h.Gid, idRange-1)
+		}
 		if err := unix.Fchownat(parent, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("set owner %d:%d: %w", h.Uid, h.Gid, err)
 		}
@@ -291,25 +337,21 @@ func (u *unpacker) setDirTimes() error {
 }
 
 // clear removes what an earlier entry of the same layer left under a name, except a
-// directory where a directory comes.
-func (u *unpacker) clear(parent int, base string, keepDir bool) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// directory where a directory comes. It says whether that was a whiteout.
+func (u *unpacker) clear(parent int, base string, keepDir bool) (hidden bool, err error) {
+	kind, err := kindOf(parent, base)
+	if err != nil || kind == 0 {
+		return false, err
 	}
-	if err != nil {
-		return fmt.Errorf("look at: %w", err)
-	}
-	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	isDir := kind == unix.S_IFDIR
 	if isDir && keepDir {
-		return nil
+		return false, nil
 	}
 	u.dropParentUnless(parent)
 	if err := removeAt(parent, base, isDir); err != nil {
-		return fmt.Errorf("replace: %w", err)
+		return false, fmt.Errorf("replace: %w", err)
 	}
-	return nil
+	return kind == unix.S_IFCHR, nil // an image makes no devices
 }
 
 // openParent opens the directory of an entry, making what is missing; the descriptor

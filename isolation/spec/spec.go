@@ -174,8 +174,12 @@ func HostID(first, id uint32) uint32 {
 
 func namespaces(in Input) []specs.LinuxNamespace {
 	out := []specs.LinuxNamespace{
-		{Type: specs.UserNamespace}, {Type: specs.MountNamespace}, {Type: specs.PIDNamespace},
-		{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
+		{Type: specs.UserNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace},
 	}
 	if !in.HostNetwork {
 		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace})
