@@ -79,13 +79,15 @@ type Agent struct {
 	sentAt   time.Time // of the last Attach without an answer
 	retiring string    // reason; set: everything here is being ended for a new identity
 	network  *wire.NetworkPlan
-	runtime  string // of the keeper
+	again    map[string]bool // containers of which the keeper could not do what it was asked
+	strays   bool            // some that are nobody's could not be ended yet
+	runtime  string          // of the keeper
 	started  time.Time
 }
 
 // New opens nothing yet.
 func New(cfg Config) *Agent {
-	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, started: time.Now()}
+	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, again: map[string]bool{}, started: time.Now()}
 	a.loops.masters = make(chan masterEvent, 256)
 	a.loops.keeper = make(chan keeperEvent, 256)
 	return a
@@ -346,6 +348,7 @@ func (a *Agent) onTick(now time.Time) error {
 			}
 		}
 	}
+	a.askAgain()
 	if a.leader != nil && !a.attached && now.Sub(a.sentAt) > attachRetry {
 		a.attach()
 	}

@@ -163,6 +163,7 @@ type playedKeeper struct {
 	requests chan *keeper.Request // without Hello, Configure, List
 
 	mu         sync.Mutex
+	refuse     func(*keeper.Request) *keeper.Error // nil: nothing
 	conn       net.Conn
 	containers map[string]*keeper.Container
 }
@@ -223,6 +224,9 @@ func (k *playedKeeper) serve(c net.Conn) {
 				list.Containers = append(list.Containers, c)
 			}
 			resp.Body = &keeper.Response_List{List: list}
+		}
+		if k.refuse != nil {
+			resp.Error = k.refuse(r)
 		}
 		err := wire.Write(c, resp)
 		k.mu.Unlock()

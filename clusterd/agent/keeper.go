@@ -12,23 +12,25 @@ import (
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 )
 
-// keeperLink is the connection to isolated. A nil link sends nowhere.
+// keeperLink is the connection to isolated. A nil link sends nowhere. But for the two
+// goroutines that read and write frames it belongs to Run's.
 type keeperLink struct {
 	conn net.Conn
 	out  chan *keeper.Request
 
-	mu     sync.Mutex
 	lastID uint64
+	asked  map[uint64]*keeper.Request // Launch and Kill without an answer yet, by request
 }
 
 func (l *keeperLink) send(r *keeper.Request) {
 	if l == nil {
 		return
 	}
-	l.mu.Lock()
 	l.lastID++
 	r.Id = l.lastID
-	l.mu.Unlock()
+	if r.GetLaunch() != nil || r.GetKill() != nil {
+		l.asked[r.Id] = r
+	}
 	select {
 	case l.out <- r:
 	default:
@@ -72,7 +74,7 @@ func (a *Agent) talkKeeper(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	link := &keeperLink{conn: conn, out: make(chan *keeper.Request, queueFrames)}
+	link := &keeperLink{conn: conn, out: make(chan *keeper.Request, queueFrames), asked: map[uint64]*keeper.Request{}}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -105,6 +107,7 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 	case e.err != nil:
 		if a.keeper == e.link {
 			a.keeper = nil
+			clear(a.again) // whatever is open is asked for anew when it is back
 			a.log.Warn("connection to the container keeper ended; tasks go on", "why", e.err.Error())
 		}
 		return nil
@@ -115,9 +118,13 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 		return nil
 	}
 	m := e.response
+	asked := e.link.asked[m.GetId()]
+	delete(e.link.asked, m.GetId())
 	if er := m.GetError(); er != nil {
-		a.log.Error("the container keeper refused a request", "code", er.GetCode().String(), "why", er.GetMessage())
-		return nil
+		return a.onRefused(asked, er)
+	}
+	if asked != nil {
+		delete(a.again, containerOf(asked))
 	}
 	switch b := m.GetBody().(type) {
 	case *keeper.Response_Hello:
@@ -131,10 +138,63 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 	return nil
 }
 
+// onRefused sees to it that no launch and no kill ends in a refusal: what can never be
+// is the task's end, all else is asked for again.
+func (a *Agent) onRefused(asked *keeper.Request, er *keeper.Error) error {
+	id := containerOf(asked)
+	if !a.again[id] {
+		a.log.Error("the container keeper refused a request", "container", id, "code", er.GetCode().String(), "why", er.GetMessage())
+	}
+	t := a.tasks[id]
+	switch {
+	case asked == nil:
+	case t == nil:
+		// A container of a memory that is gone, and a keeper that knows newer leaders.
+		k := asked.GetKill()
+		switch {
+		case er.GetCode() != keeper.Error_STALE:
+		case older(k.GetHeight(), k.GetTerm(), a.height, a.term): // so do we by now
+			a.keeper.send(&keeper.Request{Body: &keeper.Request_List{List: &keeper.List{}}})
+		default:
+			a.strays = true
+		}
+	case asked.GetLaunch() != nil && er.GetCode() == keeper.Error_INVALID:
+		return a.happen(t, task.Observed{Stamp: stamp(), Container: &keeper.Container{
+			ContainerId: id, Phase: keeper.Container_FAILED, Failure: keeper.Container_INVALID_TASK, Message: er.GetMessage(),
+		}})
+	default:
+		a.again[id] = true
+	}
+	return nil
+}
+
+func containerOf(r *keeper.Request) string {
+	if l := r.GetLaunch(); l != nil {
+		return l.GetContainerId()
+	}
+	return r.GetKill().GetContainerId()
+}
+
+// askAgain repeats what the keeper could not do before.
+func (a *Agent) askAgain() {
+	for id := range a.again {
+		t := a.tasks[id]
+		if t == nil || t.Terminal() {
+			delete(a.again, id)
+			continue
+		}
+		for _, act := range task.Resume(*t) {
+			if _, send := act.(task.Send); !send {
+				a.do(t, act)
+			}
+		}
+	}
+}
+
 // onList makes the journal and the keeper's containers agree; from here on the keeper
 // is connected.
 func (a *Agent) onList(l *keeperLink, list []*keeper.Container) error {
-	a.keeper = l
+	a.keeper, a.strays = l, false
 	a.tellNetwork()
 	held := map[string]bool{}
 	for _, c := range list {

@@ -11,6 +11,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/task"
 	"github.com/mesolith/mesolith/internal/wire"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
+	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -176,6 +177,9 @@ func (a *Agent) onHello(l *masterLink, m *agentwire.FromMaster, h *agentwire.Mas
 			return err
 		}
 		a.height, a.term = m.GetHeight(), m.GetTerm()
+		if a.strays {
+			a.keeper.send(&keeper.Request{Body: &keeper.Request_List{List: &keeper.List{}}})
+		}
 	}
 	if a.leader == l && a.attached {
 		return nil

@@ -291,7 +291,7 @@ func ended(t Task, e Observed, c *keeper.Container) (Task, []Action) {
 		return end(mesosv1.TaskState_TASK_FAILED, agentSource, mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_DISK.Enum(), orElse(c.GetMessage(), "the container used more disk than its limit"))
 	case c.GetFailure() == keeper.Container_LOST:
 		return end(mesosv1.TaskState_TASK_FAILED, agentSource, mesosv1.TaskStatus_REASON_EXECUTOR_TERMINATED.Enum(), orElse(c.GetMessage(), "the exit status of the container could not be kept"))
-	case t.Overdue:
+	case t.Overdue || overdueBefore(t, c):
 		return end(mesosv1.TaskState_TASK_FAILED, executorSource, mesosv1.TaskStatus_REASON_MAX_COMPLETION_TIME_REACHED.Enum(), "the task ran longer than max_completion_time; "+said)
 	case t.KillRequested || c.GetKillRequested():
 		return end(mesosv1.TaskState_TASK_KILLED, executorSource, nil, said)
@@ -299,6 +299,12 @@ func ended(t Task, e Observed, c *keeper.Container) (Task, []Action) {
 		return end(mesosv1.TaskState_TASK_FINISHED, executorSource, nil, said)
 	}
 	return end(mesosv1.TaskState_TASK_FAILED, executorSource, nil, said)
+}
+
+// overdueBefore says whether the kill was ours for max_completion_time, asked for by a
+// program that died since.
+func overdueBefore(t Task, c *keeper.Container) bool {
+	return c.GetKillRequested() && !t.KillRequested && t.Info.GetMaxCompletionTime().GetNanoseconds() > 0
 }
 
 // describeExit words an exit as the Mesos command executor does: clients parse it.

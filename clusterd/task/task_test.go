@@ -81,7 +81,8 @@ func TestLives(t *testing.T) {
 		want   []string
 	}{
 		{"finishes", []Event{
-			Run{s.next()}, seen(&s, 1, keeper.Container_PULLING, nil), seen(&s, 2, keeper.Container_PREPARING, nil),
+			Run{s.next()},
+			seen(&s, 1, keeper.Container_PULLING, nil), seen(&s, 2, keeper.Container_PREPARING, nil),
 			seen(&s, 3, keeper.Container_RUNNING, nil), seen(&s, 4, keeper.Container_ENDED, nil),
 		}, []string{"launch", "", "record STARTING, send", "record RUNNING", "record FINISHED"}},
 		{"fails", []Event{
@@ -91,7 +92,8 @@ func TestLives(t *testing.T) {
 			Run{s.next()}, seen(&s, 1, keeper.Container_ENDED, nil),
 		}, []string{"launch", "record RUNNING, send, record FINISHED"}},
 		{"out of memory", []Event{
-			Run{s.next()}, seen(&s, 1, keeper.Container_RUNNING, nil),
+			Run{s.next()},
+			seen(&s, 1, keeper.Container_RUNNING, nil),
 			seen(&s, 2, keeper.Container_ENDED, func(c *keeper.Container) {
 				c.WaitStatus, c.Limitation = uint32(syscall.SIGKILL), keeper.Container_MEMORY
 			}),
@@ -100,8 +102,11 @@ func TestLives(t *testing.T) {
 			Run{s.next()}, seen(&s, 1, keeper.Container_FAILED, func(c *keeper.Container) { c.Failure = keeper.Container_IMAGE }),
 		}, []string{"launch", "record FAILED/CONTAINER_LAUNCH_FAILED, send"}},
 		{"killed while running", []Event{
-			Run{s.next()}, seen(&s, 1, keeper.Container_RUNNING, nil), Kill{s.next(), -1},
-			Kill{s.next(), time.Minute}, Kill{s.next(), time.Second},
+			Run{s.next()},
+			seen(&s, 1, keeper.Container_RUNNING, nil),
+			Kill{s.next(), -1},
+			Kill{s.next(), time.Minute},
+			Kill{s.next(), time.Second},
 			seen(&s, 2, keeper.Container_ENDED, func(c *keeper.Container) { c.WaitStatus = uint32(syscall.SIGTERM) }),
 		}, []string{
 			"launch", "record STARTING, send, record RUNNING", "record kill 3s, kill 3s, record KILLING",
@@ -111,7 +116,10 @@ func TestLives(t *testing.T) {
 			Run{s.next()}, Kill{s.next(), -1}, seen(&s, 1, keeper.Container_FAILED, func(c *keeper.Container) { c.Failure = keeper.Container_KILLED_DURING_LAUNCH }),
 		}, []string{"launch", "record kill 3s, kill 3s", "record KILLED/TASK_KILLED_DURING_LAUNCH, send"}},
 		{"too long", []Event{
-			Run{s.next()}, seen(&s, 1, keeper.Container_RUNNING, nil), Overdue{s.next()}, Overdue{s.next()},
+			Run{s.next()},
+			seen(&s, 1, keeper.Container_RUNNING, nil),
+			Overdue{s.next()},
+			Overdue{s.next()},
 			seen(&s, 2, keeper.Container_ENDED, func(c *keeper.Container) { c.WaitStatus = uint32(syscall.SIGTERM) }),
 		}, []string{"launch", "record STARTING, send, record RUNNING", "kill 3s", "", "record FAILED/MAX_COMPLETION_TIME_REACHED"}},
 		{"keeper lost its records before it saw the launch", []Event{
@@ -225,5 +233,29 @@ func TestRandomEventsKeepTheSequence(t *testing.T) {
 	}
 	if terminals == 0 {
 		t.Fatal("no run ever ended: the test tests nothing")
+	}
+}
+
+// A kill for max_completion_time keeps its reason when the program that asked for it died
+// before the end was seen; a kill that somebody asked for is one all the same.
+func TestOverdueBeforeARestart(t *testing.T) {
+	for _, c := range []struct {
+		limit, asked bool
+		want         string
+	}{
+		{true, false, "record FAILED/MAX_COMPLETION_TIME_REACHED"},
+		{true, true, "record KILLED"},
+		{false, false, "record KILLED"},
+	} {
+		s := stamps{}
+		task := launched()
+		task.Latest, task.Known, task.KillRequested = mesosv1.TaskState_TASK_RUNNING, true, c.asked
+		if c.limit {
+			task.Info.MaxCompletionTime = &mesosv1.DurationInfo{Nanoseconds: proto.Int64(1)}
+		}
+		_, actions := Next(task, seen(&s, 2, keeper.Container_ENDED, func(c *keeper.Container) { c.KillRequested, c.WaitStatus = true, 15 }))
+		if got := told(actions); !strings.Contains(got, c.want) {
+			t.Errorf("limit %t, asked %t: %s", c.limit, c.asked, got)
+		}
 	}
 }
