@@ -3,7 +3,10 @@
 package qemutests
 
 import (
+	"archive/tar"
+	"bytes"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -11,7 +14,10 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/mesolith/mesolith/api/client"
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 )
@@ -63,14 +69,16 @@ func TestBadImages(t *testing.T) {
 		{"no such image", w.Registry.Host + "/absent:1", []string{"absent"}},
 		{"wrong digest", liar, []string{"sha256", "10.77.0.1:5001"}},
 		{"not a reference", "UPPER CASE//", []string{"UPPER CASE//"}},
+		{"an entry above the root", w.layered(t, "above:1", tar.Header{Name: "../../escaped", Typeflag: tar.TypeReg}), []string{"escaped", "leaves the image's root", "build the image again"}},
+		{"a hard link out", w.layered(t, "link:1", tar.Header{Name: "l", Linkname: "../../etc/passwd", Typeflag: tar.TypeLink}), []string{"leaves the image's root"}},
+		{"an owner nobody can be", w.layered(t, "owner:1", tar.Header{Name: "f", Uid: 70000, Typeflag: tar.TypeReg}), []string{"70000", "0 to 65535"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			task := f.task(t, strings.ReplaceAll(c.name, " ", "-"), "say", "never")
 			task.Container = dockerImage(c.image)
 			ended := f.runToEnd(t, task)[0]
-			if got := ended.Status.GetState(); got != mesosv1.TaskState_TASK_FAILED && got != mesosv1.TaskState_TASK_ERROR {
-				t.Fatalf("ended as %s: %s", got, ended.Status.GetMessage())
-			}
+			wantState(t, ended, mesosv1.TaskState_TASK_FAILED)
+			wantWhy(t, ended, mesosv1.TaskStatus_SOURCE_AGENT, mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED)
 			for _, part := range c.says {
 				if !strings.Contains(ended.Status.GetMessage(), part) {
 					t.Errorf("message %q does not say %q", ended.Status.GetMessage(), part)
@@ -79,6 +87,64 @@ func TestBadImages(t *testing.T) {
 		})
 	}
 	wantState(t, f.runToEnd(t, f.task(t, "after", "say", "fine"))[0], mesosv1.TaskState_TASK_FINISHED)
+	// What a layer writes through links of its own stays in the container's root.
+	through := f.task(t, "through", "show", "/out/mark")
+	through.Container = dockerImage(w.layered(t, "through:1",
+		tar.Header{Name: "up", Linkname: "/", Typeflag: tar.TypeSymlink}, tar.Header{Name: "up/out/mark", Typeflag: tar.TypeReg, Size: 7},
+		tar.Header{Name: "far", Linkname: "../../../..", Typeflag: tar.TypeSymlink}, tar.Header{Name: "far/out/far", Typeflag: tar.TypeReg}))
+	ended := f.runToEnd(t, through)[0]
+	wantState(t, ended, mesosv1.TaskState_TASK_FINISHED)
+	if got := f.output(t, ended, "stdout"); got != "written" {
+		t.Errorf("through a link was written %q", got)
+	}
+}
+
+// wantWhy fails the test unless a status has this source and reason; reason 0: none.
+func wantWhy(t *testing.T, l client.Launched, source mesosv1.TaskStatus_Source, reason mesosv1.TaskStatus_Reason) {
+	t.Helper()
+	s := l.Status
+	if s.GetSource() != source || s.Reason != nil != (reason != none) || (reason != none && s.GetReason() != reason) {
+		t.Errorf("task %s: source %s, reason %v (%s), want %s and %s", l.Task.ID, s.GetSource(), s.Reason, s.GetMessage(), source, reason)
+	}
+}
+
+// none is no reason at all.
+const none = mesosv1.TaskStatus_Reason(-1)
+
+// layered puts the tests' program with one more layer into the registry. Files of a size
+// have the word "written" in them.
+func (w *world) layered(t *testing.T, as string, entries ...tar.Header) string {
+	t.Helper()
+	var raw bytes.Buffer
+	archive := tar.NewWriter(&raw)
+	for _, h := range entries {
+		h.Mode = 0o644
+		if err := archive.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := archive.Write([]byte("written")[:h.Size]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := cluster.ProgramImage(taskProgram())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err = mutate.AppendLayers(img, layer); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := w.Registry.Push(t.Context(), "bad-"+as, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref
 }
 
 // lyingRegistry serves an image whose layer is not what its manifest promises.

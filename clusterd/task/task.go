@@ -19,6 +19,7 @@ package task
 
 import (
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -311,7 +312,8 @@ func overdueBefore(t Task, c *keeper.Container) bool {
 func describeExit(c *keeper.Container) string {
 	ws := syscall.WaitStatus(c.GetWaitStatus())
 	if ws.Signaled() {
-		return fmt.Sprintf("Command terminated with signal %s", ws.Signal())
+		name := ws.Signal().String() // the C library's, but for the capital
+		return "Command terminated with signal " + strings.ToUpper(name[:1]) + name[1:]
 	}
 	return fmt.Sprintf("Command exited with status %d", ws.ExitStatus())
 }

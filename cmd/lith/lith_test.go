@@ -96,7 +96,8 @@ func TestRun(t *testing.T) {
 	}{
 		{"finished", ended(mesosv1.TaskState_TASK_FINISHED, "Command exited with status 0"), 0, "runs on"},
 		{"exit code", ended(mesosv1.TaskState_TASK_FAILED, "Command exited with status 3"), 3, "TASK_FAILED"},
-		{"signal", ended(mesosv1.TaskState_TASK_FAILED, "Command terminated with signal killed"), 137, "signal killed"},
+		{"signal", ended(mesosv1.TaskState_TASK_FAILED, "Command terminated with signal Killed"), 137, "signal Killed"},
+		{"signal in small letters", ended(mesosv1.TaskState_TASK_FAILED, "Command terminated with signal terminated"), 143, "signal terminated"},
 		{"lost", ended(mesosv1.TaskState_TASK_LOST, "the agent was removed"), 125, "the agent was removed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -225,7 +225,7 @@ func (p *played) take(f *playedFramework, call *scheduler.Call) {
 	case scheduler.Call_KILL:
 		for _, t := range f.tasks {
 			if t.info.GetTaskId().GetValue() == call.GetKill().GetTaskId().GetValue() {
-				t.next = []*mesosv1.TaskStatus{ended(mesosv1.TaskState_TASK_KILLED, "Command terminated with signal terminated")}
+				t.next = []*mesosv1.TaskStatus{ended(mesosv1.TaskState_TASK_KILLED, "Command terminated with signal Terminated")}
 				p.advance(f, t)
 			}
 		}

@@ -452,7 +452,7 @@ func (r *runner) outcome(s *mesosv1.TaskStatus) int {
 
 var (
 	exitedWith = regexp.MustCompile(`exited with status (\d+)`)
-	endedBy    = regexp.MustCompile(`terminated with signal ([a-z ]+[0-9]*)`)
+	endedBy    = regexp.MustCompile(`terminated with signal ([A-Za-z /]+[0-9]*)`)
 )
 
 // codeOf reads an exit code out of the sentence in which Mesos tells it.
@@ -467,7 +467,7 @@ func codeOf(s *mesosv1.TaskStatus) int {
 	}
 	if m := endedBy.FindStringSubmatch(s.GetMessage()); m != nil {
 		for n := 1; n < 65; n++ {
-			if strings.HasPrefix(strings.TrimSpace(m[1]), syscall.Signal(n).String()) {
+			if strings.HasPrefix(strings.ToLower(strings.TrimSpace(m[1])), syscall.Signal(n).String()) {
 				return exitSignal + n
 			}
 		}

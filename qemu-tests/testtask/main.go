@@ -26,7 +26,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: say TEXT | exit CODE | live | eat MB | fork N | serve | get URL | probe")
+		return fmt.Errorf("usage: say TEXT | show FILE | exit CODE | live | stay | eat MB | fork N | serve | get URL | probe ADDRESS…")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -38,6 +38,13 @@ func run(args []string) error {
 	case "say":
 		fmt.Println(arg(1))
 		return nil
+	case "show":
+		raw, err := os.ReadFile(arg(1))
+		if err != nil {
+			return err
+		}
+		_, err = os.Stdout.Write(raw)
+		return err
 	case "exit":
 		code, err := strconv.Atoi(arg(1))
 		if err != nil {
@@ -46,6 +53,8 @@ func run(args []string) error {
 		os.Exit(code)
 	case "live":
 		return live()
+	case "stay":
+		return stay()
 	case "eat":
 		return eat(arg(1))
 	case "fork":
@@ -57,7 +66,7 @@ func run(args []string) error {
 	case "get":
 		return get(arg(1))
 	case "probe":
-		return probe()
+		return probe(args[1:])
 	}
 	return fmt.Errorf("unknown verb %q", args[0])
 }
@@ -83,6 +92,17 @@ func live() error {
 			return nil
 		}
 	}
+}
+
+// stay says each time that it was asked to end, and does not.
+func stay() error {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	fmt.Println("born to stay")
+	for range term {
+		fmt.Println("asked, and stays")
+	}
+	return nil
 }
 
 // eat takes memory and touches every page of it.

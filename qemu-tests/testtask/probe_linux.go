@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,14 @@ type Probe struct {
 	Interfaces   []string `json:"interfaces"`
 	OpenFiles    uint64   `json:"openFiles"` // RLIMIT_NOFILE
 	Sandbox      string   `json:"sandbox"`
+	UID          int      `json:"uid"`
+	Home         string   `json:"home"`
+	OOMScore     string   `json:"oomScore"`  // oom_score_adj
+	Effective    int      `json:"effective"` // capabilities that it has now
+	// Namespaces has each namespace's name as the kernel numbers it.
+	Namespaces map[string]string `json:"namespaces"`
+	// Group has the limits of its control group.
+	Group map[string]string `json:"group"`
 	// Denied has, for each thing that must not work, the error that it gave, or "allowed".
 	Denied map[string]string `json:"denied"`
 	// Allowed has, for each thing that must work, its error or "allowed".
@@ -34,11 +43,18 @@ type Probe struct {
 }
 
 // probe prints what it finds as one line of JSON.
-func probe() error {
-	p := Probe{PID: os.Getpid(), Denied: map[string]string{}, Allowed: map[string]string{}, Sandbox: os.Getenv("MESOS_SANDBOX")}
+func probe(addresses []string) error {
+	p := Probe{PID: os.Getpid(), UID: os.Getuid(), Home: os.Getenv("HOME"), Namespaces: map[string]string{}, Group: map[string]string{}, Denied: map[string]string{}, Allowed: map[string]string{}, Sandbox: os.Getenv("MESOS_SANDBOX")}
 	p.Descriptors = descriptors()
 	p.status()
 	p.UIDMap = strings.Fields(read("/proc/self/uid_map"))
+	p.OOMScore = strings.TrimSpace(read("/proc/self/oom_score_adj"))
+	for _, n := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
+		p.Namespaces[n], _ = os.Readlink("/proc/self/ns/" + n)
+	}
+	for _, f := range []string{"cpu.weight", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"} {
+		p.Group[f] = strings.TrimSpace(read("/sys/fs/cgroup/" + f))
+	}
 	p.CgroupPath = strings.TrimSpace(read("/proc/self/cgroup"))
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -54,6 +70,9 @@ func probe() error {
 	}
 	for name, try := range mustFail() {
 		p.Denied[name] = outcome(try())
+	}
+	for _, at := range addresses {
+		p.Denied["connect to "+at] = outcome(connect(at)())
 	}
 	for name, try := range mustWork() {
 		p.Allowed[name] = outcome(try())
@@ -91,12 +110,33 @@ func (p *Probe) status() {
 		case "Seccomp":
 			p.Seccomp = value
 		case "CapBnd":
-			set, err := strconv.ParseUint(value, 16, 64)
-			if err != nil {
-				set = 1<<64 - 1
-			}
-			p.Capabilities = bits.OnesCount64(set)
+			p.Capabilities = count(value)
+		case "CapEff":
+			p.Effective = count(value)
 		}
+	}
+}
+
+func count(capabilities string) int {
+	set, err := strconv.ParseUint(capabilities, 16, 64)
+	if err != nil {
+		set = 1<<64 - 1
+	}
+	return bits.OnesCount64(set)
+}
+
+// connect tries a port that must not answer: not even with a refusal, which would say
+// that the way there is open.
+func connect(at string) func() error {
+	return func() error {
+		c, err := net.DialTimeout("tcp", at, 2*time.Second)
+		switch {
+		case err == nil:
+			return c.Close()
+		case errors.Is(err, unix.ECONNREFUSED):
+			return nil
+		}
+		return err
 	}
 }
 
@@ -181,7 +221,10 @@ func mustFail() map[string]func() error {
 		"read /proc/keys":              unreadable("/proc/keys"),
 		"read /proc/timer_list":        unreadable("/proc/timer_list"),
 		"read /proc/cmdline":           unreadable("/proc/cmdline"),
+		"read /proc/kallsyms":          unreadable("/proc/kallsyms"),
+		"read /proc/interrupts":        unreadable("/proc/interrupts"),
 		"list /sys/firmware":           emptyDir("/sys/firmware"),
+		"list /sys/kernel/security":    emptyDir("/sys/kernel/security"),
 		"write /proc/sysrq-trigger":    writable("/proc/sysrq-trigger"),
 		"write /proc/sys/kernel":       writable("/proc/sys/kernel/core_pattern"),
 		"write /sys/kernel":            writable("/sys/kernel/uevent_helper"),
@@ -190,6 +233,18 @@ func mustFail() map[string]func() error {
 		"open /dev/mem":                writable("/dev/mem"),
 		"make and open a block device": blockDevice,
 		"mount":                        func() error { return unix.Mount("none", "/tmp", "tmpfs", 0, "") },
+		"remount /proc/sys writable":   func() error { return unix.Mount("", "/proc/sys", "", unix.MS_REMOUNT|unix.MS_BIND, "") },
+		"unmount a mask":               func() error { return unix.Unmount("/proc/kcore", unix.MNT_DETACH) },
+		"hide from the OOM killer":     func() error { return os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0) },
+		"raise its memory limit":       writable("/sys/fs/cgroup/memory.max"),
+		"pivot_root":                   call(unix.SYS_PIVOT_ROOT, 0, 0),
+		"move a mount":                 call(unix.SYS_MOVE_MOUNT, 0, 0, 0, 0, 0),
+		"enter another namespace":      call(unix.SYS_SETNS, 0, 0),
+		"open by file handle":          call(unix.SYS_OPEN_BY_HANDLE_AT, 0, 0, 0),
+		"io_uring":                     call(unix.SYS_IO_URING_SETUP, 0, 0),
+		"perf_event_open":              call(unix.SYS_PERF_EVENT_OPEN, 0, 0, 0, 0, 0),
+		"add_key":                      call(unix.SYS_ADD_KEY, 0, 0, 0, 0, 0),
+		"swap on":                      call(unix.SYS_SWAPON, 0, 0),
 		"new user namespace":           call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER),
 		"keyctl":                       call(unix.SYS_KEYCTL, 0, ^uintptr(2), 1),
 		"bpf":                          call(unix.SYS_BPF, 0, 0, 0),
