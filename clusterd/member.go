@@ -43,6 +43,7 @@ type membership struct {
 	bootID      string
 	address     string // LAN address, without prefix
 	mtu         uint32
+	closed      []string // addresses that tasks may not ask, as IPv4:port
 	apiPort     int
 	agentPort   int
 	dataDir     string // Raft and the agent's journal
@@ -192,7 +193,7 @@ func (b *member) newAgent() error {
 	b.agent = agent.New(agent.Config{
 		JournalPath: filepath.Join(b.dataDir, "agent", "journal"), KeeperSocket: b.keeper, Keeper: k,
 		ClusterID: b.doc.ClusterID, ListVersion: b.doc.Masters.Version, Name: b.doc.Name, Incarnation: b.incarnation, BootID: b.bootID,
-		Address: b.address, MTU: b.mtu, Info: info, Masters: b.doc.Masters.Names,
+		Address: b.address, MTU: b.mtu, Provisioning: b.closed, Info: info, Masters: b.doc.Masters.Names,
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/discovery"
 	"github.com/mesolith/mesolith/clusterd/machine"
@@ -251,8 +252,14 @@ func nodeMembership(ctx context.Context, client *machine.Client, listeners map[s
 	if err != nil {
 		return membership{}, err
 	}
+	lookup, done := context.WithTimeout(ctx, 5*time.Second)
+	defer done()
+	closed, err := agent.Provisioning(lookup, n.GetSource(), net.DefaultResolver.LookupNetIP)
+	if err != nil {
+		log.Warn("the service that this node got its document from is not closed to tasks", "source", n.GetSource(), "error", err)
+	}
 	return membership{
-		issuer: issuing, doc: doc, anchor: &anchor, incarnation: n.GetIncarnation(), bootID: n.GetBootId(), address: address.Addr().String(), mtu: n.GetMtu(),
+		issuer: issuing, doc: doc, anchor: &anchor, incarnation: n.GetIncarnation(), bootID: n.GetBootId(), address: address.Addr().String(), mtu: n.GetMtu(), closed: closed,
 		apiPort: apiPort, agentPort: apiPort + 1, dataDir: dataDir, workDir: workDir, keeper: keeperSocket, inventory: n.GetInventory(),
 		api: listeners["api"], agentAPI: listeners["agent"], peer: listeners["peer"],
 		certificate: who.certificate, policy: policy, resolve: table.Resolve, now: who.now, report: client.Report,

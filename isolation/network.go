@@ -64,6 +64,13 @@ func (n *network) SetNetwork(ctx context.Context, m *keeper.SetNetwork) error {
 		}
 		s.Routes = append(s.Routes, cni.Route{Subnet: subnet, Via: via})
 	}
+	for _, p := range m.GetProvisioning() {
+		at, err := netip.ParseAddrPort(p)
+		if err != nil {
+			return fmt.Errorf("%w: provisioning service: %w", run.ErrInvalid, err)
+		}
+		s.Provisioning = append(s.Provisioning, at)
+	}
 	err = n.cni.Configure(ctx, s)
 	n.note()
 	return err

@@ -46,7 +46,9 @@ type Config struct {
 	BootID      string
 	Address     string // LAN address of this node, without prefix
 	MTU         uint32 // of the LAN
-	Info        *mesosv1.AgentInfo
+	// Provisioning is where this node got its document, as IPv4:port: no task may ask there.
+	Provisioning []string
+	Info         *mesosv1.AgentInfo
 
 	Masters []string                                                 // names to keep a connection to
 	Dial    func(ctx context.Context, name string) (net.Conn, error) // agent/1

@@ -253,7 +253,7 @@ func (a *Agent) tellNetwork() {
 		return
 	}
 	// A reborn cluster counts its plans from the beginning, at a greater height.
-	n := &keeper.SetNetwork{Version: a.height<<32 | a.network.GetVersion(), Pool: a.network.GetPool(), Address: a.cfg.Address, Mtu: a.cfg.MTU}
+	n := &keeper.SetNetwork{Version: a.height<<32 | a.network.GetVersion(), Pool: a.network.GetPool(), Address: a.cfg.Address, Mtu: a.cfg.MTU, Provisioning: a.cfg.Provisioning}
 	for _, s := range a.network.GetSubnets() {
 		if s.GetNode() == a.cfg.Name {
 			n.Subnet = s.GetSubnet()

@@ -1827,6 +1827,7 @@ type SetNetwork struct {
 	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`  // this node's LAN address
 	Routes        []*Route               `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`    // to the other nodes' subnets
 	Mtu           uint32                 `protobuf:"varint,6,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Provisioning  []string               `protobuf:"bytes,7,rep,name=provisioning,proto3" json:"provisioning,omitempty"` // IPv4:port where nodes get their documents; closed to tasks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1901,6 +1902,13 @@ func (x *SetNetwork) GetMtu() uint32 {
 		return x.Mtu
 	}
 	return 0
+}
+
+func (x *SetNetwork) GetProvisioning() []string {
+	if x != nil {
+		return x.Provisioning
+	}
+	return nil
 }
 
 type Route struct {
@@ -2117,7 +2125,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x04user\x18\x06 \x01(\tR\x04user\x12\x14\n" +
 	"\x05group\x18\a \x01(\tR\x05group\"@\n" +
 	"\bFileList\x124\n" +
-	"\x05files\x18\x01 \x03(\v2\x1e.mesolith.wire.keeper.FileInfoR\x05files\"\xb3\x01\n" +
+	"\x05files\x18\x01 \x03(\v2\x1e.mesolith.wire.keeper.FileInfoR\x05files\"\xd7\x01\n" +
 	"\n" +
 	"SetNetwork\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
@@ -2125,7 +2133,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06subnet\x18\x03 \x01(\tR\x06subnet\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x123\n" +
 	"\x06routes\x18\x05 \x03(\v2\x1b.mesolith.wire.keeper.RouteR\x06routes\x12\x10\n" +
-	"\x03mtu\x18\x06 \x01(\rR\x03mtu\"1\n" +
+	"\x03mtu\x18\x06 \x01(\rR\x03mtu\x12\"\n" +
+	"\fprovisioning\x18\a \x03(\tR\fprovisioning\"1\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03viaB3Z1github.com/mesolith/mesolith/internal/wire/keeperb\x06proto3"
