@@ -154,7 +154,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	l.starting[key] = nil
 	l.propose(state.LaunchTask{
 		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
-		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role),
+		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role, t),
 	}, func(_ state.Result, err error) {
 		waiting := l.starting[key]
 		delete(l.starting, key)
@@ -207,8 +207,16 @@ func (l *Leader) duplicate(key taskKey) (why string) {
 	return why
 }
 
-func (l *Leader) hostNetwork(role string) bool {
-	return l.cfg.HostNetworkAlways || contains(l.cfg.HostNetworkRoles, "*") || contains(l.cfg.HostNetworkRoles, role)
+// hostNetwork says whether a task uses its node's network: where there is no other, and
+// where its role may, unless it asks for one of its own.
+func (l *Leader) hostNetwork(role string, t *mesosv1.TaskInfo) bool {
+	if l.cfg.HostNetworkAlways {
+		return true
+	}
+	may := contains(l.cfg.HostNetworkRoles, "*") || contains(l.cfg.HostNetworkRoles, role)
+	c := t.GetContainer()
+	bridged := c.GetDocker() != nil && (c.GetDocker().GetNetwork() == mesosv1.ContainerInfo_DockerInfo_BRIDGE || c.GetDocker().GetNetwork() == mesosv1.ContainerInfo_DockerInfo_USER)
+	return may && len(c.GetNetworkInfos()) == 0 && !bridged
 }
 
 // newContainerID makes a random UUID: container ids are never used twice.

@@ -408,8 +408,8 @@ func encode(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesos
 	if msg != "" {
 		st.Message = proto.String(msg)
 	}
-	if r != nil && *r == mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY {
-		st.Limitation = &mesosv1.TaskResourceLimitation{Resources: memoryOf(t.Info)}
+	if name := limitedResource[st.GetReason()]; r != nil && name != "" {
+		st.Limitation = &mesosv1.TaskResourceLimitation{Resources: resourceOf(t.Info, name)}
 	}
 	out, err := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(st)
 	if err != nil {
@@ -419,9 +419,15 @@ func encode(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesos
 	return out
 }
 
-func memoryOf(info *mesosv1.TaskInfo) []*mesosv1.Resource {
+// limitedResource names the resource that a limitation is about.
+var limitedResource = map[mesosv1.TaskStatus_Reason]string{
+	mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY: "mem",
+	mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_DISK:   "disk",
+}
+
+func resourceOf(info *mesosv1.TaskInfo, name string) []*mesosv1.Resource {
 	for _, r := range info.GetResources() {
-		if r.GetName() == "mem" {
+		if r.GetName() == name {
 			return []*mesosv1.Resource{r}
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,7 +28,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: say TEXT | show FILE | exit CODE | live | stay | eat MB | fork N | serve | get URL | probe ADDRESS…")
+		return fmt.Errorf("usage: say TEXT | show FILE | exit CODE | live | stay | eat MB | fork N | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -60,11 +62,13 @@ func run(args []string) error {
 	case "fork":
 		return fork(arg(1))
 	case "serve":
-		return http.ListenAndServe(":"+os.Getenv("PORT0"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprintln(w, "served by", os.Getenv("PORT0"))
-		}))
+		return serve(nil)
+	case "serve-self": // and visits itself by the address that it is given
+		return serve(func() error { return get("http://" + arg(1) + ":" + os.Getenv("PORT0")) })
 	case "get":
 		return get(arg(1))
+	case "udp":
+		return udp(arg(1))
 	case "probe":
 		return probe(args[1:])
 	}
@@ -144,6 +148,43 @@ func fork(text string) error {
 	return nil
 }
 
+// serve tells every visitor the address that it comes from, by HTTP and by UDP. With a
+// visit it ends when that is over.
+func serve(visit func() error) error {
+	at := ":" + os.Getenv("PORT0")
+	packets, err := net.ListenPacket("udp4", at)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			_, from, err := packets.ReadFrom(buf)
+			if err == nil {
+				_, err = packets.WriteTo([]byte(from.String()), from)
+			}
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	l, err := net.Listen("tcp4", at)
+	if err != nil {
+		return err
+	}
+	go func() {
+		ended <- http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintln(w, "seen as", r.RemoteAddr)
+		}))
+	}()
+	if visit != nil {
+		return visit()
+	}
+	return <-ended
+}
+
 func get(url string) error {
 	client := &http.Client{Timeout: 20 * time.Second}
 	resp, err := client.Get(url)
@@ -152,5 +193,30 @@ func get(url string) error {
 	}
 	defer resp.Body.Close()
 	fmt.Println("status", resp.StatusCode)
-	return nil
+	_, err = io.Copy(os.Stdout, io.LimitReader(resp.Body, 1<<16))
+	return err
+}
+
+// udp asks until there is an answer: a datagram may be lost.
+func udp(at string) error {
+	c, err := net.Dial("udp4", at)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	buf := make([]byte, 1500)
+	for range 5 {
+		if _, err = c.Write([]byte("who am I?")); err != nil {
+			continue
+		}
+		if err = c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			return err
+		}
+		var n int
+		if n, err = c.Read(buf); err == nil {
+			fmt.Println("seen as", string(buf[:n]))
+			return nil
+		}
+	}
+	return err
 }
