@@ -174,13 +174,15 @@ func (p *Pump) move(fd int) (int64, error) {
 		}
 		end, err := p.file.Seek(0, io.SeekEnd)
 		if err != nil {
-			return 0, err
+			return p.drop(fd)
 		}
 		n, err := unix.Splice(fd, nil, int(p.file.Fd()), &end, chunk, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EFBIG), errors.Is(err, unix.EIO):
+		case err != nil && !errors.Is(err, unix.EAGAIN):
+			// Whatever the file's trouble is (a full disk, an end that its task set
+			// beyond all files), a pipe that nobody empties would stop the task.
 			return p.drop(fd)
 		}
 		return int64(n), err

@@ -103,3 +103,39 @@ func TestWhatTheTaskPutThereIsNotFollowed(t *testing.T) {
 		t.Fatalf("the file outside is %q, %v", got, err)
 	}
 }
+
+// A file that nothing can be written to any more stops no task: bytes are dropped, and
+// what comes after the pipe's full megabyte is taken too.
+func TestFileInTroubleDropsBytes(t *testing.T) {
+	dir, sandbox := t.TempDir(), t.TempDir()
+	if err := Make(dir, os.Geteuid(), os.Getegid()); err != nil {
+		t.Fatal(err)
+	}
+	w, err := OpenWriter(dir, "stdout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(dir, sandbox, "stdout", os.Geteuid(), os.Getegid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	readOnly, err := os.Open(filepath.Join(sandbox, "stdout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.file.Close()
+	p.file = readOnly
+	done := make(chan error, 1)
+	go func() { done <- p.Run(context.Background()) }()
+	const size = 3 << 20
+	if _, err := w.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if p.Dropped() != size {
+		t.Errorf("%d of %d bytes dropped", p.Dropped(), size)
+	}
+}
