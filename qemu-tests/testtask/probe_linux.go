@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,8 +72,14 @@ func probe(addresses []string) error {
 	for name, try := range mustFail() {
 		p.Denied[name] = outcome(try())
 	}
-	for _, at := range addresses {
-		p.Denied["connect to "+at] = outcome(connect(at)())
+	results := make([]string, len(addresses))
+	var trying sync.WaitGroup
+	for i, at := range addresses {
+		trying.Go(func() { results[i] = outcome(connect(at)()) })
+	}
+	trying.Wait()
+	for i, at := range addresses {
+		p.Denied["connect to "+at] = results[i]
 	}
 	for name, try := range mustWork() {
 		p.Allowed[name] = outcome(try())
