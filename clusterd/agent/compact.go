@@ -46,7 +46,7 @@ func launchedRecord(t *task.Task) (*journal.Record, error) {
 		return nil, fmt.Errorf("encode FrameworkInfo of %s: %w", t.ContainerID, err)
 	}
 	return &journal.Record{Body: &journal.Record_Launched{Launched: &journal.Launched{
-		ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, Role: t.Role, HostNetwork: t.HostNetwork, TaskInfo: info, FrameworkInfo: framework,
+		ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, Role: t.Role, HostNetwork: t.HostNetwork, TaskInfo: info, FrameworkInfo: framework, UserId: t.UserID,
 	}}}, nil
 }
 

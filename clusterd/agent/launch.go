@@ -20,7 +20,7 @@ func (a *Agent) launchRequest(t *task.Task) *keeper.Launch {
 	id := t.Info.GetTaskId().GetValue()
 	l := &keeper.Launch{
 		ContainerId: t.ContainerID, AgentId: a.id, FrameworkId: t.FrameworkID, ExecutorId: id, TaskId: id,
-		User: t.User, Role: t.Role, HostNetwork: t.HostNetwork, Height: a.height, Term: a.term,
+		User: t.User, UserId: t.UserID, Role: t.Role, HostNetwork: t.HostNetwork, Height: a.height, Term: a.term,
 	}
 	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t.Info)
 	if err != nil {

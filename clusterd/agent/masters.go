@@ -291,7 +291,7 @@ func (a *Agent) onRun(r *agentwire.Run) error {
 	}
 	l := &journal.Launched{
 		ContainerId: r.GetContainerId(), FrameworkId: r.GetFrameworkId(), Role: r.GetRole(),
-		FrameworkInfo: r.GetFrameworkInfo(), TaskInfo: r.GetTaskInfo(), HostNetwork: r.GetHostNetwork(),
+		FrameworkInfo: r.GetFrameworkInfo(), TaskInfo: r.GetTaskInfo(), HostNetwork: r.GetHostNetwork(), UserId: r.GetUserId(),
 	}
 	t, err := a.newTask(l)
 	if err != nil {

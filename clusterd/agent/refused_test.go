@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 )
 
@@ -41,6 +42,26 @@ func TestRefusedLaunchIsNotForgotten(t *testing.T) {
 	}
 	k.event("later", keeper.Container_RUNNING, 1)
 	m.update(mesosv1.TaskState_TASK_STARTING)
+}
+
+// The id that the cluster gave the user's name goes to the keeper with the launch, also
+// when the launch is read back from the journal.
+func TestUserIDTravels(t *testing.T) {
+	k := startKeeper(t)
+	dir := t.TempDir()
+	n := startNode(t, dir, k)
+	m := n.master(1, 1)
+	m.attach("S1")
+	m.write(&agentwire.FromMaster{Body: &agentwire.FromMaster_Run{Run: &agentwire.Run{ContainerId: "c1", FrameworkId: "F", UserId: 20007}}})
+	for range 2 {
+		if l := k.request().GetLaunch(); l.GetUserId() != 20007 {
+			t.Errorf("launched as %v", l)
+		}
+		n.stop()
+		n = startNode(t, dir, k)
+		m = n.master(1, 1)
+		m.attach("S1")
+	}
 }
 
 // An agent without memory meets a keeper that has heard newer leaders: what it holds and

@@ -152,6 +152,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	l.launching[acc.agent] = taking
 	acc.open++
 	l.starting[key] = nil
+	l.nameUser(acc.f.id, t.GetCommand().GetUser())
 	l.propose(state.LaunchTask{
 		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
 		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role, t),

@@ -184,6 +184,9 @@ func (l *Leader) sendRun(container state.ContainerID) {
 			ContainerId: string(container), FrameworkId: string(t.FrameworkID), Role: t.Role,
 			FrameworkInfo: f.Info, TaskInfo: t.Info, HostNetwork: t.HostNetwork,
 		}
+		if name := userName(userIn(t.Info), f.User); name != "" {
+			run.UserId, _ = s.UserID(name)
+		}
 	})
 	if run != nil {
 		l.toAgent(on, &agentwire.FromMaster{Body: &agentwire.FromMaster_Run{Run: run}})

@@ -113,6 +113,7 @@ type Leader struct {
 	retries    map[state.ContainerID]*retry
 	// starting are launches on their way into the state, with what must wait for them.
 	starting map[taskKey][]func()
+	naming   map[string]bool // names of users on their way into the state
 	// launching is what launches on their way into the log will take: neither offered
 	// any more nor used yet.
 	launching  map[state.AgentID]state.Resources
@@ -186,7 +187,7 @@ func New(cfg Config) *Leader {
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
-		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
+		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}
 }

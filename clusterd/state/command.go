@@ -29,6 +29,7 @@ const (
 	kindAcknowledgeUpdate   kind = 9
 	kindKillTask            kind = 10
 	kindContainersForgotten kind = 11
+	kindNameUser            kind = 12
 )
 
 // decoders is the one table of what an entry may hold.
@@ -44,6 +45,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindAcknowledgeUpdate:   decodeAcknowledgeUpdate,
 	kindKillTask:            decodeKillTask,
 	kindContainersForgotten: decodeContainersForgotten,
+	kindNameUser:            decodeNameUser,
 }
 
 // Result is what became of one command.

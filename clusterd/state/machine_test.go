@@ -66,6 +66,7 @@ func goldenLog(t testing.TB) []Command {
 		RegisterAgent{ID: a, Node: "n1", AttachKey: "k", Total: bag(t, 4, 1024), Pool: "10.88.0.0/16"},
 		DisconnectFramework{ID: f, Remaining: 5e9},
 		RemoveFramework{ID: f},
+		NameUser{Name: "web"},
 	}
 }
 
@@ -96,7 +97,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 11 {
+	if len(lines) != len(commands) || len(decoders) != 12 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

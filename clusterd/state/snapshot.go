@@ -24,6 +24,7 @@ type Snapshot struct {
 	agents     []Agent
 	tasks      []Task
 	removed    []FrameworkID
+	users      []string
 	history    History
 }
 
@@ -35,6 +36,7 @@ func (s *State) Snapshot() *Snapshot {
 			networkVersion: s.networkVersion, pool: s.pool,
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: s.tasks.copied(), removed: slices.Clone(s.removed),
+		users: s.users[:len(s.users):len(s.users)],
 	}
 	for i := range snap.agents {
 		snap.agents[i].forgets = clonedSet(snap.agents[i].forgets)
@@ -113,6 +115,7 @@ const (
 	recordRemoved   = 5
 	recordFinished  = 6
 	recordEnded     = 7
+	recordUser      = 8
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -145,6 +148,9 @@ func (s *Snapshot) write(o *summed, history bool) {
 	}
 	for _, id := range s.removed {
 		put(recordRemoved, func(w *writer) { w.string(string(id)) })
+	}
+	for _, name := range s.users {
+		put(recordUser, func(w *writer) { w.string(name) })
 	}
 	if !history {
 		return
@@ -356,6 +362,12 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		}
 	case recordRemoved:
 		s.noteRemoved(FrameworkID(r.string()))
+	case recordUser:
+		name := r.string()
+		if _, twice := s.userIDs[name]; twice || name == "" || len(s.users) >= maxUsers {
+			return ErrCorrupt
+		}
+		s.addUser(name)
 	case recordFinished:
 		h.Tasks = append(h.Tasks, r.task())
 	case recordEnded:

@@ -94,6 +94,9 @@ type State struct {
 	agentByNode   map[string]int32
 	subnets       map[string]int32 // subnet → agent slot
 
+	users   []string          // names that were given ids, in their order; never shorter
+	userIDs map[string]uint32 // name → id
+
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}
 
@@ -110,6 +113,7 @@ func New() *State {
 		taskSlot:      map[ContainerID]int32{},
 		agentByNode:   map[string]int32{},
 		subnets:       map[string]int32{},
+		userIDs:       map[string]uint32{},
 		removedSet:    map[FrameworkID]struct{}{},
 	}
 }

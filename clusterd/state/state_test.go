@@ -283,8 +283,11 @@ func random(r *rand.Rand, t testing.TB) Command {
 	case 9:
 		return report(a, n, uuid, TaskState(r.IntN(9)))
 	default:
-		if r.IntN(3) == 0 {
+		switch r.IntN(4) {
+		case 0:
 			return ContainersForgotten{a, []ContainerID{ContainerID(fmt.Sprint("c", n))}}
+		case 1:
+			return NameUser{fmt.Sprint("u", n)}
 		}
 		return AcknowledgeUpdate{Container: ContainerID(fmt.Sprint("c", n)), UUID: bytes.Repeat([]byte{uuid}, 16)}
 	}

@@ -43,6 +43,7 @@ type Facts struct {
 	KillingState bool // the framework understands TASK_KILLING
 	Info         *mesosv1.TaskInfo
 	User         string
+	UserID       uint32 // the cluster's for User; 0: none
 }
 
 // Update is a status update as it goes to the leader.

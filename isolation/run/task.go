@@ -40,7 +40,7 @@ func hostname(id string) string {
 
 // resolveUser finds the task's user in the passwd of its own root, else of the node.
 func (k *Keeper) resolveUser(j *Job) {
-	j.User = spec.ResolveUser(j.Launch.GetUser(), readInRoot(j.Rootfs, "etc/passwd"), readInRoot(j.Rootfs, "etc/group"), j.sandboxInside())
+	j.User = spec.ResolveUser(j.Launch.GetUser(), j.Launch.GetUserId(), readInRoot(j.Rootfs, "etc/passwd"), readInRoot(j.Rootfs, "etc/group"), j.sandboxInside())
 }
 
 func (j *Job) sandboxInside() string {

@@ -152,17 +152,22 @@ func TestResolveUser(t *testing.T) {
 		"web:29":  {Name: "web", UID: 33, GID: 29, Home: "/var/www"},
 		"0:www":   {Name: "root", GID: 34, Home: "/root"},
 		"100000":  {UID: 100000, GID: 100000, Home: "/s"},
-		"a:b:c\n": ResolveUser("a", nil, nil, "/s"),
+		"a:b:c\n": ResolveUser("a", 0, nil, nil, "/s"),
 	} {
-		if diff := cmp.Diff(want, ResolveUser(asked, passwd, group, "/s")); diff != "" {
+		if diff := cmp.Diff(want, ResolveUser(asked, 0, passwd, group, "/s")); diff != "" {
 			t.Errorf("%q: %s", asked, diff)
 		}
 	}
-	a, b := ResolveUser("alice", passwd, group, "/s"), ResolveUser("alice", nil, nil, "/s")
+	a, b := ResolveUser("alice", 0, passwd, group, "/s"), ResolveUser("alice", 0, nil, nil, "/s")
 	if a.UID != b.UID || a.UID < firstNamed || a.UID >= RangeSize || a.Line == "" {
 		t.Errorf("alice is %+v here and %+v there", a, b)
 	}
-	if u := ResolveUser("evil\nroot", nil, nil, "/s"); u.Line != "" {
+	for asked, want := range map[string]uint32{"alice": 20007, "web": 33, "": 0, "41": 41} {
+		if u := ResolveUser(asked, 20007, passwd, group, "/s"); u.UID != want || (u.Line != "") != (asked == "alice") {
+			t.Errorf("with the cluster's id 20007, %q is %+v", asked, u)
+		}
+	}
+	if u := ResolveUser("evil\nroot", 0, nil, nil, "/s"); u.Line != "" {
 		t.Errorf("a line for %q: %q", u.Name, u.Line)
 	}
 }

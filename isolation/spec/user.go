@@ -21,17 +21,17 @@ type User struct {
 // Ids that the task's range maps by itself; a greater one is mapped alone.
 const RangeSize = 65536
 
-// Ids given to names that no passwd knows lie between these.
+// Ids of names that no passwd knows, and that came without the cluster's id for them.
 const (
 	firstNamed = 20000
 	namedIDs   = 40000
 )
 
 // ResolveUser finds the user that a task asks for. A number is taken as it is; a name
-// comes from the container's passwd, else it gets an id of its own that is the same on
-// every node, with a line for that passwd and its home in the sandbox: a task never
-// fails for its user's name.
-func ResolveUser(asked string, passwd, group []byte, sandbox string) User {
+// comes from the container's passwd, else it has the id that the cluster gave the name
+// (without one, an id computed from it), with a line for that passwd and its home in the
+// sandbox: a task never fails for its user's name.
+func ResolveUser(asked string, given uint32, passwd, group []byte, sandbox string) User {
 	if asked == "" {
 		asked = "root"
 	}
@@ -59,9 +59,11 @@ func ResolveUser(asked string, passwd, group []byte, sandbox string) User {
 	case name == "root":
 		u.Home = "/root"
 	default:
-		h := fnv.New32a()
-		h.Write([]byte(name))
-		u.UID = firstNamed + h.Sum32()%namedIDs
+		if u.UID = given; given == 0 {
+			h := fnv.New32a()
+			h.Write([]byte(name))
+			u.UID = firstNamed + h.Sum32()%namedIDs
+		}
 		u.GID, u.Home = u.UID, sandbox
 		if validName(name) {
 			id := strconv.FormatUint(uint64(u.UID), 10)

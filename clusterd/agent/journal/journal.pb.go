@@ -310,6 +310,7 @@ type Launched struct {
 	FrameworkInfo []byte                 `protobuf:"bytes,4,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"`
 	TaskInfo      []byte                 `protobuf:"bytes,5,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`
 	HostNetwork   bool                   `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	UserId        uint32                 `protobuf:"varint,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +385,13 @@ func (x *Launched) GetHostNetwork() bool {
 		return x.HostNetwork
 	}
 	return false
+}
+
+func (x *Launched) GetUserId() uint32 {
+	if x != nil {
+		return x.UserId
+	}
+	return 0
 }
 
 // Updated is a status update, written before it is sent.
@@ -629,14 +637,15 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\tR\n" +
-	"generation\"\xcb\x01\n" +
+	"generation\"\xe4\x01\n" +
 	"\bLaunched\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12%\n" +
 	"\x0eframework_info\x18\x04 \x01(\fR\rframeworkInfo\x12\x1b\n" +
 	"\ttask_info\x18\x05 \x01(\fR\btaskInfo\x12!\n" +
-	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\"D\n" +
+	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\x12\x17\n" +
+	"\auser_id\x18\a \x01(\rR\x06userId\"D\n" +
 	"\aUpdated\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\fR\x06status\"E\n" +

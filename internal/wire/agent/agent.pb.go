@@ -900,6 +900,7 @@ type Run struct {
 	FrameworkInfo []byte                 `protobuf:"bytes,4,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo
 	TaskInfo      []byte                 `protobuf:"bytes,5,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`                // mesos.v1.TaskInfo, as it came on the wire
 	HostNetwork   bool                   `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	UserId        uint32                 `protobuf:"varint,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"` // of the task's user's name, for containers that do not know it; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -974,6 +975,13 @@ func (x *Run) GetHostNetwork() bool {
 		return x.HostNetwork
 	}
 	return false
+}
+
+func (x *Run) GetUserId() uint32 {
+	if x != nil {
+		return x.UserId
+	}
+	return 0
 }
 
 type Kill struct {
@@ -1585,14 +1593,15 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x10ping_interval_ns\x18\x04 \x01(\x03R\x0epingIntervalNs\";\n" +
 	"\aRefused\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xc6\x01\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xdf\x01\n" +
 	"\x03Run\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12%\n" +
 	"\x0eframework_info\x18\x04 \x01(\fR\rframeworkInfo\x12\x1b\n" +
 	"\ttask_info\x18\x05 \x01(\fR\btaskInfo\x12!\n" +
-	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\"\x80\x01\n" +
+	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\x12\x17\n" +
+	"\auser_id\x18\a \x01(\rR\x06userId\"\x80\x01\n" +
 	"\x04Kill\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12!\n" +

@@ -873,6 +873,7 @@ type Launch struct {
 	Env              []*Variable            `protobuf:"bytes,16,rep,name=env,proto3" json:"env,omitempty"`     // MESOS_* and friends that the agent knows
 	Height           uint64                 `protobuf:"varint,17,opt,name=height,proto3" json:"height,omitempty"`
 	Term             uint64                 `protobuf:"varint,18,opt,name=term,proto3" json:"term,omitempty"`
+	UserId           uint32                 `protobuf:"varint,19,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"` // of user, should the container's passwd not have it; 0: none was given
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1029,6 +1030,13 @@ func (x *Launch) GetHeight() uint64 {
 func (x *Launch) GetTerm() uint64 {
 	if x != nil {
 		return x.Term
+	}
+	return 0
+}
+
+func (x *Launch) GetUserId() uint32 {
+	if x != nil {
+		return x.UserId
 	}
 	return 0
 }
@@ -2015,7 +2023,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xd9\x04\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xf2\x04\n" +
 	"\x06Launch\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12!\n" +
@@ -2038,7 +2046,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x05ports\x18\x0f \x03(\v2\x1f.mesolith.wire.keeper.PortRangeR\x05ports\x120\n" +
 	"\x03env\x18\x10 \x03(\v2\x1e.mesolith.wire.keeper.VariableR\x03env\x12\x16\n" +
 	"\x06height\x18\x11 \x01(\x04R\x06height\x12\x12\n" +
-	"\x04term\x18\x12 \x01(\x04R\x04term\"3\n" +
+	"\x04term\x18\x12 \x01(\x04R\x04term\x12\x17\n" +
+	"\auser_id\x18\x13 \x01(\rR\x06userId\"3\n" +
 	"\tPortRange\x12\x14\n" +
 	"\x05begin\x18\x01 \x01(\rR\x05begin\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\"4\n" +
