@@ -240,7 +240,7 @@ func (a *Agent) newTask(l *journal.Launched) (*task.Task, error) {
 	t := &task.Task{
 		Facts: task.Facts{
 			ContainerID: l.GetContainerId(), FrameworkID: l.GetFrameworkId(), AgentID: a.id, AgentAddress: a.cfg.Address,
-			Role: l.GetRole(), HostNetwork: l.GetHostNetwork(), Info: info, User: fw.GetUser(), UserID: l.GetUserId(),
+			Role: l.GetRole(), HostNetwork: l.GetHostNetwork(), Info: info, Framework: fw, User: fw.GetUser(), UserID: l.GetUserId(),
 		},
 		Latest: mesosv1.TaskState_TASK_STAGING,
 	}

@@ -457,7 +457,7 @@ func TestCompactedJournalGivesTheSameTasks(t *testing.T) {
 	}
 	for id, b := range before.tasks {
 		a := after.tasks[id]
-		if a.Latest != b.Latest || len(a.Pending) != len(b.Pending) || a.KillRequested != b.KillRequested || a.Known != b.Known {
+		if a.Latest != b.Latest || len(a.Pending) != len(b.Pending) || a.KillRequested != b.KillRequested || a.Known != b.Known || !proto.Equal(a.Framework, b.Framework) || a.User != b.User {
 			t.Errorf("%s: %+v became %+v", id, b, a)
 		}
 	}

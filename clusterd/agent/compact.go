@@ -37,11 +37,7 @@ func launchedRecord(t *task.Task) (*journal.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode TaskInfo of %s: %w", t.ContainerID, err)
 	}
-	fw := &mesosv1.FrameworkInfo{User: proto.String(t.User), Name: proto.String("")}
-	if t.KillingState {
-		fw.Capabilities = []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE.Enum()}}
-	}
-	framework, err := proto.Marshal(fw)
+	framework, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t.Framework)
 	if err != nil {
 		return nil, fmt.Errorf("encode FrameworkInfo of %s: %w", t.ContainerID, err)
 	}

@@ -26,6 +26,7 @@ type TaskView struct {
 	FrameworkID string
 	Role        string
 	Info        *mesosv1.TaskInfo
+	Framework   *mesosv1.FrameworkInfo // as it was at the launch
 	User        string
 	State       mesosv1.TaskState
 	Terminal    bool
@@ -56,7 +57,7 @@ func (a *Agent) view() View {
 			continue
 		}
 		v.Tasks = append(v.Tasks, TaskView{
-			ContainerID: id, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Info, User: t.User, State: t.Latest,
+			ContainerID: id, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Info, Framework: t.Framework, User: t.User, State: t.Latest,
 			Terminal: t.Terminal(), Sandbox: t.Container.GetSandbox(), PID: int(t.Container.GetPid()), Updates: len(t.Pending),
 		})
 	}

@@ -32,6 +32,7 @@ func agentServer(t *testing.T, policy auth.Policy) *httptest.Server {
 	task := func(id string, s mesosv1.TaskState, terminal bool) agent.TaskView {
 		return agent.TaskView{
 			ContainerID: "c-" + id, FrameworkID: "f-1", Role: "dev", State: s, Terminal: terminal, Sandbox: "/w/slaves/S0/" + id,
+			Framework: &mesosv1.FrameworkInfo{Name: proto.String("shown"), User: proto.String("nobody"), FailoverTimeout: proto.Float64(60)},
 			Info: &mesosv1.TaskInfo{
 				Name: proto.String(id), TaskId: &mesosv1.TaskID{Value: proto.String(id)}, AgentId: &mesosv1.AgentID{Value: proto.String("S0")},
 				Resources: leader.ToWire(state.Resources{{Name: state.CPUs, Milli: 500}}, "dev"),

@@ -60,6 +60,7 @@ type cluster struct {
 	desk    *leader.Desk
 	term    uint64
 	end     func()
+	runs    bool // agents report what they are to run as running
 
 	mu      sync.Mutex
 	present *leader.Leader
@@ -205,6 +206,8 @@ func (c *cluster) agent(name string) {
 				}}})
 			case m.GetAttached() != nil:
 				close(attached)
+			case m.GetRun() != nil && c.runs:
+				send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Update{Update: running(c.t, m.GetRun().GetContainerId())}})
 			case m.GetPing() != nil:
 				wire.Write(ours, &agentwire.FromAgent{Body: &agentwire.FromAgent_Pong{Pong: &agentwire.Pong{}}})
 			}
@@ -215,6 +218,25 @@ func (c *cluster) agent(name string) {
 	case <-time.After(10 * time.Second):
 		c.t.Fatal("agent was not attached")
 	}
+}
+
+// running is an agent's update that has everything in it.
+func running(t *testing.T, container string) *agentwire.Update {
+	raw, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.TaskStatus{
+		State: mesosv1.TaskState_TASK_RUNNING.Enum(), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(), Uuid: []byte("0123456789abcdef"),
+		Timestamp: proto.Float64(1.5), Healthy: proto.Bool(true),
+		Labels: &mesosv1.Labels{Labels: []*mesosv1.Label{{Key: proto.String("k"), Value: proto.String("v")}}},
+		ContainerStatus: &mesosv1.ContainerStatus{
+			ContainerId: &mesosv1.ContainerID{Value: &container},
+			NetworkInfos: []*mesosv1.NetworkInfo{{
+				Name: proto.String("n"), IpAddresses: []*mesosv1.NetworkInfo_IPAddress{{Protocol: mesosv1.NetworkInfo_IPv4.Enum(), IpAddress: proto.String("10.88.1.2")}},
+			}},
+		},
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return &agentwire.Update{ContainerId: container, Status: raw, LatestState: int32(mesosv1.TaskState_TASK_RUNNING)}
 }
 
 // subscription is a framework's stream.
@@ -229,9 +251,15 @@ type subscription struct {
 
 func (c *cluster) subscribe(via, name string, header ...string) *subscription {
 	c.t.Helper()
+	return c.subscribeAs(via, `{"user":"nobody","name":"`+name+`","failover_timeout":60}`, header...)
+}
+
+// subscribeAs subscribes with a FrameworkInfo.
+func (c *cluster) subscribeAs(via, info string, header ...string) *subscription {
+	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.t.Context())
 	c.t.Cleanup(cancel)
-	body := `{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"nobody","name":"` + name + `","failover_timeout":60}}}`
+	body := `{"type":"SUBSCRIBE","subscribe":{"framework_info":` + info + `}}`
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.nodes[via].api.URL+"/api/v1/scheduler", strings.NewReader(body))
 	if err != nil {
 		c.t.Fatal(err)

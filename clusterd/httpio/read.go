@@ -74,7 +74,7 @@ func (b *Budget) Read(w http.ResponseWriter, r *http.Request) (body []byte, done
 	n, err := io.Copy(&buf, io.LimitReader(r.Body, smallBody))
 	if err == nil && n == smallBody {
 		if done, err = b.take(r); err == nil {
-			n, err = io.Copy(&buf, io.LimitReader(r.Body, MaxBody-smallBody+1))
+			_, err = io.Copy(&buf, io.LimitReader(r.Body, MaxBody-smallBody+1))
 		}
 	}
 	switch {

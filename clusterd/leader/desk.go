@@ -50,7 +50,6 @@ type agentConn struct {
 	close func()
 
 	mu     sync.Mutex
-	status Status
 	out    chan *agentwire.FromMaster
 	broken bool
 }

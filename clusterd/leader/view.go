@@ -19,6 +19,7 @@ type Live struct {
 	Offers     []offers.Offer // oldest first
 	Connected  map[state.FrameworkID]Presence
 	Attached   map[state.AgentID]*mesosv1.AgentInfo
+	Away       map[state.AgentID]bool // attached, and without a connection now
 	Counters   map[string]float64
 	Filters    int
 	WaitingFor int // agents known to the log that have not attached in this term
@@ -42,7 +43,7 @@ func (l *Leader) View(ctx context.Context, f func(*state.State, Live)) error {
 func (l *Leader) live(s *state.State) Live {
 	v := Live{
 		Term: l.cfg.Term, Elected: l.elected, Master: l.info, Offers: l.book.All(), Counters: maps.Clone(l.counters), Filters: l.filters.Len(),
-		Connected: make(map[state.FrameworkID]Presence, len(l.frameworks)), Attached: make(map[state.AgentID]*mesosv1.AgentInfo, len(l.agents)),
+		Connected: make(map[state.FrameworkID]Presence, len(l.frameworks)), Attached: make(map[state.AgentID]*mesosv1.AgentInfo, len(l.agents)), Away: map[state.AgentID]bool{},
 	}
 	for id, fw := range l.frameworks {
 		p := Presence{Info: fw.info}
@@ -55,6 +56,9 @@ func (l *Leader) live(s *state.State) Live {
 	}
 	for id, a := range l.agents {
 		v.Attached[id] = a.info
+		if a.away {
+			v.Away[id] = true
+		}
 	}
 	for a := range s.Agents() {
 		if l.recovered(a) {

@@ -2,6 +2,7 @@ package legacy
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"time"
@@ -9,6 +10,7 @@ import (
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/httpio"
+	"github.com/mesolith/mesolith/clusterd/operator"
 )
 
 // AgentConfig is what an agent's /state needs.
@@ -28,35 +30,52 @@ type agentState struct {
 	PID                 string               `json:"pid"`
 	Hostname            string               `json:"hostname"`
 	Capabilities        []string             `json:"capabilities"`
+	Domain              json.RawMessage      `json:"domain,omitempty"`
 	Resources           resources            `json:"resources"`
 	ReservedResources   map[string]resources `json:"reserved_resources"`
 	UnreservedResources resources            `json:"unreserved_resources"`
-	Attributes          map[string]any       `json:"attributes"`
-	MasterHostname      string               `json:"master_hostname,omitempty"`
-	Flags               map[string]string    `json:"flags"`
-	Frameworks          []agentFramework     `json:"frameworks"`
-	CompletedFrameworks []agentFramework     `json:"completed_frameworks"`
+
+	ReservedFull        map[string][]json.RawMessage `json:"reserved_resources_full"`
+	UnreservedFull      []json.RawMessage            `json:"unreserved_resources_full"`
+	ReservedAllocated   map[string]resources         `json:"reserved_resources_allocated"`
+	UnreservedAllocated resources                    `json:"unreserved_resources_allocated"`
+	ResourceProviders   []struct{}                   `json:"resource_providers"`
+
+	Attributes          map[string]any    `json:"attributes"`
+	MasterHostname      string            `json:"master_hostname,omitempty"`
+	Flags               map[string]string `json:"flags"`
+	Frameworks          []agentFramework  `json:"frameworks"`
+	CompletedFrameworks []agentFramework  `json:"completed_frameworks"`
 }
 
 type agentFramework struct {
 	ID                 string          `json:"id"`
+	Name               string          `json:"name"`
+	User               string          `json:"user"`
+	FailoverTimeout    number          `json:"failover_timeout"`
+	Checkpoint         bool            `json:"checkpoint"`
+	Hostname           string          `json:"hostname"`
+	Principal          string          `json:"principal,omitempty"`
+	Role               *string         `json:"role,omitempty"`
+	Roles              []string        `json:"roles,omitempty"`
 	Executors          []agentExecutor `json:"executors"`
 	CompletedExecutors []agentExecutor `json:"completed_executors"`
 }
 
 // agentExecutor stands for the built-in command executor of one task, which has its id.
 type agentExecutor struct {
-	ID             string       `json:"id"`
-	Name           string       `json:"name"`
-	Source         string       `json:"source"`
-	Container      string       `json:"container"`
-	Directory      string       `json:"directory"`
-	Resources      resources    `json:"resources"`
-	Role           string       `json:"role"`
-	Type           string       `json:"type"`
-	Tasks          []taskObject `json:"tasks"`
-	QueuedTasks    []taskObject `json:"queued_tasks"`
-	CompletedTasks []taskObject `json:"completed_tasks"`
+	ID             string        `json:"id"`
+	Name           string        `json:"name"`
+	Source         string        `json:"source"`
+	Container      string        `json:"container"`
+	Directory      string        `json:"directory"`
+	Resources      resources     `json:"resources"`
+	Role           string        `json:"role"`
+	Labels         []labelObject `json:"labels,omitempty"`
+	Type           string        `json:"type"`
+	Tasks          []taskObject  `json:"tasks"`
+	QueuedTasks    []taskObject  `json:"queued_tasks"`
+	CompletedTasks []taskObject  `json:"completed_tasks"`
 }
 
 // AgentState answers an agent's /state.
@@ -78,11 +97,22 @@ func (cfg AgentConfig) describe(v agent.View) agentState {
 	reserved, unreserved := perRole(v.Info.GetResources())
 	s := agentState{
 		build: buildOf(cfg.Version), StartTime: unix(v.Started), ID: v.ID, PID: "slave(1)@" + cfg.Address,
-		Hostname: v.Info.GetHostname(), Capabilities: []string{"MULTI_ROLE", "HIERARCHICAL_ROLE"},
+		Hostname: v.Info.GetHostname(), Capabilities: []string{}, Domain: raw(v.Info.GetDomain()), ResourceProviders: []struct{}{},
 		Resources: flat(v.Info.GetResources()), ReservedResources: reserved, UnreservedResources: unreserved,
 		Attributes: attributes(v.Info.GetAttributes()), MasterHostname: v.Leader,
 		Flags: map[string]string{"work_dir": cfg.WorkDir}, Frameworks: []agentFramework{}, CompletedFrameworks: []agentFramework{},
 	}
+	s.ReservedFull, s.UnreservedFull = fullPerRole(v.Info.GetResources())
+	for _, c := range operator.AgentCapabilities() {
+		s.Capabilities = append(s.Capabilities, c.GetType().String())
+	}
+	var used []*mesosv1.Resource
+	for _, t := range v.Tasks {
+		if !t.Terminal {
+			used = append(used, t.Info.GetResources()...)
+		}
+	}
+	s.ReservedAllocated, s.UnreservedAllocated = perRole(used)
 	for name, value := range cfg.Flags {
 		s.Flags[name] = value
 	}
@@ -92,7 +122,7 @@ func (cfg AgentConfig) describe(v agent.View) agentState {
 		if !ok {
 			i = len(s.Frameworks)
 			at[t.FrameworkID] = i
-			s.Frameworks = append(s.Frameworks, agentFramework{ID: t.FrameworkID, Executors: []agentExecutor{}, CompletedExecutors: []agentExecutor{}})
+			s.Frameworks = append(s.Frameworks, agentFrameworkOf(t.FrameworkID, t.Framework))
 		}
 		f := &s.Frameworks[i]
 		if e := executorOf(v.ID, t); t.Terminal {
@@ -104,11 +134,20 @@ func (cfg AgentConfig) describe(v agent.View) agentState {
 	return s
 }
 
+func agentFrameworkOf(id string, info *mesosv1.FrameworkInfo) agentFramework {
+	f := agentFramework{
+		ID: id, Name: info.GetName(), User: info.GetUser(), FailoverTimeout: number(info.GetFailoverTimeout()), Checkpoint: info.GetCheckpoint(),
+		Hostname: info.GetHostname(), Principal: info.GetPrincipal(), Executors: []agentExecutor{}, CompletedExecutors: []agentExecutor{},
+	}
+	f.Role, f.Roles = rolesOf(info)
+	return f
+}
+
 func executorOf(agentID string, t agent.TaskView) agentExecutor {
 	e := agentExecutor{
 		ID: t.Info.GetTaskId().GetValue(), Name: "Command Executor (Task: " + t.Info.GetTaskId().GetValue() + ")",
 		Source: t.Info.GetTaskId().GetValue(), Container: t.ContainerID, Directory: t.Sandbox,
-		Resources: flat(nil), Role: t.Role, Type: "DEFAULT",
+		Resources: flat(nil), Role: t.Role, Labels: labels(t.Info.GetLabels()), Type: "DEFAULT",
 		Tasks: []taskObject{}, QueuedTasks: []taskObject{}, CompletedTasks: []taskObject{},
 	}
 	task := taskObject{

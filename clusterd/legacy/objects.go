@@ -212,16 +212,10 @@ func frameworkOf(f *master.Response_GetFrameworks_Framework, tasks tasksOf) fram
 		Tasks: orEmpty(tasks.active[id]), UnreachableTasks: orEmpty(tasks.unreachable[id]), CompletedTasks: orEmpty(tasks.completed[id]),
 		Offers: []offerObject{}, Executors: []struct{}{}, Labels: labels(info.GetLabels()),
 	}
-	multi := false
 	for _, c := range info.GetCapabilities() {
 		o.Capabilities = append(o.Capabilities, c.GetType().String())
-		multi = multi || c.GetType() == mesosv1.FrameworkInfo_Capability_MULTI_ROLE
 	}
-	if multi {
-		o.Roles = info.GetRoles()
-	} else {
-		o.Role = new(info.GetRole())
-	}
+	o.Role, o.Roles = rolesOf(info)
 	if f.ReregisteredTime != nil {
 		o.ReregisteredTime = new(seconds(f.ReregisteredTime))
 	}
@@ -232,6 +226,16 @@ func frameworkOf(f *master.Response_GetFrameworks_Framework, tasks tasksOf) fram
 		})
 	}
 	return o
+}
+
+// rolesOf gives a framework's one role, or its list of them, by its capability.
+func rolesOf(info *mesosv1.FrameworkInfo) (role *string, roles []string) {
+	for _, c := range info.GetCapabilities() {
+		if c.GetType() == mesosv1.FrameworkInfo_Capability_MULTI_ROLE {
+			return nil, info.GetRoles()
+		}
+	}
+	return new(info.GetRole()), nil
 }
 
 func orEmpty[T any](list []T) []T {

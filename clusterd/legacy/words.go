@@ -143,12 +143,4 @@ func attributes(list []*mesosv1.Attribute) map[string]any {
 	return out
 }
 
-func names[T interface{ String() string }](list []T) []string {
-	out := make([]string, 0, len(list))
-	for _, v := range list {
-		out = append(out, v.String())
-	}
-	return out
-}
-
 func seconds(t *mesosv1.TimeInfo) number { return number(float64(t.GetNanoseconds()) / 1e9) }

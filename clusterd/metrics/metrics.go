@@ -127,8 +127,9 @@ func (cfg Config) master(ctx context.Context, l *leader.Leader, v values) error 
 		used = append(used, a.GetAllocatedResources()...)
 	}
 	amounts(v, "master", total, used)
-	v["master/slaves_active"], v["master/slaves_connected"] = float64(len(p.Agents)), float64(len(p.Agents))
-	v["master/slaves_inactive"], v["master/slaves_disconnected"] = 0, float64(len(p.Recovered))
+	here := float64(len(p.Agents) - len(live.Away))
+	v["master/slaves_active"], v["master/slaves_connected"] = here, here
+	v["master/slaves_inactive"], v["master/slaves_disconnected"] = float64(len(live.Away)), float64(len(live.Away)+len(p.Recovered))
 	v["master/slaves_unreachable"] = float64(len(p.Unreachable))
 	for _, name := range []string{"active", "connected", "inactive", "disconnected"} {
 		v["master/frameworks_"+name] = 0

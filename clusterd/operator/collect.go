@@ -204,14 +204,11 @@ func (p *Picture) addAgent(a *agentRow, live leader.Live) error {
 		return nil
 	}
 	out := &master.Response_GetAgents_Agent{
-		AgentInfo: info, Active: proto.Bool(true), Deactivated: proto.Bool(false), Version: proto.String(leader.Version),
+		AgentInfo: info, Active: proto.Bool(!live.Away[a.ID]), Deactivated: proto.Bool(false), Version: proto.String(leader.Version),
 		Pid:            proto.String("slave(1)@" + net.JoinHostPort(a.Address, strconv.Itoa(int(a.Port)))),
 		RegisteredTime: timeInfo(a.RegisteredNS),
 		TotalResources: leader.ToWire(a.Total, ""),
-		Capabilities: []*mesosv1.AgentInfo_Capability{
-			{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()},
-			{Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
-		},
+		Capabilities:   AgentCapabilities(),
 	}
 	if a.ReattachedNS != 0 {
 		out.ReregisteredTime = timeInfo(a.ReattachedNS)
@@ -226,6 +223,16 @@ func (p *Picture) addAgent(a *agentRow, live leader.Live) error {
 	}
 	p.Agents = append(p.Agents, out)
 	return nil
+}
+
+// AgentCapabilities are what every agent here understands.
+func AgentCapabilities() []*mesosv1.AgentInfo_Capability {
+	return []*mesosv1.AgentInfo_Capability{
+		{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()},
+		{Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
+		{Type: mesosv1.AgentInfo_Capability_RESERVATION_REFINEMENT.Enum()},
+		{Type: mesosv1.AgentInfo_Capability_TASK_RESOURCE_LIMITS.Enum()},
+	}
 }
 
 func wordFramework(f *frameworkRow, live leader.Live) (*master.Response_GetFrameworks_Framework, error) {

@@ -42,6 +42,7 @@ type Facts struct {
 	HostNetwork  bool
 	KillingState bool // the framework understands TASK_KILLING
 	Info         *mesosv1.TaskInfo
+	Framework    *mesosv1.FrameworkInfo // as it was at the launch
 	User         string
 	UserID       uint32 // the cluster's for User; 0: none
 }
