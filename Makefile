@@ -43,7 +43,7 @@ lint: build/tools/staticcheck build/tools/gofumpt ## vet, staticcheck and the on
 	if [ -n "$$found" ]; then echo "format these with build/tools/gofumpt -w:"; echo "$$found"; exit 1; fi
 
 clean: ## remove what was built; the cache of packages stays
-	rm -rf bin build/image build/qemu build/programs build/tools
+	rm -rf bin build/image build/qemu build/qemu-tests build/programs build/tools
 
 # Not listed by help: the parts of the above.
 programs:

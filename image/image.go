@@ -88,6 +88,9 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer unlock()
+	if err := clearInterrupted(b.cache()); err != nil {
+		return Result{}, err
+	}
 	for _, phase := range []struct {
 		name string
 		do   func(context.Context) error
@@ -134,6 +137,23 @@ func (b *build) prepare() error {
 	}
 	b.store, err = packages.Open(b.cache(), b.Release, b.Tell)
 	return err
+}
+
+// clearInterrupted removes what builds that were killed have left half done. The caller
+// holds the directory, so nobody works in it.
+func clearInterrupted(cache string) error {
+	for _, pattern := range []string{"fetch-*", "unpack-*", "bb-*", "modules/.new-*"} {
+		left, err := filepath.Glob(filepath.Join(cache, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range left {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("clear what an earlier build has left: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // lookAgain is how often a build looks whether another one has ended.

@@ -160,3 +160,19 @@ func TestBuildsOfOneCheckoutWait(t *testing.T) {
 		t.Errorf("after the end of the first: %v", err)
 	}
 }
+
+func TestWhatAKilledBuildLeftIsCleared(t *testing.T) {
+	cache := t.TempDir()
+	for _, dir := range []string{"fetch-1", "unpack-2/modules", "bb-3", "debs", "kernel-4", "modules"} {
+		if err := os.MkdirAll(filepath.Join(cache, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := clearInterrupted(cache); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(cache, "*"))
+	if err != nil || len(left) != 3 {
+		t.Errorf("left %v, %v: want the packages, the kernel and the modules", left, err)
+	}
+}

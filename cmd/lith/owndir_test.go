@@ -147,6 +147,19 @@ func TestSecretsOfALeftDirectory(t *testing.T) {
 	}
 }
 
+func TestProgressShowsWhatAConsoleSaysAsText(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(&out)
+	p.show(event{At: 1.25, Node: "n1", Kind: eventTrouble, Text: "bad \x1b[2Jname\r — ü"})
+	p.show(event{At: 2, Node: "n1", Kind: eventPhase, Text: "mounts 0.41s ok"})
+	p.show(event{At: 3, Kind: eventReady, Text: "1 of 1 nodes"})
+	p.finish()
+	want := "   1.2 s  n1 bad ?[2Jname? — ü\n   2.0 s  n1 phase mounts 0.41s ok\n   3.0 s  ready: 1 of 1 nodes\n"
+	if out.String() != want {
+		t.Errorf("shown:\n%q, want\n%q", out.String(), want)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	interrupted, cancel := context.WithCancel(t.Context())
 	cancel()

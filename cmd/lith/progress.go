@@ -8,6 +8,7 @@ import (
 	"os"
 	"sort"
 	"strings"
+	"unicode"
 
 	"golang.org/x/term"
 )
@@ -64,7 +65,17 @@ func (p *progress) line(at float64, node, text string) {
 	if short := []rune(text); len(short) > maxText {
 		text = string(short[:maxText]) + "…"
 	}
-	fmt.Fprintf(p.out, "%6.1f s  %s%s\n", at, node, text)
+	fmt.Fprintf(p.out, "%6.1f s  %s%s\n", at, node, printable(text))
+}
+
+// printable keeps what a machine's console says from steering the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
 }
 
 func (p *progress) draw(at float64) {

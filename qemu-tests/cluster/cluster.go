@@ -239,7 +239,8 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if memory == 0 {
 		memory = c.cfg.MemoryMB
 	}
-	m.began = time.Now()
+	began := time.Now()
+	m.began = began
 	started, err := vm.Start(ctx, vm.Config{
 		Name: m.Node.Name, Dir: c.dir(m.Node.Name),
 		Kernel: c.cfg.Image.Kernel, Initramfs: c.cfg.Image.Initramfs, Cmdline: strings.TrimSpace(c.cfg.Image.Cmdline + " " + m.Node.Cmdline),
@@ -252,7 +253,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	}
 	m.vm = started
 	c.cfg.Progress(Event{Node: m.Node.Name, Kind: PoweredOn})
-	m.watch.Go(func() { m.follow(started, m.began) })
+	m.watch.Go(func() { m.follow(started, began) })
 	return nil
 }
 

@@ -215,6 +215,60 @@ func TestGuestReachesGatewayAndNothingBeyond(t *testing.T) {
 	}
 }
 
+// With NAT a guest's connection to the world beyond is made by the host; what hosts keep
+// for themselves stays out of reach.
+func TestNATReachesTheWorldButNotTheHost(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, _ = io.Copy(conn, conn)
+			}()
+		}
+	}()
+	asked := make(chan string, 8)
+	l := newLAN(t, Config{Hosts: oneHost(), NAT: true, dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		asked <- address
+		return new(net.Dialer).DialContext(ctx, network, ln.Addr().String())
+	}})
+	g := boot(t, plug(t, l, "n1", 1), "10.77.0.11")
+	conn, err := g.dial(t, "192.0.2.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	echo := make([]byte, 5)
+	if _, err := io.ReadFull(conn, echo); err != nil || string(echo) != "hello" {
+		t.Errorf("came back %q, %v", echo, err)
+	}
+	if at := <-asked; at != "192.0.2.1:80" {
+		t.Errorf("the host was asked for %s", at)
+	}
+	for _, at := range []string{"169.254.169.254:80", "10.77.0.99:80"} {
+		if _, err := g.dial(t, at); err == nil {
+			t.Errorf("%s was reached", at)
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("the host was asked for %s too", <-asked)
+	}
+}
+
 func TestNamesOfTheLAN(t *testing.T) {
 	l := newLAN(t, Config{Hosts: oneHost()})
 	g := boot(t, plug(t, l, "n1", 1), "10.77.0.11")

@@ -39,6 +39,9 @@ type Config struct {
 	// and names outside the LAN do not exist.
 	NAT bool
 	Log *slog.Logger
+
+	// dial connects to the host's networks; nil is the host's own way.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // LAN is a switch with a gateway. It works until Close.
@@ -58,6 +61,9 @@ func New(cfg Config) (*LAN, error) {
 		return nil, fmt.Errorf("LAN %s: not an IPv4 network of at least 8 addresses", cfg.Subnet)
 	}
 	cfg.Subnet = cfg.Subnet.Masked()
+	if cfg.dial == nil {
+		cfg.dial = (&net.Dialer{}).DialContext
+	}
 	for _, h := range cfg.Hosts {
 		if !cfg.Subnet.Contains(h.Address) || h.Address == gatewayAddr(cfg.Subnet) {
 			return nil, fmt.Errorf("LAN %s: address %s of %s is not one of its hosts'", cfg.Subnet, h.Address, h.Name)

@@ -35,8 +35,9 @@ func (g *gateway) forwardBeyond() {
 	})
 }
 
-// beyond reports whether an address is one that NAT is for: not the LAN's, not the host's
-// own, and nobody's broadcast.
+// beyond reports whether an address is one that NAT is for: not the LAN's, not loopback
+// and link-local ones (on which hosts keep what is meant for themselves), and nobody's
+// broadcast.
 func (g *gateway) beyond(a tcpip.Address) bool {
 	ip, ok := netip.AddrFromSlice(a.AsSlice())
 	return ok && !g.lan.cfg.Subnet.Contains(ip) && ip.IsGlobalUnicast()
@@ -51,8 +52,7 @@ func (g *gateway) forwardTCP(r *tcp.ForwarderRequest) {
 	to := net.JoinHostPort(id.LocalAddress.String(), portText(id.LocalPort))
 	ctx, cancel := context.WithTimeout(g.lan.ctx, 15*time.Second)
 	defer cancel()
-	var dialer net.Dialer
-	out, err := dialer.DialContext(ctx, "tcp", to)
+	out, err := g.lan.cfg.dial(ctx, "tcp", to)
 	if err != nil {
 		r.Complete(true)
 		return
