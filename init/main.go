@@ -110,13 +110,18 @@ func (m *machine) cruise(signals <-chan os.Signal) ending {
 		case s := <-signals:
 			return ending{off: s == unix.SIGTERM, why: "signal " + s.String()}
 		case <-tick.C:
-			if !m.sup.Ping(time.Second) {
-				m.log.Warn("supervisor does not answer, watchdog not fed")
-				continue
-			}
-			m.feed()
+			beat(m.sup, m.feed, m.log.Warn)
 		}
 	}
+}
+
+// beat feeds the watchdog if the supervisor answers.
+func beat(sup *supervise.Supervisor, feed func(), warn func(format string, args ...any)) {
+	if !sup.Ping(time.Second) {
+		warn("supervisor does not answer, watchdog not fed")
+		return
+	}
+	feed()
 }
 
 // take makes the machine what the first plan says and starts the programs that waited
