@@ -111,6 +111,7 @@ type machine struct {
 	hub     *hub
 	network Network
 	wants   chan []nodedoc.Network
+	nudged  chan struct{} // 1: the inventory is to be taken again
 	api     *apiServer
 
 	mu    sync.Mutex
@@ -122,7 +123,7 @@ type machine struct {
 
 // Run lives until ctx ends or a part of it fails.
 func Run(ctx context.Context, cfg Config) error {
-	n := &machine{cfg: cfg, console: console.New(cfg.Console), wants: make(chan []nodedoc.Network, 1)}
+	n := &machine{cfg: cfg, console: console.New(cfg.Console), wants: make(chan []nodedoc.Network, 1), nudged: make(chan struct{}, 1)}
 	var err error
 	if n.image, err = readImage(cfg.Root); err != nil {
 		cfg.Log.Warn("image unknown", "error", err)
@@ -231,6 +232,10 @@ func (n *machine) lanChanged(s lan.State) {
 		addresses = append(addresses, a.String())
 	}
 	n.hub.change(func(v *noded.Node) { v.Addresses, v.Mtu = addresses, uint32(max(s.MTU, 0)) })
+	select {
+	case n.nudged <- struct{}{}: // cards have carrier and addresses now
+	default:
+	}
 	n.sayAddress()
 }
 
@@ -266,7 +271,7 @@ const stockEvery = time.Minute
 // keepInventory looks again from time to time: cards and disks come and go.
 func (n *machine) keepInventory(ctx context.Context) error {
 	for {
-		if err := sleep(ctx, stockEvery); err != nil {
+		if err := wakeOr(ctx, n.nudged, stockEvery); err != nil {
 			return err
 		}
 		n.takeStock(n.hub.view().node.GetInventory().GetRamStoreBytes())

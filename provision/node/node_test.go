@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -276,6 +277,23 @@ func TestClockBelowTheFloorIsSet(t *testing.T) {
 	if b.clock.steps == 0 || b.clock.Now().Before(time.Now().Add(-time.Minute)) || n.Clock == nil {
 		t.Errorf("clock %s after %d steps", b.clock.Now(), b.clock.steps)
 	}
+}
+
+// The inventory follows the LAN: a card that has an address by now is shown with it.
+func TestInventoryFollowsTheLAN(t *testing.T) {
+	b := newBench(t)
+	b.deliver(t, b.document("m1"), true)
+	b.run(t)
+	clusterd := b.dial(t)
+	clusterd.node(func(n *noded.Node) bool { return n.Credentials != nil && len(n.Addresses) > 0 })
+	b.lan.mu.Lock()
+	b.lan.nics = []*noded.Nic{{Name: "eth0", Mac: "52:54:00:00:00:01", Carrier: true, Addresses: []string{"10.7.0.99/24"}}}
+	b.lan.mu.Unlock()
+	b.lan.changed(lan.State{Addresses: []netip.Prefix{netip.MustParsePrefix("10.7.0.99/24")}, MTU: 1500})
+	clusterd.node(func(n *noded.Node) bool {
+		nics := n.GetInventory().GetNics()
+		return len(nics) == 1 && slices.Equal(nics[0].Addresses, []string{"10.7.0.99/24"})
+	})
 }
 
 // TestKill signals the process that init reports.
