@@ -59,6 +59,8 @@ type membership struct {
 	now                 func() time.Time
 	report              func(*noded.ClusterStatus)   // to noded; may be nil
 	announce            func(discovery.Announcement) // on the LAN; may be nil
+	// known says whether a node was heard from an address; nil: nobody listens.
+	known func(host string) bool
 	// twin is another incarnation that speaks under this node's name; nil: nobody can.
 	twin   func() (incarnation, address string, ok bool)
 	issuer *issuer // masters that can issue certificates
@@ -112,7 +114,7 @@ func (m membership) run(ctx context.Context) error {
 	if m.master() {
 		self.Roles = append(self.Roles, nodecert.RoleMaster)
 	}
-	cfg := peers.Config{Self: self, Certificate: m.certificate, Now: m.now, Resolve: m.resolve, Plain: m.certificate == nil, Log: m.log}
+	cfg := peers.Config{Self: self, Certificate: m.certificate, Now: m.now, Resolve: m.resolve, Known: m.known, Plain: m.certificate == nil, Log: m.log}
 	if m.anchor != nil {
 		cfg.Anchor = *m.anchor
 	}

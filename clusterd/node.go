@@ -271,6 +271,6 @@ func nodeMembership(ctx context.Context, client *machine.Client, listeners map[s
 			}
 			return ""
 		},
-		announce: table.Announce, twin: table.Twin, log: log,
+		announce: table.Announce, twin: table.Twin, known: table.Known, log: log,
 	}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -212,7 +213,24 @@ func (t *Table) take(b *beacon.Beacon) {
 	if e.Incarnation != next.Incarnation || e.Announcement != next.Announcement || now.Sub(e.Heard) > freshFor {
 		t.tell()
 	}
+	if !slices.Equal(e.Addresses, next.Addresses) {
+		t.moveHosts(e.Name, e.Addresses, next)
+	}
 	e.Node, e.sequence = next, b.GetSequence()
+}
+
+// moveHosts keeps the addresses that nodes were heard of.
+func (t *Table) moveHosts(name string, before []string, next Node) {
+	for _, a := range before {
+		if host, _, err := net.SplitHostPort(a); err == nil && t.hosts[host] == name {
+			delete(t.hosts, host)
+		}
+	}
+	for _, a := range next.Addresses {
+		if host, _, err := net.SplitHostPort(a); err == nil {
+			t.hosts[host] = next.Name
+		}
+	}
 }
 
 // forget makes room of those not heard for long.
@@ -220,6 +238,7 @@ func (t *Table) forget(now time.Time) bool {
 	before := len(t.nodes)
 	for name, e := range t.nodes {
 		if now.Sub(e.Heard) > forgetAfter {
+			t.moveHosts(name, e.Addresses, Node{})
 			delete(t.nodes, name)
 		}
 	}

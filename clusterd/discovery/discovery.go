@@ -100,6 +100,7 @@ type Table struct {
 	own      Announcement
 	news     chan struct{} // 1: something to say at once
 	nodes    map[string]*entry
+	hosts    map[string]string // address without port: the node it was last heard of
 	hints    map[string]hint
 	twin     twin
 	changed  chan struct{}
@@ -127,7 +128,7 @@ func New(cfg Config) *Table {
 		cfg.Now = time.Now
 	}
 	return &Table{
-		cfg: cfg, nodes: map[string]*entry{}, hints: map[string]hint{}, news: make(chan struct{}, 1),
+		cfg: cfg, nodes: map[string]*entry{}, hosts: map[string]string{}, hints: map[string]hint{}, news: make(chan struct{}, 1),
 		changed: make(chan struct{}), rumours: rumours{log: cfg.Log}, checked: chains{known: map[[32]byte]checkedChain{}},
 	}
 }
@@ -311,6 +312,14 @@ func (t *Table) Leader() (Node, bool) {
 		return Node{}, false
 	}
 	return best.Node, true
+}
+
+// Known says whether a proven beacon named an address, given without port.
+func (t *Table) Known(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.hosts[host]
+	return ok
 }
 
 // Changed closes when somebody new was heard, or somebody's word changed.

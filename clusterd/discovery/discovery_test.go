@@ -301,6 +301,33 @@ func TestAnOldBeaconChangesNothing(t *testing.T) {
 	}
 }
 
+// The addresses of proven beacons are known, as long as they are their nodes'.
+func TestKnownAddresses(t *testing.T) {
+	a := newAuthority(t, stone)
+	m1 := table(a, "m1", "m1-incarnation", "10.7.0.1", a.node(t, "m1", "m1-incarnation", nodecert.RoleMaster), &logged{})
+	cert := a.node(t, "m2", "m2-incarnation", nodecert.RoleMaster)
+	for _, step := range []struct{ address, known, unknown string }{{"10.7.0.2", "10.7.0.2", "10.7.0.3"}, {"10.7.0.3", "10.7.0.3", "10.7.0.2"}} {
+		packet, err := table(a, "m2", "m2-incarnation", step.address, cert, &logged{}).compose(cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m1.hear(packet, nil)
+		if !m1.Known(step.known) || m1.Known(step.unknown) {
+			t.Errorf("heard from %s: known %v, %s known %v", step.address, m1.Known(step.known), step.unknown, m1.Known(step.unknown))
+		}
+	}
+	forged := newAuthority(t, stone)
+	cert = forged.node(t, "m3", "m3-incarnation", nodecert.RoleMaster)
+	packet, err := table(forged, "m3", "m3-incarnation", "10.7.0.9", cert, &logged{}).compose(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m1.hear(packet, nil)
+	if m1.Known("10.7.0.9") {
+		t.Error("an unproven beacon made an address known")
+	}
+}
+
 func TestATwinIsNoticed(t *testing.T) {
 	a := newAuthority(t, stone)
 	cert := a.node(t, "m1", "m1-another", nodecert.RoleMaster)

@@ -52,8 +52,8 @@ var conversations = []struct {
 
 const (
 	handshakeWait  = 30 * time.Second // a busy emulated machine needs many
-	handoverWait   = 5 * time.Second // for somebody to Accept what was let in
-	maxHandshakes  = 128
+	handoverWait   = 5 * time.Second  // for somebody to Accept what was let in
+	maxHandshakes  = 128              // of strangers, and as many of known hosts
 	maxPerAddress  = 16
 	maxWelcome     = 512 // bytes
 	dialWait       = 30 * time.Second
@@ -82,8 +82,11 @@ type Config struct {
 	Now func() time.Time
 	// Resolve gives the addresses (host:port) of a node, the likeliest first.
 	Resolve func(name string) []string
-	Plain   bool
-	Log     *slog.Logger
+	// Known says whether a node of this cluster was heard from an address: its callers
+	// have places of their own, which a flood of strangers cannot take. nil: none is.
+	Known func(host string) bool
+	Plain bool
+	Log   *slog.Logger
 }
 
 // Mux is the port.
@@ -215,7 +218,7 @@ func (m *Mux) Run(ctx context.Context, l net.Listener) error {
 		<-ctx.Done()
 		l.Close()
 	})
-	slots := make(chan struct{}, maxHandshakes)
+	strangers, known := make(chan struct{}, maxHandshakes), make(chan struct{}, maxHandshakes)
 	pause := time.Millisecond
 	for {
 		conn, err := l.Accept()
@@ -242,7 +245,17 @@ func (m *Mux) Run(ctx context.Context, l net.Listener) error {
 			conn.Close()
 			continue
 		}
-		slots <- struct{}{}
+		slots := strangers
+		if m.cfg.Known != nil && m.cfg.Known(host) {
+			slots = known
+		}
+		select {
+		case slots <- struct{}{}:
+		default: // nobody waits here: behind him would wait who has a place
+			m.end(host)
+			conn.Close()
+			continue
+		}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			defer m.end(host)

@@ -294,6 +294,38 @@ func TestSilentCallersAreCounted(t *testing.T) {
 	}
 }
 
+// Strangers who fill every place with silence keep no node out that was heard before.
+func TestAFloodOfStrangers(t *testing.T) {
+	a := newAuthority(t, "stone", "0123456789abcdef")
+	cert := a.node(t, "m1", nodecert.RoleMaster)
+	p := serve(t, Config{
+		Self: nodecert.Peer{Name: "m1", Incarnation: "m1-incarnation"}, Anchor: a.anchor, Certificate: func() *tls.Certificate { return cert },
+		Known: func(host string) bool { return host == "127.0.0.1" },
+	})
+	for host := range maxHandshakes / maxPerAddress {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(host+1))}}
+		for range maxPerAddress {
+			c, err := d.Dial("tcp", p.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+		}
+	}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 2, 1)}}
+	late, err := d.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, err := late.Read(make([]byte, 1)); err == nil {
+		t.Error("a stranger too many was let in")
+	}
+	if _, _, ok := p.caller(t, "m2", a, a.node(t, "m2", nodecert.RoleMaster)).Lives(t.Context(), "m1"); !ok {
+		t.Error("a node that was heard before is kept out")
+	}
+}
+
 func FuzzFirstLine(f *testing.F) {
 	f.Add("MESOLITH raft/1 n1 incarnation-1\n")
 	f.Add("GET / HTTP/1.1\r\n")
