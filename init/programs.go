@@ -30,7 +30,8 @@ func programs() []supervise.Program {
 				unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
 				unix.CAP_SYS_TIME, unix.CAP_SYSLOG,
 				unix.CAP_SYS_ADMIN, // qemu_fw_cfg answers nobody else
-				unix.CAP_KILL, unix.CAP_SYS_PTRACE,
+				unix.CAP_KILL,
+				unix.CAP_SYS_PTRACE, // to read what memory others hold (/proc/PID/smaps_rollup)
 			},
 		},
 		{

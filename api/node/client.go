@@ -43,6 +43,12 @@ func (c *Client) Services(ctx context.Context) ([]Service, error) {
 	return out, c.get(ctx, "/v1/services", &out)
 }
 
+// Memory asks what the machine's memory goes to.
+func (c *Client) Memory(ctx context.Context) (Memory, error) {
+	var out Memory
+	return out, c.get(ctx, "/v1/memory", &out)
+}
+
 // Dmesg gives the kernel's log as text; the caller closes it.
 func (c *Client) Dmesg(ctx context.Context) (io.ReadCloser, error) {
 	return c.call(ctx, http.MethodGet, "/v1/dmesg", nil)

@@ -105,6 +105,26 @@ type Service struct {
 	Since    time.Time `json:"since"`
 }
 
+// Memory is what the machine's memory goes to, in bytes. The kernel's own belongs to no
+// process: it is in TotalBytes only.
+type Memory struct {
+	TotalBytes     uint64        `json:"totalBytes"`
+	AvailableBytes uint64        `json:"availableBytes"` // that a new program could have
+	Groups         []MemoryGroup `json:"groups"`
+}
+
+// MemoryGroup is what the processes of one program hold: init, noded, clusterd, isolated
+// (with the plugins that it has at work), store (pulls of images), or tasks, which are
+// the processes in all containers.
+type MemoryGroup struct {
+	Name      string `json:"name"`
+	Processes int    `json:"processes"`
+	// PSSBytes counts a page that n processes share as 1/n.
+	PSSBytes       uint64 `json:"pssBytes"`
+	AnonymousBytes uint64 `json:"anonymousBytes"` // the part of it that no file is behind
+	ResidentBytes  uint64 `json:"residentBytes"`  // with every shared page counted in full
+}
+
 // Failure is the body of every answer that is not 2xx.
 type Failure struct {
 	Error string `json:"error"`

@@ -20,7 +20,7 @@ func nodeCommand() *cobra.Command {
 	var f targetFlags
 	var flags nodeFlags
 	cmd := &cobra.Command{
-		Use: "node NAME VERB", Short: "Ask one machine: dmesg, logs PROGRAM, health, inventory, services, reboot",
+		Use: "node NAME VERB", Short: "Ask one machine: dmesg, logs PROGRAM, health, inventory, services, memory, reboot",
 		Long: `Ask one machine's own side, which answers when the cluster does not:
 
   dmesg          the kernel's messages since boot
@@ -28,6 +28,7 @@ func nodeCommand() *cobra.Command {
   health         what the node thinks of itself
   inventory      processors, memory, cards and disks
   services       the programs that init keeps running
+  memory         what each of them holds, and all tasks (--json: in bytes)
   reboot         end its tasks in order and boot again
 
 NAME is a node of the cluster's directory, or an address when there is none.`,
@@ -57,7 +58,7 @@ NAME is a node of the cluster's directory, or an address when there is none.`,
 // nodeVerbs are what may follow a node's name.
 var nodeVerbs = []string{
 	"dmesg\tkernel messages", "logs\tof a program", "health\twhat it thinks of itself",
-	"inventory\twhat it is made of", "services\tof init", "reboot\tboot again",
+	"inventory\twhat it is made of", "services\tof init", "memory\tand who holds it", "reboot\tboot again",
 }
 
 // nodePrograms are the programs whose logs a node keeps.
@@ -66,9 +67,9 @@ var nodePrograms = []string{"clusterd", "isolated", "noded"}
 func nodeArgs(_ *cobra.Command, args []string) error {
 	switch {
 	case len(args) < 2:
-		return errors.New("write `lith node NAME dmesg`, or logs PROGRAM, health, inventory, services or reboot in its place")
+		return errors.New("write `lith node NAME dmesg`, or logs PROGRAM, health, inventory, services, memory or reboot in its place")
 	case !slices.ContainsFunc(nodeVerbs, func(v string) bool { return strings.HasPrefix(v, args[1]+"\t") }):
-		return fmt.Errorf("%q is nothing that a node is asked: it is dmesg, logs PROGRAM, health, inventory, services or reboot", args[1])
+		return fmt.Errorf("%q is nothing that a node is asked: it is dmesg, logs PROGRAM, health, inventory, services, memory or reboot", args[1])
 	case args[1] == "logs" && len(args) != 3:
 		return fmt.Errorf("name one program: `lith node %s logs PROGRAM` with one of %s", args[0], strings.Join(nodePrograms, ", "))
 	case args[1] != "logs" && len(args) > 2:
@@ -139,6 +140,12 @@ func askShort(ctx context.Context, w io.Writer, c *node.Client, name, verb strin
 			rows = append(rows, []string{s.Name, s.State, fmt.Sprint(s.PID), fmt.Sprint(s.Restarts), s.LastExit, s.Since.UTC().Format(time.RFC3339)})
 		}
 		return printTable(w, []string{"SERVICE", "STATE", "PID", "RESTARTS", "LAST EXIT", "SINCE"}, rows)
+	case "memory":
+		m, err := c.Memory(ctx)
+		if err != nil || f.asJSON {
+			return showJSON(w)(m, err)
+		}
+		return showMemory(w, m)
 	case "reboot":
 		if err := c.Reboot(ctx, "lith node "+name+" reboot"); err != nil {
 			return err
@@ -147,6 +154,20 @@ func askShort(ctx context.Context, w io.Writer, c *node.Client, name, verb strin
 		return err
 	}
 	return fmt.Errorf("%q is nothing that a node is asked", verb)
+}
+
+// showMemory writes who holds what of a machine's memory.
+func showMemory(w io.Writer, m node.Memory) error {
+	mib := func(bytes uint64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
+	var rows [][]string
+	for _, g := range m.Groups {
+		rows = append(rows, []string{g.Name, fmt.Sprint(g.Processes), mib(g.PSSBytes), mib(g.AnonymousBytes), mib(g.ResidentBytes)})
+	}
+	if err := printTable(w, []string{"PROGRAM", "PROCESSES", "PSS", "ANONYMOUS", "RESIDENT"}, rows); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\n%s of %s are free for programs\n", mib(m.AvailableBytes), mib(m.TotalBytes))
+	return err
 }
 
 // pour copies a text to the end.

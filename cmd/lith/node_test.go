@@ -19,6 +19,8 @@ func TestAskMachine(t *testing.T) {
 	mux.HandleFunc("GET /v1/dmesg", answer("<6>[0.000000] Linux\n"))
 	mux.HandleFunc("GET /v1/health", answer(`{"name":"n1","kernel":"6.12"}`))
 	mux.HandleFunc("GET /v1/services", answer(`[{"name":"clusterd","state":"running","pid":139}]`))
+	mux.HandleFunc("GET /v1/memory", answer(`{"totalBytes":536870912,"availableBytes":314572800,"groups":[
+		{"name":"clusterd","processes":1,"pssBytes":25165824,"anonymousBytes":16777216,"residentBytes":27262976}]}`))
 	mux.HandleFunc("GET /v1/logs", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("program") != "clusterd" {
 			w.WriteHeader(http.StatusNotFound)
@@ -49,6 +51,8 @@ func TestAskMachine(t *testing.T) {
 		{[]string{"logs", "nothing"}, "", "no program of that name"},
 		{[]string{"reboot"}, "n1 reboots", ""},
 		{[]string{"services"}, "clusterd  running  139", ""},
+		{[]string{"memory"}, "clusterd  1          24.0 MiB  16.0 MiB   26.0 MiB", ""},
+		{[]string{"memory"}, "300.0 MiB of 512.0 MiB are free", ""},
 		{[]string{"dance"}, "", "is nothing that a node is asked"},
 	} {
 		var out strings.Builder

@@ -138,6 +138,7 @@ func (a *apiServer) routes() http.Handler {
 		{"GET /v1/dmesg", nodedoc.RoleReader, a.dmesg},
 		{"GET /v1/logs", nodedoc.RoleReader, a.logs},
 		{"GET /v1/services", nodedoc.RoleReader, a.services},
+		{"GET /v1/memory", nodedoc.RoleReader, a.memory},
 		{"POST /v1/reboot", nodedoc.RoleOperator, a.power("reboot")},
 		{"POST /v1/poweroff", nodedoc.RoleOperator, a.power("poweroff")},
 		{"POST /v1/services/kill", nodedoc.RoleAdmin, a.kill},
@@ -145,7 +146,7 @@ func (a *apiServer) routes() http.Handler {
 		mux.HandleFunc(r.pattern, a.authorize(r.role, r.handle))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, "no such call %s %s; there are /v1/health, inventory, dmesg, logs, services (GET) and /v1/reboot, poweroff, services/kill (POST)", r.Method, r.URL.Path)
+		refuse(w, http.StatusNotFound, "no such call %s %s; there are /v1/health, inventory, dmesg, logs, services, memory (GET) and /v1/reboot, poweroff, services/kill (POST)", r.Method, r.URL.Path)
 	})
 	return mux
 }

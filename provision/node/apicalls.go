@@ -12,6 +12,7 @@ import (
 
 	api "github.com/mesolith/mesolith/api/node"
 	"github.com/mesolith/mesolith/internal/wire/pid1"
+	"github.com/mesolith/mesolith/provision/node/memory"
 )
 
 func (a *apiServer) health(w http.ResponseWriter, _ *http.Request) {
@@ -66,6 +67,21 @@ func (a *apiServer) services(w http.ResponseWriter, r *http.Request) {
 	for _, s := range list {
 		out = append(out, api.Service{
 			Name: s.Name, State: s.State, PID: s.Pid, Restarts: s.Restarts, LastExit: s.LastExit, Since: time.UnixMilli(s.SinceUnixMs).UTC(),
+		})
+	}
+	answer(w, http.StatusOK, out)
+}
+
+func (a *apiServer) memory(w http.ResponseWriter, _ *http.Request) {
+	m, err := memory.Observe(a.n.cfg.Root)
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	out := api.Memory{TotalBytes: m.Total, AvailableBytes: m.Available, Groups: []api.MemoryGroup{}}
+	for _, g := range m.Groups {
+		out.Groups = append(out.Groups, api.MemoryGroup{
+			Name: g.Name, Processes: g.Processes, PSSBytes: g.PSS, AnonymousBytes: g.Anonymous, ResidentBytes: g.Resident,
 		})
 	}
 	answer(w, http.StatusOK, out)

@@ -68,6 +68,12 @@ func TestMasterComesUp(t *testing.T) {
 	if err != nil || h.Name != "m1" || h.Incarnation != n.Incarnation || h.CertificateEnds.IsZero() {
 		t.Errorf("health %+v: %v", h, err)
 	}
+	b.put(t, "proc/30/smaps_rollup", "Rss: 8 kB\nPss: 4 kB\nPss_Anon: 2 kB\n")
+	b.put(t, "proc/30/cgroup", "0::/system/clusterd\n")
+	mem, err := reader.Memory(t.Context())
+	if want := (api.MemoryGroup{Name: "clusterd", Processes: 1, PSSBytes: 4096, AnonymousBytes: 2048, ResidentBytes: 8192}); err != nil || mem.TotalBytes != 1<<30 || !slices.Equal(mem.Groups, []api.MemoryGroup{want}) {
+		t.Errorf("memory %+v: %v", mem, err)
+	}
 	logs, err := reader.Logs(t.Context(), "clusterd", false)
 	if err != nil {
 		t.Fatal(err)
