@@ -29,8 +29,7 @@ test-all: image unit ## the long ones too: two builds compared, faults in every 
 	$(GO) test -tags vm,long -count=1 -timeout 120m ./qemu-tests/... ./image/...
 
 bench: image ## the figures of speed and size, in one table
-	bin/lith image size -o $(IMAGE)
-	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests/...
+	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests
 
 generate: build/tools/protoc-gen-go ## Go code from the .proto files (needs protobuf-compiler)
 	PATH="$(GOBIN_TOOLS):$$PATH" protoc --go_out=. --go_opt=module=github.com/mesolith/mesolith internal/wire/*/*.proto

@@ -40,6 +40,7 @@ type lab struct {
 	dir  string // programs, consoles
 
 	shared *world // the cluster of three, nil until a test wants it
+	report func() // of a run that measures; nil: none
 }
 
 var theLab lab
@@ -84,6 +85,9 @@ func runLab(m *testing.M) (code int, err error) {
 	}
 	fmt.Printf("this kernel starts a program that prints in %.1f s (%s)\n", theLab.boot.Seconds(), theLab.accel)
 	code = m.Run()
+	if theLab.report != nil {
+		theLab.report()
+	}
 	if theLab.shared != nil {
 		theLab.shared.close()
 		if code == 0 {
@@ -143,6 +147,7 @@ type options struct {
 	file     string // a cluster file; empty: generated
 	noDHCP   bool
 	memoryMB int
+	image    *cluster.Image // nil: the lab's
 	spoil    func(*cluster.Rendered)
 	prepare  bool // machines stay off
 }
@@ -192,8 +197,12 @@ func makeWorld(ctx context.Context, name string, o options) (*world, error) {
 		return nil, err
 	}
 	w.home = dir
+	img := theLab.image
+	if o.image != nil {
+		img = *o.image
+	}
 	cfg := cluster.Config{
-		Name: w.rendered.Name, Dir: dir, Image: theLab.image, Nodes: w.rendered.Nodes, Subnet: w.rendered.Subnet,
+		Name: w.rendered.Name, Dir: dir, Image: img, Nodes: w.rendered.Nodes, Subnet: w.rendered.Subnet,
 		MemoryMB: o.memoryMB, Accel: theLab.accel, NoDHCP: o.noDHCP, Client: transport,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}

@@ -99,7 +99,7 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
-	lp := process(s.Process)
+	lp := FirstProcess(s.Process)
 	for _, name := range stdio.Streams {
 		w, err := stdio.OpenWriter(j.Paths.pipes, name)
 		if err != nil {
@@ -161,8 +161,8 @@ func pathOf(env []string) string {
 	return ""
 }
 
-// process words the specification's process for libcontainer.
-func process(p *specs.Process) *libcontainer.Process {
+// FirstProcess words the specification's process for libcontainer.
+func FirstProcess(p *specs.Process) *libcontainer.Process {
 	lp := &libcontainer.Process{
 		Args: p.Args, Env: p.Env, UID: int(p.User.UID), GID: int(p.User.GID), Cwd: p.Cwd, NoNewPrivileges: &p.NoNewPrivileges, Init: true,
 		Capabilities: &configs.Capabilities{

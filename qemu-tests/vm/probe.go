@@ -161,7 +161,7 @@ func printingInitramfs(text string) []byte {
 	}
 	add(1, "dev", 0o040755, 0, 0, nil)
 	add(2, "dev/console", 0o020600, 5, 1, nil)
-	add(3, "init", 0o100755, 0, 0, printingProgram(text))
+	add(3, "init", 0o100755, 0, 0, PrintingProgram(text))
 	add(0, "TRAILER!!!", 0, 0, 0, nil)
 	return b.Bytes()
 }
@@ -172,9 +172,9 @@ func pad(b *bytes.Buffer) {
 	}
 }
 
-// printingProgram is the smallest ELF program for x86-64 Linux that writes a line and
+// PrintingProgram is the smallest ELF program for x86-64 Linux that writes a line and
 // then waits for ever: write(1, text, len); for { pause() }.
-func printingProgram(text string) []byte {
+func PrintingProgram(text string) []byte {
 	const base, headers = 0x400000, 64 + 56
 	line := text + "\n"
 	code := []byte{

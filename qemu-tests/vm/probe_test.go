@@ -19,7 +19,7 @@ func TestProbeProgramPrints(t *testing.T) {
 		t.Skipf("the program is for linux/amd64, this is %s/%s", runtime.GOOS, runtime.GOARCH)
 	}
 	path := filepath.Join(t.TempDir(), "init")
-	if err := os.WriteFile(path, printingProgram(Hello), 0o700); err != nil {
+	if err := os.WriteFile(path, PrintingProgram(Hello), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), path)
