@@ -19,14 +19,15 @@ import (
 	"time"
 )
 
-// processes is a cluster of real clusterd processes on loopback. Containers play no part
-// here: a socket stands where isolated would answer.
+// processes is a cluster of real clusterd processes on loopback. Without an isolated
+// containers play no part: a socket stands where it would answer.
 type processes struct {
-	t       *testing.T
-	program string
-	dirs    []string
-	ports   []int
-	running []*exec.Cmd
+	t        *testing.T
+	program  string
+	isolated string
+	dirs     []string
+	ports    []int
+	running  []*exec.Cmd
 }
 
 var buildOnce = sync.OnceValues(func() (string, error) {
@@ -48,14 +49,8 @@ func newProcesses(t *testing.T, n int) *processes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &processes{t: t, program: program, running: make([]*exec.Cmd, n)}
-	for range n {
-		dir, err := os.MkdirTemp("", "dev") // short: it holds a Unix socket
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		p.dirs = append(p.dirs, dir)
+	p := prepare(t, n, program, program)
+	for _, dir := range p.dirs {
 		l, err := net.Listen("unix", filepath.Join(dir, "isolated.sock"))
 		if err != nil {
 			t.Fatal(err)
@@ -70,6 +65,20 @@ func newProcesses(t *testing.T, n int) *processes {
 				go io.Copy(io.Discard, c)
 			}
 		}()
+	}
+	return p
+}
+
+func prepare(t *testing.T, n int, program, isolated string) *processes {
+	t.Helper()
+	p := &processes{t: t, program: program, isolated: isolated, running: make([]*exec.Cmd, n)}
+	for range n {
+		dir, err := os.MkdirTemp("", "dev") // short: it holds a Unix socket
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		p.dirs = append(p.dirs, dir)
 		p.ports = append(p.ports, freePorts(t))
 	}
 	t.Cleanup(func() {
@@ -107,14 +116,16 @@ func freePorts(t *testing.T) int {
 
 func (p *processes) api(i int) string { return "127.0.0.1:" + strconv.Itoa(p.ports[i]) }
 
+func (p *processes) agentAPI(i int) string { return "127.0.0.1:" + strconv.Itoa(p.ports[i]+1) }
+
 func (p *processes) start(i int) {
 	p.t.Helper()
 	var peers []string
 	for n := range p.ports {
 		peers = append(peers, p.api(n))
 	}
-	cmd := exec.Command(p.program, "--dev", "--verbose", "--dir", p.dirs[i], "--isolated", p.program, "--listen", p.api(i),
-		"--agent-listen", "127.0.0.1:"+strconv.Itoa(p.ports[i]+1), "--peers", strings.Join(peers, ","))
+	cmd := exec.Command(p.program, "--dev", "--verbose", "--dir", p.dirs[i], "--isolated", p.isolated, "--listen", p.api(i),
+		"--agent-listen", p.agentAPI(i), "--peers", strings.Join(peers, ","))
 	out, err := os.OpenFile(filepath.Join(p.dirs[i], "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		p.t.Fatal(err)

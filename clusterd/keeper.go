@@ -19,7 +19,6 @@ import (
 // so that it and the tasks outlive clusterd.
 type devKeeper struct {
 	socket string
-	pid    int
 	path   string
 	args   []string
 	log    string
