@@ -76,19 +76,25 @@ func (c RegisterAgent) apply(s *State) (Result, error) {
 	if s.pool == "" {
 		s.pool = c.Pool
 	}
+	subnet, _ := s.freeSubnet()
+	s.addAgent(c, id, subnet)
+	r.AgentID = id
+	return r, nil
+}
+
+// addAgent makes a new record; without subnet the pool is used up.
+func (s *State) addAgent(c RegisterAgent, id AgentID, subnet string) *Agent {
 	slot := s.agents.add(Agent{
 		ID: id, Node: c.Node, AttachKey: c.AttachKey, BootID: c.BootID, Incarnation: c.Incarnation, Hostname: c.Hostname,
-		Port: c.Port, Address: c.Address, Info: c.Info, Total: c.Total, RegisteredNS: s.timeNS,
+		Port: c.Port, Address: c.Address, Info: c.Info, Total: c.Total, RegisteredNS: s.timeNS, Subnet: subnet,
 		tasks: map[ContainerID]int32{}, forgets: map[ContainerID]struct{}{},
 	})
 	s.agentSlot[id], s.agentByNode[c.Node] = slot, slot
-	if subnet, ok := s.freeSubnet(); ok {
-		s.agents.at(slot).Subnet = subnet
+	if subnet != "" {
 		s.subnets[subnet] = slot
 	}
 	s.networkVersion++
-	r.AgentID = id
-	return r, nil
+	return s.agents.at(slot)
 }
 
 // again is a known agent that comes back. Tasks that were called unreachable are known
@@ -148,16 +154,19 @@ func (s *State) endAgent(a *Agent) []Event {
 	return append(events, Event{Change: AgentEnded, Agent: id})
 }
 
-// freeSubnet takes the lowest free /24 of the pool (the first is left out: it is the
-// pool's own network address, and people expect it to be special).
+// freeSubnet takes a free /24 of the pool (the first is left out: it is the pool's own
+// network address, and people expect it to be special), from the quarter on that
+// SpreadSubnets named.
 func (s *State) freeSubnet() (string, bool) {
 	pool, err := netip.ParsePrefix(s.pool)
 	if err != nil || !pool.Addr().Is4() || pool.Bits() > 23 || pool.Bits() < 8 {
 		return "", false
 	}
 	base := pool.Masked().Addr().As4()
-	first := binary.BigEndian.Uint32(base[:])
-	for n := uint32(1); n < 1<<(24-pool.Bits()); n++ {
+	first, count := binary.BigEndian.Uint32(base[:]), uint32(1)<<(24-pool.Bits())
+	begin := uint32(s.quarter) * (count / 4)
+	for k := range count - 1 {
+		n := 1 + (begin+k)%(count-1)
 		var raw [4]byte
 		binary.BigEndian.PutUint32(raw[:], first+n<<8)
 		subnet := netip.PrefixFrom(netip.AddrFrom4(raw), 24).String()

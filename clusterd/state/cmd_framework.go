@@ -29,6 +29,10 @@ func (c BeginGeneration) apply(s *State) (Result, error) {
 	case c.Generation.Height <= s.generation.Height && s.generation.ID != "":
 		return Result{}, fmt.Errorf("height %d, present %d: %w", c.Generation.Height, s.generation.Height, ErrGenerationOlder)
 	}
+	if s.generation.ID != "" {
+		s.past = append(slices.Clone(s.past), s.generation.ID)
+		s.past = s.past[max(0, len(s.past)-maxPast):]
+	}
 	s.generation = c.Generation
 	s.nextFramework, s.nextAgent = 0, 0
 	return Result{}, nil
@@ -102,13 +106,19 @@ func (c SubscribeFramework) apply(s *State) (Result, error) {
 	} else if n, issued := s.issued(string(id), "-"); issued {
 		s.nextFramework = max(s.nextFramework, n+1)
 	}
-	s.frameworkSlot[id] = s.frameworks.add(Framework{
-		ID: id, Info: c.Info, Name: c.Name, User: c.User, Principal: c.Principal, Hostname: c.Hostname, Roles: slices.Clone(c.Roles),
-		Capabilities: c.Capabilities, Checkpoint: c.Checkpoint, FailoverTimeout: c.FailoverTimeout,
-		RegisteredNS: s.timeNS, Connected: true, Remaining: c.FailoverTimeout,
-		tasks: map[TaskID]int32{}, allocated: map[string]Resources{},
-	})
+	f := c.framework(s)
+	f.ID, f.Connected, f.Remaining = id, true, c.FailoverTimeout
+	s.frameworkSlot[id] = s.frameworks.add(f)
 	return Result{FrameworkID: id}, nil
+}
+
+// framework is a new one, as it was subscribed.
+func (c SubscribeFramework) framework(s *State) Framework {
+	return Framework{
+		ID: c.ID, Info: c.Info, Name: c.Name, User: c.User, Principal: c.Principal, Hostname: c.Hostname, Roles: slices.Clone(c.Roles),
+		Capabilities: c.Capabilities, Checkpoint: c.Checkpoint, FailoverTimeout: c.FailoverTimeout, RegisteredNS: s.timeNS,
+		tasks: map[TaskID]int32{}, allocated: map[string]Resources{},
+	}
 }
 
 // maxRoles bounds the roles of one framework.

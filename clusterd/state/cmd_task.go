@@ -57,6 +57,8 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 	switch {
 	case a.Unreachable:
 		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnreachable)
+	case a.Adopting:
+		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentAdopting)
 	case len(s.taskSlot) >= maxTasks:
 		return Result{}, fmt.Errorf("%d tasks: %w", maxTasks, ErrListFull)
 	}
@@ -82,12 +84,17 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
 	}
 	a.used, f.allocated[c.Role] = used, allocated
-	slot := s.tasks.add(Task{
-		ContainerID: c.Container, TaskID: c.Task, FrameworkID: c.Framework, AgentID: c.Agent, Role: c.Role, Name: c.Name, Info: c.Info,
-		Resources: c.Resources, HostNetwork: c.HostNetwork, LaunchedNS: s.timeNS, State: TaskStaging, KillGrace: -1,
-	})
+	slot := s.tasks.add(c.task(s))
 	s.taskSlot[c.Container], f.tasks[c.Task], a.tasks[c.Container] = slot, slot, slot
 	return Result{FrameworkID: c.Framework, AgentID: c.Agent}, nil
+}
+
+// task is the record of a task just launched.
+func (c LaunchTask) task(s *State) Task {
+	return Task{
+		ContainerID: c.Container, TaskID: c.Task, FrameworkID: c.Framework, AgentID: c.Agent, Role: c.Role, Name: c.Name, Info: c.Info,
+		Resources: c.Resources, HostNetwork: c.HostNetwork, LaunchedNS: s.timeNS, State: TaskStaging, KillGrace: -1,
+	}
 }
 
 // UpdateTask is a status that an agent reported. Its uuid being another than the newest

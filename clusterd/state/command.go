@@ -30,6 +30,12 @@ const (
 	kindKillTask            kind = 10
 	kindContainersForgotten kind = 11
 	kindNameUser            kind = 12
+	kindRaiseHeight         kind = 13
+	kindAdoptAgent          kind = 14
+	kindAdoptFramework      kind = 15
+	kindAdoptTask           kind = 16
+	kindEndAdoption         kind = 17
+	kindSpreadSubnets       kind = 18
 )
 
 // decoders is the one table of what an entry may hold.
@@ -46,6 +52,12 @@ var decoders = map[kind]func(*reader) Command{
 	kindKillTask:            decodeKillTask,
 	kindContainersForgotten: decodeContainersForgotten,
 	kindNameUser:            decodeNameUser,
+	kindRaiseHeight:         decodeRaiseHeight,
+	kindAdoptAgent:          decodeAdoptAgent,
+	kindAdoptFramework:      decodeAdoptFramework,
+	kindAdoptTask:           decodeAdoptTask,
+	kindEndAdoption:         decodeEndAdoption,
+	kindSpreadSubnets:       decodeSpreadSubnets,
 }
 
 // Result is what became of one command.

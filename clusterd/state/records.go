@@ -69,6 +69,9 @@ type Agent struct {
 	ReattachedNS  int64
 	Unreachable   bool
 	UnreachableNS int64
+	// Adopting: it outlived the cluster that registered it, and not all of what it
+	// reported is here yet.
+	Adopting bool
 
 	used    Resources
 	tasks   map[ContainerID]int32

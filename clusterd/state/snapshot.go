@@ -33,7 +33,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		head: State{
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
-			networkVersion: s.networkVersion, pool: s.pool,
+			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter,
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: s.tasks.copied(), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
@@ -116,6 +116,9 @@ const (
 	recordFinished  = 6
 	recordEnded     = 7
 	recordUser      = 8
+	recordPast      = 9
+	recordAdopting  = 10
+	recordQuarter   = 11
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -137,11 +140,20 @@ func (s *Snapshot) write(o *summed, history bool) {
 		w.uint(s.head.networkVersion)
 		w.string(s.head.pool)
 	})
+	if s.head.quarter != 0 {
+		put(recordQuarter, func(w *writer) { w.uint(s.head.quarter) })
+	}
+	for _, id := range s.head.past {
+		put(recordPast, func(w *writer) { w.string(id) })
+	}
 	for i := range s.frameworks {
 		put(recordFramework, func(w *writer) { w.framework(&s.frameworks[i]) })
 	}
 	for i := range s.agents {
 		put(recordAgent, func(w *writer) { w.agent(&s.agents[i]) })
+		if s.agents[i].Adopting {
+			put(recordAdopting, func(w *writer) { w.string(string(s.agents[i].ID)) })
+		}
 	}
 	for i := range s.tasks {
 		put(recordTask, func(w *writer) { w.task(&s.tasks[i]) })
@@ -352,6 +364,20 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		if a.Subnet != "" {
 			s.subnets[a.Subnet] = slot
 		}
+	case recordQuarter:
+		if s.quarter = r.uint(); s.quarter >= quarters {
+			return ErrCorrupt
+		}
+	case recordPast:
+		if s.past = append(s.past, r.string()); len(s.past) > maxPast {
+			return ErrCorrupt
+		}
+	case recordAdopting:
+		slot, ok := s.agentSlot[AgentID(r.string())]
+		if !ok {
+			return ErrCorrupt
+		}
+		s.agents.at(slot).Adopting = true
 	case recordTask:
 		t := r.task()
 		if _, twice := s.taskSlot[t.ContainerID]; twice || r.err != nil {

@@ -46,6 +46,8 @@ var (
 	ErrPrincipal        = errors.New("framework belongs to another principal")
 	ErrAgentUnknown     = errors.New("agent is unknown")
 	ErrAgentUnreachable = errors.New("agent is unreachable")
+	ErrAgentAdopting    = errors.New("agent is still being adopted")
+	ErrSubnetTaken      = errors.New("the network of its tasks belongs to another node")
 	ErrTaskUnknown      = errors.New("task is unknown")
 	ErrTaskDuplicate    = errors.New("task id is in use")
 	ErrTaskEnded        = errors.New("task has ended")
@@ -63,6 +65,7 @@ const (
 	maxFrameworks        = 1 << 16
 	maxTasks             = 1 << 22
 	maxRemovedFrameworks = 10_000
+	maxPast              = 1024
 )
 
 // Generation is one Raft history (height rises with each birth).
@@ -77,11 +80,16 @@ type State struct {
 	index      uint64 // of the newest applied entry
 	timeNS     int64  // state time: never runs backwards
 	generation Generation
+	// past are the generations that this state came through, oldest first, bounded: ids
+	// that they issued and that are not here are gone for good. Of any other generation
+	// nothing is known.
+	past []string
 
 	nextFramework  uint64
 	nextAgent      uint64
 	networkVersion uint64
 	pool           string // networks.tasks.pool as last told
+	quarter        uint64 // of the pool, where new nodes' subnets are looked for first
 
 	// Records lie in flat arrays, so that a snapshot copies them at memory speed.
 	frameworks table[Framework]

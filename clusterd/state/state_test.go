@@ -259,6 +259,9 @@ func random(r *rand.Rand, t testing.TB) Command {
 	a := AgentID(fmt.Sprintf("%s-S%d", gen, r.IntN(6)))
 	n := r.IntN(12)
 	uuid := byte(r.IntN(4) + 1)
+	if r.IntN(6) == 0 {
+		return randomAdoption(r, t)
+	}
 	switch r.IntN(11) {
 	case 0:
 		return SubscribeFramework{Roles: []string{"*"}, Principal: "p", FailoverTimeout: int64(r.IntN(100))}
