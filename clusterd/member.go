@@ -226,7 +226,7 @@ func (b *member) lead(ctx context.Context, t masters.Term) error {
 	l := leader.New(leader.Config{
 		Generation: t.Generation.ID, Height: t.Generation.Height, Term: t.Term, Round: t.Round, Log: t.Log, Machine: b.machine,
 		Address: leader.Address{Host: b.address, IP: b.address, Port: b.apiPort}, Pool: b.doc.Tasks.Pool,
-		AgentGrace: milliseconds(b.doc.AgentsGraceMS), HostNetworkRoles: b.doc.Tasks.HostNetworkRoles,
+		AgentGrace: milliseconds(b.doc.AgentsGraceMS), AdoptWait: milliseconds(b.doc.AdoptWaitMS), HostNetworkRoles: b.doc.Tasks.HostNetworkRoles,
 		Handover: func() {
 			if err := t.Log.Handover(ctx); err != nil {
 				b.log.Warn("handing over", "error", err)

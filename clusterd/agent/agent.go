@@ -67,24 +67,27 @@ type Agent struct {
 	}
 
 	// Owned by Run's goroutine.
-	journal  *journal.Journal
-	id       string
-	key      string
-	height   uint64
-	term     uint64
-	tasks    map[string]*task.Task
-	order    []string // container ids in order of launch
-	keeper   *keeperLink
-	leader   *masterLink
-	attached bool
-	sequence uint64
-	sentAt   time.Time // of the last Attach without an answer
-	retiring string    // reason; set: everything here is being ended for a new identity
-	network  *wire.NetworkPlan
-	again    map[string]bool // containers of which the keeper could not do what it was asked
-	strays   bool            // some that are nobody's could not be ended yet
-	runtime  string          // of the keeper
-	started  time.Time
+	journal *journal.Journal
+	id      string
+	key     string
+	height  uint64
+	term    uint64
+	// generation is that of (height, term); empty where an old journal does not say.
+	generation string
+	whole      bool // the leader wants to be told all that is held
+	tasks      map[string]*task.Task
+	order      []string // container ids in order of launch
+	keeper     *keeperLink
+	leader     *masterLink
+	attached   bool
+	sequence   uint64
+	sentAt     time.Time // of the last Attach without an answer
+	retiring   string    // reason; set: everything here is being ended for a new identity
+	network    *wire.NetworkPlan
+	again      map[string]bool // containers of which the keeper could not do what it was asked
+	strays     bool            // some that are nobody's could not be ended yet
+	runtime    string          // of the keeper
+	started    time.Time
 }
 
 // New opens nothing yet.
@@ -163,7 +166,7 @@ func (a *Agent) newIdentity() error {
 	a.id, a.key = "", hex.EncodeToString(raw[:])
 	return a.journal.Rewrite([]*journal.Record{
 		{Body: &journal.Record_Identity{Identity: &journal.Identity{AttachKey: a.key}}},
-		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term}}},
+		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term, Generation: a.generation}}},
 	})
 }
 
@@ -172,7 +175,7 @@ func (a *Agent) replay(r *journal.Record) {
 	case *journal.Record_Identity:
 		a.id, a.key = b.Identity.GetAgentId(), b.Identity.GetAttachKey()
 	case *journal.Record_Seen:
-		a.height, a.term = b.Seen.GetHeight(), b.Seen.GetTerm()
+		a.height, a.term, a.generation = b.Seen.GetHeight(), b.Seen.GetTerm(), b.Seen.GetGeneration()
 	case *journal.Record_Launched:
 		t, err := a.newTask(b.Launched)
 		if err != nil {
@@ -367,7 +370,7 @@ func (a *Agent) onTick(now time.Time) error {
 func (a *Agent) compact() error {
 	records := []*journal.Record{
 		{Body: &journal.Record_Identity{Identity: &journal.Identity{AgentId: a.id, AttachKey: a.key}}},
-		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term}}},
+		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term, Generation: a.generation}}},
 	}
 	before := a.journal.Size()
 	raw, err := a.currentRecords()

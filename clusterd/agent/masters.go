@@ -132,10 +132,7 @@ func (a *Agent) onMaster(e masterEvent) error {
 		}
 		return nil
 	case e.message == nil:
-		e.link.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Hello{Hello: &agentwire.Hello{
-			Protocol: 1, ClusterId: a.cfg.ClusterID, ListVersion: a.cfg.ListVersion, Height: a.height, Term: a.term,
-			Name: a.cfg.Name, Incarnation: a.cfg.Incarnation,
-		}}})
+		a.sayHello(e.link)
 		return nil
 	}
 	m := e.message
@@ -143,8 +140,10 @@ func (a *Agent) onMaster(e masterEvent) error {
 		e.link.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Pong{Pong: &agentwire.Pong{Sequence: p.GetSequence()}}})
 		return nil
 	}
-	if older(m.GetHeight(), m.GetTerm(), a.height, a.term) {
-		if h := m.GetHello(); h == nil {
+	if a.isOlder(m) {
+		if h := m.GetHello(); h.GetLeading() {
+			a.sayHello(e.link) // it may lead a cluster that nobody told of ours
+		} else if h == nil {
 			a.log.Warn("message of an older leader refused", "from", e.link.name, "term", m.GetTerm(), "obeyed_term", a.term)
 		}
 		return nil
@@ -159,8 +158,24 @@ func (a *Agent) onMaster(e masterEvent) error {
 	return a.onOrder(m)
 }
 
+// isOlder says whether a message comes from an older leader than was obeyed. Of two
+// generations of one height neither is known to be the newer one, so the other is refused.
+func (a *Agent) isOlder(m *agentwire.FromMaster) bool {
+	if h := m.GetHello(); h != nil && a.generation != "" && h.GetGeneration() != a.generation {
+		return m.GetHeight() <= a.height
+	}
+	return older(m.GetHeight(), m.GetTerm(), a.height, a.term)
+}
+
 func older(height, term, seenHeight, seenTerm uint64) bool {
 	return height < seenHeight || (height == seenHeight && term < seenTerm)
+}
+
+func (a *Agent) sayHello(l *masterLink) {
+	l.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Hello{Hello: &agentwire.Hello{
+		Protocol: 1, ClusterId: a.cfg.ClusterID, ListVersion: a.cfg.ListVersion, Height: a.height, Generation: a.generation, Term: a.term,
+		Name: a.cfg.Name, Incarnation: a.cfg.Incarnation,
+	}}})
 }
 
 func (a *Agent) onHello(l *masterLink, m *agentwire.FromMaster, h *agentwire.MasterHello) error {
@@ -170,13 +185,13 @@ func (a *Agent) onHello(l *masterLink, m *agentwire.FromMaster, h *agentwire.Mas
 		}
 		return nil
 	}
-	if m.GetHeight() != a.height || m.GetTerm() != a.term {
+	if m.GetHeight() != a.height || m.GetTerm() != a.term || h.GetGeneration() != a.generation {
 		// Before a word is exchanged with a newer leader, older ones are done with.
 		rec := &journal.Record{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: m.GetHeight(), Term: m.GetTerm(), Generation: h.GetGeneration()}}}
 		if err := a.journal.Append(rec); err != nil {
 			return err
 		}
-		a.height, a.term = m.GetHeight(), m.GetTerm()
+		a.height, a.term, a.generation = m.GetHeight(), m.GetTerm(), h.GetGeneration()
 		if a.strays {
 			a.keeper.send(&keeper.Request{Body: &keeper.Request_List{List: &keeper.List{}}})
 		}
@@ -184,7 +199,7 @@ func (a *Agent) onHello(l *masterLink, m *agentwire.FromMaster, h *agentwire.Mas
 	if a.leader == l && a.attached {
 		return nil
 	}
-	a.leader, a.attached = l, false
+	a.leader, a.attached, a.whole = l, false, false
 	a.attach()
 	return nil
 }
@@ -207,6 +222,9 @@ func (a *Agent) attach() {
 	}
 	for _, id := range a.order {
 		at.Held = append(at.Held, heldOf(a.tasks[id]))
+	}
+	if a.whole {
+		a.tellWhole(at)
 	}
 	a.leader.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Attach{Attach: at}})
 }
@@ -233,6 +251,9 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 		if b.Refused.GetRemoved() {
 			a.retiring = b.Refused.GetReason()
 			return a.retire()
+		}
+		if b.Refused.GetReport() && !a.whole {
+			return a.report()
 		}
 		return nil
 	case *agentwire.FromMaster_Shutdown:
@@ -275,7 +296,7 @@ func (a *Agent) onAttached(m *agentwire.Attached) error {
 		}
 		a.id = m.GetAgentId()
 	}
-	a.attached = true
+	a.attached, a.whole = true, false
 	a.log.Info("attached to the leader", "leader", a.leader.name, "agent", a.id, "term", a.term)
 	for _, id := range a.order {
 		a.sendUpdate(a.tasks[id])

@@ -18,6 +18,8 @@ func (l *Leader) fromAgent(ctx context.Context, c *agentConn, m *agentwire.FromA
 			a.lastHeard = time.Now()
 		}
 		switch b := m.GetBody().(type) {
+		case *agentwire.FromAgent_Hello:
+			l.refused(c, b.Hello)
 		case *agentwire.FromAgent_Attach:
 			l.attach(c, b.Attach)
 		case *agentwire.FromAgent_Update:
@@ -53,7 +55,7 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 	l.count("master/messages_register_slave")
 	refuse := func(reason string, removed bool) {
 		l.log.Warn("agent refused", "node", c.node, "agent", at.GetAgentId(), "why", reason)
-		c.send(l.cfg.Height, l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Refused{Refused: &agentwire.Refused{Reason: reason, Removed: removed}}})
+		c.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Refused{Refused: &agentwire.Refused{Reason: reason, Removed: removed}}})
 	}
 	info := &mesosv1.AgentInfo{}
 	if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(at.GetAgentInfo(), info); err != nil {
@@ -70,22 +72,34 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 		return
 	}
 	id := state.AgentID(at.GetAgentId())
+	known, adoptable := id == "", false
 	if id != "" {
-		known := false
-		l.cfg.Machine.View(func(s *state.State) { _, known = s.Agent(id) })
-		if !known {
-			refuse("the cluster no longer knows agent "+string(id), true)
-			return
-		}
+		l.cfg.Machine.View(func(s *state.State) {
+			_, known = s.Agent(id)
+			adoptable = s.Adoptable(id, c.node)
+		})
 	}
 	if l.attaching[c] {
 		return
 	}
-	l.attaching[c] = true
-	l.propose(state.RegisterAgent{
+	command := state.RegisterAgent{
 		ID: id, Node: at.GetNode(), AttachKey: at.GetAttachKey(), BootID: at.GetBootId(), Incarnation: at.GetIncarnation(),
 		Hostname: info.GetHostname(), Port: info.GetPort(), Address: at.GetAddress(), Info: at.GetAgentInfo(), Total: total, Pool: l.cfg.Pool,
-	}, func(r state.Result, err error) {
+	}
+	switch {
+	case adoptable && !at.GetWhole():
+		l.log.Info("agent outlived a cluster that nobody remembers; it is asked for all that it holds", "agent", id, "node", c.node)
+		l.askWhole(c)
+		return
+	case adoptable:
+		l.adopt(c, at, command, info, refuse)
+		return
+	case !known:
+		refuse("the cluster no longer knows agent "+string(id), true)
+		return
+	}
+	l.attaching[c] = true
+	l.propose(command, func(r state.Result, err error) {
 		delete(l.attaching, c)
 		if err != nil {
 			if isRefusal(err) {
@@ -311,7 +325,7 @@ func (l *Leader) watchAgents(now time.Time) {
 		l.lastPing = now
 		l.pingNumber++
 		for _, a := range l.agents {
-			a.conn.send(l.cfg.Height, l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Ping{Ping: &agentwire.Ping{Sequence: l.pingNumber}}})
+			a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Ping{Ping: &agentwire.Ping{Sequence: l.pingNumber}}})
 		}
 	}
 	var silent []state.AgentID

@@ -46,6 +46,7 @@ func NewDesk(name, incarnation string, log *slog.Logger) *Desk {
 
 // agentConn is one agent's connection.
 type agentConn struct {
+	desk  *Desk
 	node  string // verified by the transport
 	close func()
 
@@ -89,9 +90,25 @@ func (d *Desk) change(l *Leader, s Status) {
 	}
 }
 
+// raised tells every agent that the leader's generation is higher now.
+func (d *Desk) raised(l *Leader) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.leader != l {
+		return
+	}
+	for c := range d.conns {
+		d.greet(c)
+	}
+}
+
 // greet is called with the lock held, so that a connection hears of roles in order.
 func (d *Desk) greet(c *agentConn) {
-	c.send(d.status.Height, d.status.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Hello{Hello: &agentwire.MasterHello{
+	height := d.status.Height
+	if d.leader != nil {
+		height = max(height, d.leader.Height())
+	}
+	c.send(height, d.status.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Hello{Hello: &agentwire.MasterHello{
 		Protocol: 1, Name: d.name, Incarnation: d.incarnation, Generation: d.status.Generation,
 		Leading: d.leader != nil, Leader: d.status.Leader,
 	}}})
@@ -123,7 +140,7 @@ func (d *Desk) ServeAgent(ctx context.Context, peer string, rw io.ReadWriteClose
 	if d.Heard != nil {
 		d.Heard(hello.GetHeight())
 	}
-	c := &agentConn{node: peer, close: func() { rw.Close() }, out: make(chan *agentwire.FromMaster, queueFrames)}
+	c := &agentConn{desk: d, node: peer, close: func() { rw.Close() }, out: make(chan *agentwire.FromMaster, queueFrames)}
 	wg.Go(func() {
 		for {
 			select {

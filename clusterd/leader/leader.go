@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
@@ -64,6 +65,9 @@ type Config struct {
 	Address Address
 	// Pool is where nodes' task subnets are taken from.
 	Pool string
+	// AdoptWait is how long nothing is said of tasks that agents may still bring after
+	// the cluster was born empty.
+	AdoptWait time.Duration
 	// AgentGrace is how long an agent may be silent before it is unreachable.
 	AgentGrace time.Duration
 	// AllocationInterval is the time between rounds that nothing triggered; 1 s by default.
@@ -101,6 +105,8 @@ type Leader struct {
 	done   chan struct{} // closed when Run returns
 	landed chan landing
 
+	height atomic.Uint64 // of the generation, see raise
+
 	// Owned by Run's goroutine.
 	elected    time.Time
 	book       *offers.Book
@@ -108,6 +114,7 @@ type Leader struct {
 	frameworks map[state.FrameworkID]*framework
 	agents     map[state.AgentID]*agent
 	attaching  map[*agentConn]bool
+	raising    map[uint64]bool // heights on their way into the log
 	waiting    []pending
 	inFlight   bool
 	retries    map[state.ContainerID]*retry
@@ -182,15 +189,22 @@ func New(cfg Config) *Leader {
 	if cfg.AgentGrace == 0 {
 		cfg.AgentGrace = 25 * time.Second
 	}
-	return &Leader{
+	l := &Leader{
 		cfg: cfg, log: cfg.Logger.With("term", cfg.Term), info: MasterInfo(cfg.Generation, cfg.Address),
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
 		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
-		seed: cfg.Term<<32 ^ cfg.Height,
+		raising: map[uint64]bool{},
+		seed:    cfg.Term<<32 ^ cfg.Height,
 	}
+	l.height.Store(cfg.Height)
+	return l
 }
+
+// Height is the height of the generation as agents know it: an agent that outlived one
+// which nobody remembers may have raised it.
+func (l *Leader) Height() uint64 { return l.height.Load() }
 
 // Ready is closed when calls are served.
 func (l *Leader) Ready() <-chan struct{} { return l.ready }
@@ -272,13 +286,7 @@ func (l *Leader) takeOver() {
 		nf, na, nt := s.Counts()
 		l.log.Info("leading", "generation", l.cfg.Generation, "height", l.cfg.Height, "frameworks", nf, "agents", na, "tasks", nt)
 	})
-	if l.cfg.Machine.Generation().ID != l.cfg.Generation {
-		l.propose(state.BeginGeneration{Generation: state.Generation{Height: l.cfg.Height, ID: l.cfg.Generation}}, func(_ state.Result, err error) {
-			if err != nil {
-				l.log.Error("the generation could not be begun", "error", err)
-			}
-		})
-	}
+	l.beginGeneration()
 }
 
 // leave ends what this term promised.
@@ -402,6 +410,6 @@ func (l *Leader) count(name string) { l.counters[name]++ }
 // toAgent sends to an attached agent; one that is away gets it when it attaches.
 func (l *Leader) toAgent(id state.AgentID, m *agentwire.FromMaster) {
 	if a := l.agents[id]; a != nil {
-		a.conn.send(l.cfg.Height, l.cfg.Term, m)
+		a.conn.send(l.Height(), l.cfg.Term, m)
 	}
 }

@@ -74,7 +74,7 @@ func (c *cell) lead() {
 	c.term++
 	c.l = New(Config{
 		Generation: generation, Height: 1, Term: c.term, Log: c.log, Machine: c.m, Address: Address{Host: "10.0.0.1", IP: "10.0.0.1", Port: 5050},
-		Pool: "10.88.0.0/16", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Pool: "10.88.0.0/16", AdoptWait: 10 * time.Minute, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	ctx, cancel := context.WithCancel(c.t.Context())
 	done := make(chan error, 1)

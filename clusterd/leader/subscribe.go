@@ -63,11 +63,7 @@ func (l *Leader) subscribe(ctx context.Context, principal string, info *mesosv1.
 		refuse("FrameworkInfo cannot be stored: %v", err)
 		return
 	}
-	command := state.SubscribeFramework{
-		ID: id, Info: wire, Name: info.GetName(), User: info.GetUser(), Principal: info.GetPrincipal(), Hostname: info.GetHostname(),
-		Roles: rolesOf(info), Capabilities: capabilities(info), Checkpoint: info.GetCheckpoint(),
-		FailoverTimeout: int64(info.GetFailoverTimeout() * 1e9),
-	}
+	command := subscription(id, wire, info)
 	deadline, timed := l.deadlines[id]
 	delete(l.deadlines, id) // it came back: the timer must not fire while that is committed
 	l.propose(command, func(r state.Result, err error) {
@@ -88,6 +84,15 @@ func (l *Leader) subscribe(ctx context.Context, principal string, info *mesosv1.
 		}
 		answer(nil)
 	})
+}
+
+// subscription is the command of a framework's subscription.
+func subscription(id state.FrameworkID, wire []byte, info *mesosv1.FrameworkInfo) state.SubscribeFramework {
+	return state.SubscribeFramework{
+		ID: id, Info: wire, Name: info.GetName(), User: info.GetUser(), Principal: info.GetPrincipal(), Hostname: info.GetHostname(),
+		Roles: rolesOf(info), Capabilities: capabilities(info), Checkpoint: info.GetCheckpoint(),
+		FailoverTimeout: int64(info.GetFailoverTimeout() * 1e9),
+	}
 }
 
 // standing is what the state knows of a framework that subscribes again.

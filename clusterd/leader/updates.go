@@ -71,6 +71,7 @@ func (l *Leader) explain(f *framework, id state.TaskID, agent state.AgentID) {
 	waiting := false
 	l.cfg.Machine.View(func(s *state.State) {
 		if agent == "" {
+			waiting = l.mayBeBrought(s, "")
 			for a := range s.Agents() {
 				waiting = waiting || l.recovered(a)
 			}
@@ -79,6 +80,7 @@ func (l *Leader) explain(f *framework, id state.TaskID, agent state.AgentID) {
 		a, ok := s.Agent(agent)
 		switch {
 		case !ok:
+			waiting = l.mayBeBrought(s, agent)
 		case l.recovered(a):
 			waiting = true
 		case a.Unreachable:

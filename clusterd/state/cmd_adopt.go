@@ -17,7 +17,7 @@ import (
 // and that is not here is gone for good; so is one whose node began anew meanwhile.
 func (s *State) Adoptable(id AgentID, node string) bool {
 	if a, known := s.Agent(id); known {
-		return a.Adopting
+		return a.Adopting && a.Node == node
 	}
 	if _, other := s.agentByNode[node]; other {
 		return false
@@ -103,11 +103,11 @@ func (c AdoptAgent) apply(s *State) (Result, error) {
 	if c.Node == "" || c.AttachKey == "" {
 		return Result{}, fmt.Errorf("agent without node name or key: %w", ErrCommandInvalid)
 	}
+	if a, begun := s.Agent(c.ID); begun && a.Node == c.Node && a.AttachKey == c.AttachKey {
+		return c.again(s, a), nil
+	}
 	if !s.Adoptable(c.ID, c.Node) {
 		return Result{}, fmt.Errorf("agent %s of node %s: %w", c.ID, c.Node, ErrAgentUnknown)
-	}
-	if a, begun := s.Agent(c.ID); begun {
-		return c.again(s, a), nil
 	}
 	if len(s.agentSlot) >= maxAgents {
 		return Result{}, fmt.Errorf("%d agents: %w", maxAgents, ErrListFull)
@@ -214,11 +214,6 @@ func (c AdoptTask) apply(s *State) (Result, error) {
 	if !ok {
 		return Result{}, s.frameworkError(c.Framework)
 	}
-	aslot, ok := s.agentSlot[c.Agent]
-	if !ok || !s.agents.at(aslot).Adopting {
-		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnknown)
-	}
-	f, a := s.frameworks.at(fslot), s.agents.at(aslot)
 	done := Result{FrameworkID: c.Framework, AgentID: c.Agent}
 	if slot, known := s.taskSlot[c.Container]; known {
 		if s.tasks.at(slot).AgentID != c.Agent {
@@ -226,6 +221,11 @@ func (c AdoptTask) apply(s *State) (Result, error) {
 		}
 		return done, nil
 	}
+	aslot, ok := s.agentSlot[c.Agent]
+	if !ok || !s.agents.at(aslot).Adopting {
+		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnknown)
+	}
+	f, a := s.frameworks.at(fslot), s.agents.at(aslot)
 	if _, used := f.tasks[c.Task]; used {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, ErrTaskDuplicate)
 	}

@@ -97,8 +97,10 @@ func launch(f FrameworkID, a AgentID, n int, rs Resources) LaunchTask {
 }
 
 func report(a AgentID, n int, uuid byte, s TaskState) UpdateTask {
-	return UpdateTask{Container: ContainerID(fmt.Sprint("c", n)), Agent: a, UUID: bytes.Repeat([]byte{uuid}, 16), Latest: s,
-		Status: Status{State: s, Source: SourceExecutor, Reason: NoReason, Wire: []byte{uuid}}}
+	return UpdateTask{
+		Container: ContainerID(fmt.Sprint("c", n)), Agent: a, UUID: bytes.Repeat([]byte{uuid}, 16), Latest: s,
+		Status: Status{State: s, Source: SourceExecutor, Reason: NoReason, Wire: []byte{uuid}},
+	}
 }
 
 func TestIDs(t *testing.T) {

@@ -90,7 +90,7 @@ type Stamp struct {
 	UUIDs [2][16]byte // an event makes at most two updates
 }
 
-// Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged.
+// Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged, Adopted.
 type Event interface{ event() }
 
 type (
@@ -112,6 +112,9 @@ type (
 	Overdue struct{ Stamp }
 	// Acknowledged: the framework has this update (and all before it).
 	Acknowledged struct{ UUID [16]byte }
+	// Adopted: a cluster takes the task in that has never heard of it. Where every
+	// update was acknowledged, its newest state is told once more.
+	Adopted struct{ Stamp }
 )
 
 func (Run) event()          {}
@@ -120,6 +123,7 @@ func (Observed) event()     {}
 func (Missing) event()      {}
 func (Overdue) event()      {}
 func (Acknowledged) event() {}
+func (Adopted) event()      {}
 
 // Action is one of RecordUpdate, RecordKill, RecordAcknowledged, Launch,
 // KillContainer, ForgetContainer, Send.
@@ -172,6 +176,12 @@ func Next(t Task, e Event) (Task, []Action) {
 		return t, []Action{KillContainer{Grace: policyGrace(t.Info)}}
 	case Acknowledged:
 		return acknowledged(t, e)
+	case Adopted:
+		if t.Terminal() || t.Tombstone || len(t.Pending) > 0 || t.Latest == mesosv1.TaskState_TASK_STAGING {
+			return t, nil
+		}
+		return add(t, e.Now, e.UUIDs[0], t.Latest, agentSource, mesosv1.TaskStatus_REASON_AGENT_REREGISTERED.Enum(),
+			"the cluster had forgotten this task and took it in again")
 	}
 	return t, nil
 }

@@ -1,7 +1,8 @@
 // What an agent and a master say on an agent/1 connection (mutual TLS, port 5052, one
 // connection from every agent to every master): frames of internal/wire. The agent
 // speaks first with Hello; the master answers with Hello and repeats it whenever its
-// role, term or generation changes. Only a leader answers Attach.
+// role, term or generation changes. An agent that refuses a leader as an older one says
+// Hello again, with what it obeyed. Only a leader answers Attach.
 //
 // Every message of a leader carries (height, term) of its generation; an agent
 // journals the highest it saw and refuses lower ones.
@@ -582,6 +583,8 @@ type Attach struct {
 	Address       string                 `protobuf:"bytes,7,opt,name=address,proto3" json:"address,omitempty"`    // LAN address, with which other nodes reach its task subnet
 	Held          []*Held                `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`          // everything the journal knows of
 	Sequence      uint64                 `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"` // of this attach on this connection, echoed
+	Whole         bool                   `protobuf:"varint,10,opt,name=whole,proto3" json:"whole,omitempty"`      // held says all that an adoption needs
+	Subnet        string                 `protobuf:"bytes,11,opt,name=subnet,proto3" json:"subnet,omitempty"`     // whole: where its containers have their addresses, CIDR; empty: none have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -679,6 +682,20 @@ func (x *Attach) GetSequence() uint64 {
 	return 0
 }
 
+func (x *Attach) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *Attach) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
 // Held is one container of the agent's journal.
 type Held struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -689,6 +706,13 @@ type Held struct {
 	Terminal      bool                   `protobuf:"varint,5,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	PendingUpdate []byte                 `protobuf:"bytes,6,opt,name=pending_update,json=pendingUpdate,proto3" json:"pending_update,omitempty"` // mesos.v1.TaskStatus with uuid, oldest not acknowledged; empty: none
 	Tombstone     bool                   `protobuf:"varint,7,opt,name=tombstone,proto3" json:"tombstone,omitempty"`                             // only a kill is known
+	// The launch, in a whole attach only.
+	Role          string `protobuf:"bytes,8,opt,name=role,proto3" json:"role,omitempty"`
+	FrameworkInfo []byte `protobuf:"bytes,9,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo
+	TaskInfo      []byte `protobuf:"bytes,10,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`               // mesos.v1.TaskInfo
+	HostNetwork   bool   `protobuf:"varint,11,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	KillRequested bool   `protobuf:"varint,12,opt,name=kill_requested,json=killRequested,proto3" json:"kill_requested,omitempty"`
+	KillGraceNs   int64  `protobuf:"varint,13,opt,name=kill_grace_ns,json=killGraceNs,proto3" json:"kill_grace_ns,omitempty"` // <0: as the task says
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,6 +796,48 @@ func (x *Held) GetTombstone() bool {
 	return false
 }
 
+func (x *Held) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Held) GetFrameworkInfo() []byte {
+	if x != nil {
+		return x.FrameworkInfo
+	}
+	return nil
+}
+
+func (x *Held) GetTaskInfo() []byte {
+	if x != nil {
+		return x.TaskInfo
+	}
+	return nil
+}
+
+func (x *Held) GetHostNetwork() bool {
+	if x != nil {
+		return x.HostNetwork
+	}
+	return false
+}
+
+func (x *Held) GetKillRequested() bool {
+	if x != nil {
+		return x.KillRequested
+	}
+	return false
+}
+
+func (x *Held) GetKillGraceNs() int64 {
+	if x != nil {
+		return x.KillGraceNs
+	}
+	return 0
+}
+
 type Attached struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	AgentId        string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -844,6 +910,7 @@ type Refused struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`    // one sentence
 	Removed       bool                   `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"` // the id is gone for good: kill all, new journal, attach as new
+	Report        bool                   `protobuf:"varint,3,opt,name=report,proto3" json:"report,omitempty"`   // nothing is known of the cluster that registered it: attach whole
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -888,6 +955,13 @@ func (x *Refused) GetReason() string {
 func (x *Refused) GetRemoved() bool {
 	if x != nil {
 		return x.Removed
+	}
+	return false
+}
+
+func (x *Refused) GetReport() bool {
+	if x != nil {
+		return x.Report
 	}
 	return false
 }
@@ -1563,7 +1637,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"generation\x18\x04 \x01(\tR\n" +
 	"generation\x12\x18\n" +
 	"\aleading\x18\x05 \x01(\bR\aleading\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\tR\x06leader\"\x95\x02\n" +
+	"\x06leader\x18\x06 \x01(\tR\x06leader\"\xc3\x02\n" +
 	"\x06Attach\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
 	"\n" +
@@ -1575,7 +1649,10 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x04node\x18\x06 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\a \x01(\tR\aaddress\x12-\n" +
 	"\x04held\x18\b \x03(\v2\x19.mesolith.wire.agent.HeldR\x04held\x12\x1a\n" +
-	"\bsequence\x18\t \x01(\x04R\bsequence\"\xdc\x01\n" +
+	"\bsequence\x18\t \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05whole\x18\n" +
+	" \x01(\bR\x05whole\x12\x16\n" +
+	"\x06subnet\x18\v \x01(\tR\x06subnet\"\xa2\x03\n" +
 	"\x04Held\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x17\n" +
@@ -1583,17 +1660,25 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\x05R\x05state\x12\x1a\n" +
 	"\bterminal\x18\x05 \x01(\bR\bterminal\x12%\n" +
 	"\x0epending_update\x18\x06 \x01(\fR\rpendingUpdate\x12\x1c\n" +
-	"\ttombstone\x18\a \x01(\bR\ttombstone\"\x8b\x01\n" +
+	"\ttombstone\x18\a \x01(\bR\ttombstone\x12\x12\n" +
+	"\x04role\x18\b \x01(\tR\x04role\x12%\n" +
+	"\x0eframework_info\x18\t \x01(\fR\rframeworkInfo\x12\x1b\n" +
+	"\ttask_info\x18\n" +
+	" \x01(\fR\btaskInfo\x12!\n" +
+	"\fhost_network\x18\v \x01(\bR\vhostNetwork\x12%\n" +
+	"\x0ekill_requested\x18\f \x01(\bR\rkillRequested\x12\"\n" +
+	"\rkill_grace_ns\x18\r \x01(\x03R\vkillGraceNs\"\x8b\x01\n" +
 	"\bAttached\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\tR\n" +
 	"generation\x12(\n" +
-	"\x10ping_interval_ns\x18\x04 \x01(\x03R\x0epingIntervalNs\";\n" +
+	"\x10ping_interval_ns\x18\x04 \x01(\x03R\x0epingIntervalNs\"S\n" +
 	"\aRefused\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xdf\x01\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\x12\x16\n" +
+	"\x06report\x18\x03 \x01(\bR\x06report\"\xdf\x01\n" +
 	"\x03Run\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x12\n" +

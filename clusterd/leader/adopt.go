@@ -1,0 +1,156 @@
+package leader
+
+import (
+	"time"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/state"
+	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
+	"google.golang.org/protobuf/proto"
+)
+
+// When all masters lose their memory at once, the cluster is born empty, and agents that
+// live come with ids, frameworks and tasks that nobody knows. They are taken in.
+
+// beginGeneration has the state belong to the generation that this term serves.
+func (l *Leader) beginGeneration() {
+	present := l.cfg.Machine.Generation()
+	if present.ID == l.cfg.Generation {
+		l.height.Store(max(l.cfg.Height, present.Height))
+		return
+	}
+	// Agents may have raised the former one above what the birth knew of.
+	height := max(l.cfg.Height, present.Height+1)
+	l.height.Store(height)
+	l.propose(state.BeginGeneration{Generation: state.Generation{Height: height, ID: l.cfg.Generation}}, func(_ state.Result, err error) {
+		if err != nil {
+			l.log.Error("the generation could not be begun", "error", err)
+		}
+	})
+	if present.ID == "" && height > 1 {
+		l.propose(state.SpreadSubnets{Quarter: (height - 1) % 4}, func(state.Result, error) {})
+	}
+}
+
+// refused follows an agent's word that it obeyed a newer leader. One of a generation that
+// this cluster does not remember is dead (a generation that lives has the quorum that this
+// one has), so this one becomes higher; the entry that says so needs a quorum, too.
+func (l *Leader) refused(c *agentConn, h *agentwire.Hello) {
+	height := h.GetHeight() + 1
+	known := h.GetGeneration() == ""
+	l.cfg.Machine.View(func(s *state.State) { known = known || s.KnowsGeneration(h.GetGeneration()) })
+	if known || height <= l.Height() || l.raising[height] {
+		return
+	}
+	l.raising[height] = true
+	l.log.Warn("an agent obeyed a generation that nobody remembers; this one becomes higher", "node", c.node, "its_generation", h.GetGeneration(), "height", height)
+	l.propose(state.RaiseHeight{Height: height}, func(_ state.Result, err error) {
+		delete(l.raising, height)
+		if err == nil {
+			l.height.Store(max(l.Height(), height))
+			c.desk.raised(l)
+		}
+	})
+}
+
+// askWhole has an agent attach again with all that it holds.
+func (l *Leader) askWhole(c *agentConn) {
+	c.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Refused{Refused: &agentwire.Refused{
+		Reason: "nothing is known of the cluster that registered it", Report: true,
+	}}})
+}
+
+// adopt takes an agent in with all that it holds. What cannot be taken in is ended when
+// it attaches, like everything that the state does not know.
+func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.RegisterAgent, info *mesosv1.AgentInfo, refuse func(string, bool)) {
+	l.attaching[c] = true
+	id := register.ID
+	tasks, lost := 0, 0
+	l.propose(state.AdoptAgent{RegisterAgent: register, Subnet: at.GetSubnet()}, func(_ state.Result, err error) {
+		if err != nil && isRefusal(err) {
+			refuse("it cannot be adopted: "+err.Error(), true)
+		}
+	})
+	frameworks := map[string]bool{}
+	for _, h := range at.GetHeld() {
+		if h.GetTombstone() || (h.GetTerminal() && len(h.GetPendingUpdate()) == 0) {
+			continue // nobody waits for it
+		}
+		command, framework, ok := adopted(id, h)
+		if !ok {
+			l.log.Error("a task of an adopted agent cannot be read and is ended", "container", h.GetContainerId(), "agent", id)
+			lost++
+			continue
+		}
+		if !frameworks[h.GetFrameworkId()] {
+			frameworks[h.GetFrameworkId()] = true
+			l.adoptFramework(framework)
+		}
+		l.propose(command, func(_ state.Result, err error) {
+			if err == nil {
+				tasks++
+				return
+			}
+			lost++
+			l.log.Error("a task of an adopted agent is ended", "task", command.Task, "framework", command.Framework, "agent", id, "why", err.Error())
+		})
+	}
+	l.propose(state.EndAdoption{Agent: id}, func(_ state.Result, err error) {
+		delete(l.attaching, c)
+		if err != nil {
+			return
+		}
+		l.log.Warn("agent adopted", "agent", id, "node", c.node, "tasks", tasks, "lost", lost)
+		l.attached(c, at, id, info)
+	})
+}
+
+// adoptFramework gives a framework that has not subscribed yet as long as it would have
+// after a change of leader.
+func (l *Leader) adoptFramework(c state.AdoptFramework) {
+	left := max(time.Duration(c.FailoverTimeout), afterElection)
+	c.Remaining = int64(left)
+	l.propose(c, func(_ state.Result, err error) {
+		if err != nil {
+			l.log.Error("a framework of an adopted agent is not taken in", "framework", c.ID, "why", err.Error())
+			return
+		}
+		if _, timed := l.deadlines[c.ID]; !timed && l.frameworks[c.ID] == nil {
+			l.deadlines[c.ID] = time.Now().Add(left)
+		}
+	})
+}
+
+// adopted makes commands of what an agent holds.
+func adopted(agent state.AgentID, h *agentwire.Held) (task state.AdoptTask, framework state.AdoptFramework, ok bool) {
+	lenient := proto.UnmarshalOptions{AllowPartial: true}
+	t, f := &mesosv1.TaskInfo{}, &mesosv1.FrameworkInfo{}
+	if lenient.Unmarshal(h.GetTaskInfo(), t) != nil || lenient.Unmarshal(h.GetFrameworkInfo(), f) != nil {
+		return task, framework, false
+	}
+	resources, err := fromWire(t.GetResources())
+	if err != nil || t.GetTaskId().GetValue() != h.GetTaskId() || h.GetFrameworkId() == "" {
+		return task, framework, false
+	}
+	task = state.AdoptTask{
+		LaunchTask: state.LaunchTask{
+			Container: state.ContainerID(h.GetContainerId()), Task: state.TaskID(h.GetTaskId()), Framework: state.FrameworkID(h.GetFrameworkId()),
+			Agent: agent, Role: h.GetRole(), Name: t.GetName(), Info: h.GetTaskInfo(), Resources: resources, HostNetwork: h.GetHostNetwork(),
+		},
+		State: state.TaskState(h.GetState()), KillRequested: h.GetKillRequested(), KillGrace: h.GetKillGraceNs(),
+	}
+	framework = state.AdoptFramework{SubscribeFramework: subscription(state.FrameworkID(h.GetFrameworkId()), h.GetFrameworkInfo(), f)}
+	return task, framework, true
+}
+
+// mayBeBrought says whether an agent that nothing is known of may still come and bring
+// tasks: then nothing is said of them.
+func (l *Leader) mayBeBrought(s *state.State, agent state.AgentID) bool {
+	if !time.Now().Before(l.elected.Add(l.cfg.AdoptWait)) {
+		return false
+	}
+	if agent == "" {
+		return s.BornEmpty() && l.Height() > 1
+	}
+	return s.Adoptable(agent, "")
+}
