@@ -21,10 +21,13 @@ func TestTasksOutliveTheMemoryOfAllMasters(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := w.framework(t, false)
-	task := f.task(t, "outlives", "serve")
-	task.Ports, task.Hostname = 1, w.rendered.Nodes[1].Address.String()
-	running := f.start(t, task)[0]
-	name := f.birth(t, running)
+	on := w.rendered.Nodes[1].Address.String()
+	live, server := f.task(t, "outlives", "live"), f.task(t, "serves-on", "serve")
+	live.Hostname, server.Hostname, server.Ports = on, on, 1
+	started := f.start(t, live, server)
+	name := f.birth(t, started[0])
+	mapped := fmt.Sprintf("http://%s:%d/", on, started[1].Ports[0])
+	eventually(t, within(t, toRun), func() error { return answersOK(t, w, mapped) })
 	before := f.client.FrameworkID()
 
 	master := w.Machine(w.rendered.Nodes[0].Name)
@@ -35,22 +38,23 @@ func TestTasksOutliveTheMemoryOfAllMasters(t *testing.T) {
 	if err := w.WaitReady(within(t, toElect)); err != nil {
 		t.Fatal(err)
 	}
-	f.stillAlive(t, running, name)
+	f.stillAlive(t, started[0], name)
 	if now := f.client.FrameworkID(); now != before {
 		t.Errorf("the framework is %s, before %s", now, before)
 	}
-	// Its network is as it was, for itself and for those who come now.
-	mapped := fmt.Sprintf("http://%s:%d/", running.Hostname, running.Ports[0])
+	// The network is as it was, for the task itself and for those who come now.
 	eventually(t, within(t, toRun), func() error { return answersOK(t, w, mapped) })
 	visitor := f.task(t, "visitor", "get", mapped)
 	wantState(t, f.runToEnd(t, visitor)[0], mesosv1.TaskState_TASK_FINISHED)
 
-	if err := f.Kill(within(t, toRun), task.ID); err != nil {
-		t.Fatal(err)
+	for _, l := range started {
+		if err := f.Kill(within(t, toRun), l.Task.ID); err != nil {
+			t.Fatal(err)
+		}
+		ended, err := f.Wait(within(t, toRun), l.Task.ID, client.Ended)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, ended, mesosv1.TaskState_TASK_KILLED)
 	}
-	ended, err := f.Wait(within(t, toRun), task.ID, client.Ended)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantState(t, ended, mesosv1.TaskState_TASK_KILLED)
 }
