@@ -22,7 +22,7 @@ func (a *Agent) launchRequest(t *task.Task) *keeper.Launch {
 		ContainerId: t.ContainerID, AgentId: a.id, FrameworkId: t.FrameworkID, ExecutorId: id, TaskId: id,
 		User: t.User, UserId: t.UserID, Role: t.Role, HostNetwork: t.HostNetwork, Height: a.height, Term: a.term,
 	}
-	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t.Info)
+	info, err := proto.MarshalOptions{AllowPartial: true, Deterministic: true}.Marshal(t.Info)
 	if err != nil {
 		a.log.Error("task cannot be encoded", "container", t.ContainerID, "error", err)
 	}

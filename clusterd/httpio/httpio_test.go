@@ -166,3 +166,21 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// Headers of any kind give one of the two media types, or none.
+func FuzzHeaders(f *testing.F) {
+	for _, s := range []string{"", "*/*", "application/json;q=0, application/x-protobuf", "gzip;q=0.000", ";;;,,,", "application/json;q=\"", "gzip; q=NaN"} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, accept, encoding string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header["Accept"], r.Header["Accept-Encoding"] = []string{accept}, []string{encoding}
+		media, ok := Negotiate(r)
+		if ok && media != JSON && media != Protobuf || accept == "" && media != JSON {
+			t.Fatalf("%q gives %q, %v", accept, media, ok)
+		}
+		if encoding == "" && acceptsGzip(r) {
+			t.Fatal("gzip was not asked for")
+		}
+	})
+}

@@ -1,10 +1,13 @@
 package leader
 
 import (
+	"bytes"
 	"testing"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/wire"
+	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -24,7 +27,9 @@ func FuzzTask(f *testing.F) {
 		f.Add(raw)
 	}
 	seed(func(*mesosv1.TaskInfo) {})
-	seed(func(t *mesosv1.TaskInfo) { t.Limits = map[string]*mesosv1.Value_Scalar{"mem": {Value: proto.Float64(64)}} })
+	seed(func(t *mesosv1.TaskInfo) {
+		t.Limits = map[string]*mesosv1.Value_Scalar{"mem": {Value: proto.Float64(64)}}
+	})
 	seed(func(t *mesosv1.TaskInfo) { t.Resources[0].Role = proto.String("eng") })
 	seed(func(t *mesosv1.TaskInfo) {
 		t.Resources[1].Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_STATIC.Enum(), Role: proto.String("eng")}}
@@ -85,6 +90,54 @@ func FuzzFramework(f *testing.F) {
 		}
 		if err := state.Check(state.SubscribeFramework{Info: raw, Roles: roles, FailoverTimeout: int64(info.GetFailoverTimeout() * 1e9)}); err != nil {
 			t.Fatalf("cannot be written into the log: %v", err)
+		}
+	})
+}
+
+// fed is an agent's connection with everything in it that the agent will ever send.
+type fed struct{ *bytes.Reader }
+
+func (fed) Write(p []byte) (int, error) { return len(p), nil }
+func (fed) Close() error                { return nil }
+
+// Whatever an agent sends, the leader goes on.
+func FuzzAgentFrames(f *testing.F) {
+	frames := func(list ...*agentwire.FromAgent) (out []byte) {
+		for _, m := range list {
+			var err error
+			if out, err = wire.Append(out, m); err != nil {
+				f.Fatal(err)
+			}
+		}
+		return out
+	}
+	marshal := func(m proto.Message) []byte {
+		raw, err := proto.MarshalOptions{AllowPartial: true}.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return raw
+	}
+	hello := &agentwire.FromAgent{Body: &agentwire.FromAgent_Hello{Hello: &agentwire.Hello{Protocol: 1, Name: "n1"}}}
+	attach := &agentwire.FromAgent{Body: &agentwire.FromAgent_Attach{Attach: &agentwire.Attach{
+		Node: "n1", AttachKey: "k", Sequence: 1, Held: []*agentwire.Held{{ContainerId: "c"}},
+		AgentInfo: marshal(&mesosv1.AgentInfo{Hostname: proto.String("n1"), Resources: []*mesosv1.Resource{scalar("cpus", 1)}}),
+	}}}
+	update := &agentwire.FromAgent{Body: &agentwire.FromAgent_Update{Update: &agentwire.Update{
+		ContainerId: "c", Status: marshal(&mesosv1.TaskStatus{State: mesosv1.TaskState_TASK_RUNNING.Enum(), Uuid: make([]byte, 16)}),
+	}}}
+	forgotten := &agentwire.FromAgent{Body: &agentwire.FromAgent_Forgotten{Forgotten: &agentwire.Forgotten{ContainerIds: []string{"c"}}}}
+	f.Add(frames(hello, attach))
+	f.Add(frames(hello, attach, update, forgotten, attach))
+	f.Add(frames(update))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		c := newCell(t)
+		defer c.end()
+		_ = c.desk.ServeAgent(t.Context(), "n1", fed{bytes.NewReader(in)})
+		for range 2 { // what was proposed meanwhile has landed at the second look
+			if err := c.l.View(t.Context(), func(*state.State, Live) {}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }
