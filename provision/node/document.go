@@ -27,8 +27,27 @@ const (
 	urlDeadline = 15 * time.Second
 )
 
-// findDocument searches until a source has a valid document.
+// findDocument takes up what an earlier start found, else it searches until a source has
+// a valid document.
 func (n *machine) findDocument(ctx context.Context) (source.Found, error) {
+	dir := filepath.Join(n.cfg.SecretDir, "document")
+	found, err := source.Kept(source.Config{Root: n.cfg.Root, CommandLine: n.cfg.CommandLine}, dir)
+	if err == nil {
+		return found, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		n.cfg.Log.Warn("searching anew", "why", err)
+	}
+	if found, err = n.searchLong(ctx); err != nil {
+		return source.Found{}, err
+	}
+	if err := found.Keep(dir); err != nil {
+		n.cfg.Log.Error("a noded that starts again has to search anew", "error", err)
+	}
+	return found, nil
+}
+
+func (n *machine) searchLong(ctx context.Context) (source.Found, error) {
 	if _, ok := source.Argument(n.cfg.CommandLine, source.NodeArgument); ok {
 		n.want([]nodedoc.Network{{Name: "boot", Match: nodedoc.Match{Link: "any-up"}, DHCP: true}})
 	}

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -110,6 +112,9 @@ func TestRestartKeepsKeyAndIncarnation(t *testing.T) {
 		}
 		defer l.Close()
 		b.cfg.API, b.cfg.Plan = l, nil
+		if err := os.RemoveAll(filepath.Join(b.root, "sys/firmware")); err != nil { // the medium is gone
+			t.Fatal(err)
+		}
 	}
 	if got[0].Incarnation != got[1].Incarnation || !bytes.Equal(got[0].Credentials.KeyPem, got[1].Credentials.KeyPem) {
 		t.Error("a noded that started again is another incarnation or has another key")

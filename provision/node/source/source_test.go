@@ -16,6 +16,7 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/provision/node/identity"
@@ -254,6 +255,39 @@ func TestLabelInTheRootDirectory(t *testing.T) {
 		if kind, err := probe(path); err != nil || kind != want {
 			t.Errorf("label %s: %q, %v", name, kind, err)
 		}
+	}
+}
+
+// What was found is found again when the medium is gone, and only as it was.
+func TestKept(t *testing.T) {
+	c, root, dir := newCluster(t), t.TempDir(), filepath.Join(t.TempDir(), "document")
+	if _, err := Kept(Config{Root: root}, dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing was kept: %v", err)
+	}
+	firmware(t, root, c.files())
+	f, _, err := search(Config{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := f.Keep(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Kept(Config{Root: t.TempDir()}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.AnchorFrom = f.AnchorFrom
+	if d := cmp.Diff(f, again); d != "" {
+		t.Error(d)
+	}
+	if info, err := os.Stat(filepath.Join(dir, keyFile)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key is kept with mode %v, %v", info.Mode(), err)
+	}
+	put(t, dir, nodeFile, newCluster(t).node) // another owner's
+	if _, err := Kept(Config{Root: t.TempDir()}, dir); err == nil {
+		t.Error("a forged document was believed")
 	}
 }
 
