@@ -272,18 +272,3 @@ func TestACrashLeavesItsTrace(t *testing.T) {
 		t.Errorf("the log says %.2000s", log)
 	}
 }
-
-// whole reads a text that a node gives to its end.
-func whole(t *testing.T, open func() (io.ReadCloser, error)) string {
-	t.Helper()
-	r, err := open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	text, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
