@@ -19,9 +19,9 @@ const licence = "Apache-2.0"
 
 // cLibraries are linked statically into isolated, by the package that holds each as an
 // archive. The compiler's own is found by asking the compiler.
-var cLibraries = []struct{ name, source, licence string }{
-	{"libc6-dev", "glibc", "LGPL-2.1-or-later AND GPL-2.0-or-later"},
-	{"libseccomp-dev", "libseccomp", "LGPL-2.1-only"},
+var cLibraries = []struct{ name, archive, source, licence string }{
+	{"libc6-dev", "libc.a", "glibc", "LGPL-2.1-or-later AND GPL-2.0-or-later"},
+	{"libseccomp-dev", "libseccomp.a", "libseccomp", "LGPL-2.1-only"},
 }
 
 // bill makes the software bill of materials.
@@ -75,21 +75,27 @@ func (b *build) bill(ctx context.Context, initramfsSHA256 string) ([]byte, error
 }
 
 func (b *build) linkedC(ctx context.Context, program string) ([]sbom.Component, error) {
-	of := func(name, version, source, licence string) sbom.Component {
+	of := func(name, version, archive, source, licence string) (sbom.Component, error) {
+		sum, err := b.builder().ArchiveSHA256(ctx, archive)
 		return sbom.Component{
-			Kind: "c", Name: name, Version: version, Licence: licence, Source: source,
-			Within: []string{program}, Comment: "linked statically; binutils " + b.tools["binutils"],
-		}
+			Kind: "c", Name: name, Version: version, SHA256: sum, Licence: licence, Source: source, Within: []string{program},
+			Comment: "linked statically; the checksum is that of " + archive + "; binutils " + b.tools["binutils"],
+		}, err
 	}
 	var list []sbom.Component
 	for _, c := range cLibraries {
-		list = append(list, of(c.name, b.tools[c.name], c.source, c.licence))
+		one, err := of(c.name, b.tools[c.name], c.archive, c.source, c.licence)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, one)
 	}
 	major, version, err := b.builder().Libgcc(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return append(list, of("libgcc-"+major+"-dev", version, "gcc-"+major, "GPL-3.0-or-later WITH GCC-exception-3.1")), nil
+	one, err := of("libgcc-"+major+"-dev", version, "libgcc.a", "gcc-"+major, "GPL-3.0-or-later WITH GCC-exception-3.1")
+	return append(list, one), err
 }
 
 func (b *build) packedDebs() ([]sbom.Component, error) {

@@ -46,3 +46,22 @@ func TestOurProgramsNameTheirLicence(t *testing.T) {
 		t.Errorf("LICENSE: %v; the bill of materials says %s", err, licence)
 	}
 }
+
+// The C libraries in isolated have all that the bill owes of each: version, hash, licence,
+// source.
+func TestLinkedCLibrariesAreBilledWhole(t *testing.T) {
+	b := &build{Options: Options{Checkout: ".", Tell: t.Logf}}
+	b.tools = b.builder().Toolchain(t.Context(), []string{"libc6-dev", "libseccomp-dev", "binutils"})
+	list, err := b.linkedC(t.Context(), "isolated")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 3 {
+		t.Errorf("%d libraries", len(list))
+	}
+	for _, c := range list {
+		if c.Version == "" || len(c.SHA256) != 64 || c.Licence == "" || c.Source == "" || len(c.Within) != 1 {
+			t.Errorf("%+v", c)
+		}
+	}
+}

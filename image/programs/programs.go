@@ -221,6 +221,20 @@ func (b Builder) Libgcc(ctx context.Context) (major, version string, err error) 
 	return major, strings.TrimSpace(version), nil
 }
 
+// ArchiveSHA256 returns the checksum of a library as gcc links it, such as libc.a.
+func (b Builder) ArchiveSHA256(ctx context.Context, name string) (string, error) {
+	file, err := b.output(ctx, b.Checkout, "gcc", "-print-file-name="+name)
+	if err != nil {
+		return "", fmt.Errorf("ask gcc for %s: %w", name, err)
+	}
+	raw, err := os.ReadFile(strings.TrimSpace(file))
+	if err != nil {
+		return "", fmt.Errorf("library %s: %w", name, err)
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:]), nil
+}
+
 func (b Builder) run(ctx context.Context, dir string, extra []string, program string, args ...string) error {
 	cmd := b.command(ctx, dir, extra, program, args...)
 	out, err := cmd.CombinedOutput()
