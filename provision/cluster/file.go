@@ -78,7 +78,7 @@ func (d *decoder) top() {
 		"version":    d.text(&f.Version),
 		"revision":   d.revision,
 		"masters":    d.masters,
-		"adopt":      d.later(d.table(fields{"wait": d.duration(&f.AdoptWait, 0, 24*time.Hour)})),
+		"adopt":      d.table(fields{"wait": d.duration(&f.AdoptWait, 0, 24*time.Hour)}),
 		"raft": d.table(fields{
 			"heartbeat": d.duration(&f.Heartbeat, 50*time.Millisecond, time.Minute),
 			"stall":     d.duration(&f.Stall, 100*time.Millisecond, 10*time.Minute),
@@ -116,15 +116,8 @@ func (d *decoder) top() {
 	}
 }
 
-// later reads a key on which this version does not act.
-func (d *decoder) later(set setter) setter {
-	return func(v *value, path string) {
-		set(v, path)
-		d.notYet(v, path)
-	}
-}
-
-// laterUnless is later for every value but the one that says what happens anyway.
+// laterUnless reads a key on which this version does not act: every value but the one that
+// says what happens anyway is called so.
 func (d *decoder) laterUnless(usual string, set setter) setter {
 	return func(v *value, path string) {
 		set(v, path)

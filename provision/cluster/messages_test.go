@@ -221,10 +221,9 @@ func TestWarnings(t *testing.T) {
 		},
 		{"what happens anyway", head + "defaults: {console: auto, kernelArgs: []}\ntasks: {report: container}\nnodes: [{name: a}]\n", ""},
 		{
-			"kernel arguments", head + "defaults: {console: ttyS1, kernelArgs: [quiet]}\nadopt: {wait: 1m}\nnodes: [{name: a}]\n",
+			"kernel arguments", head + "defaults: {console: ttyS1, kernelArgs: [quiet]}\nnodes: [{name: a}]\n",
 			"cluster.yaml:4:21: defaults.console: ttyS1 is accepted and not acted on yet — this version does nothing about it.   [warning]\n" +
-				"cluster.yaml:4:40: defaults.kernelArgs is accepted and not acted on yet — this version does nothing about it.   [warning]\n" +
-				"cluster.yaml:5:9: adopt is accepted and not acted on yet — this version does nothing about it.   [warning]",
+				"cluster.yaml:4:40: defaults.kernelArgs is accepted and not acted on yet — this version does nothing about it.   [warning]",
 		},
 		{
 			"open API", head + "api: {plaintext: true, anonymous: framework}\nnodes: [{name: a}]\n",
