@@ -2,6 +2,7 @@ package run
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
@@ -195,5 +197,49 @@ func TestStoreIsCleaned(t *testing.T) {
 	}
 	if _, err := os.Stat(left); err != nil {
 		t.Errorf("what a pull is unpacking was removed: %v", err)
+	}
+}
+
+type limited struct {
+	Processes
+	memory *uint64
+}
+
+func (l limited) LimitAll(memory uint64) error {
+	*l.memory = memory
+	return nil
+}
+
+// What ended tasks may leave on a tmpfs does not take memory from those that run.
+func TestAllTasksTogether(t *testing.T) {
+	shm, err := os.MkdirTemp("/dev/shm", "mesolith-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(shm) })
+	for _, dir := range []string{shm, t.TempDir()} {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		const offered = 100 << 20
+		want := uint64(offered)
+		if st.Type == unix.TMPFS_MAGIC {
+			want += st.Blocks * uint64(st.Bsize) / 4
+		}
+		var got uint64
+		k, err := New(Config{
+			StateDir: filepath.Join(dir, "state"), WorkDir: filepath.Join(dir, "work"), StoreDir: filepath.Join(dir, "store"),
+			Runtime: limited{memory: &got}, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Configure(&keeper.Configure{TasksMemoryBytes: offered}); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("in %s all tasks together may have %d bytes, want %d", dir, got, want)
+		}
 	}
 }

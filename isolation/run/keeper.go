@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/mesolith/mesolith/internal/imagestore"
@@ -153,13 +154,29 @@ func (k *Keeper) Configure(c *keeper.Configure) error {
 	if err := os.Rename(tmp, k.configureFile()); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
-	if err := k.runtime.LimitAll(c.GetTasksMemoryBytes()); err != nil {
+	limit := c.GetTasksMemoryBytes()
+	if limit > 0 {
+		limit += k.leftInMemory()
+	}
+	if err := k.runtime.LimitAll(limit); err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.configure = c
 	return nil
+}
+
+// leftInMemory is what sandboxes of ended tasks may take of the memory that counts as all
+// tasks' together: on a tmpfs a file is its writer's memory, and stays that of the group
+// above when its own is gone. Without this, tasks would be ended for what others left,
+// far below their own limits.
+func (k *Keeper) leftInMemory() uint64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(k.cfg.WorkDir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		return 0
+	}
+	return st.Blocks * uint64(st.Bsize) / sandboxShare
 }
 
 func (k *Keeper) settings() *keeper.Configure {
