@@ -12,6 +12,7 @@ import (
 
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/run"
+	"github.com/mesolith/mesolith/isolation/spec"
 	"github.com/mesolith/mesolith/net/cni"
 	"github.com/mesolith/mesolith/net/firewall"
 )
@@ -90,7 +91,7 @@ func (n *network) Attach(ctx context.Context, a run.Attachment) (run.Attached, e
 	if err != nil {
 		return run.Attached{}, err
 	}
-	out := run.Attached{Name: got.Network, Ports: a.Ports}
+	out := run.Attached{Name: spec.DefaultNetwork, Ports: a.Ports}
 	for _, ip := range got.Addresses {
 		out.IPs = append(out.IPs, ip.String())
 	}

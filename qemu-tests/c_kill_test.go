@@ -73,7 +73,14 @@ func TestHowTasksEnd(t *testing.T) {
 	missing.Command = &mesosv1.CommandInfo{Shell: proto.Bool(false), Value: proto.String("/no/such/program")}
 	door := f.task(t, "door", "say", "never") // a port of the node that it was not offered
 	door.Container.NetworkInfos = []*mesosv1.NetworkInfo{{PortMappings: []*mesosv1.NetworkInfo_PortMapping{{HostPort: proto.Uint32(22), ContainerPort: proto.Uint32(22)}}}}
-	ended := f.runToEnd(t, f.task(t, "well", "say", "fine"), f.task(t, "code", "exit", "3"), missing, door)
+	other := f.task(t, "other", "say", "never")
+	other.Container.NetworkInfos = []*mesosv1.NetworkInfo{{Name: proto.String("elsewhere")}}
+	well := f.task(t, "well", "say", "fine")
+	well.Container.NetworkInfos = []*mesosv1.NetworkInfo{{Name: proto.String("mesolith")}}
+	ended := f.runToEnd(t, well, f.task(t, "code", "exit", "3"), missing, door, other)
+	if nets := ended[0].Status.GetContainerStatus().GetNetworkInfos(); len(nets) != 1 || nets[0].GetName() != "mesolith" {
+		t.Errorf("asked for by its name, the network is told as %v", nets)
+	}
 	for i, want := range []struct {
 		state  mesosv1.TaskState
 		source mesosv1.TaskStatus_Source
@@ -84,6 +91,7 @@ func TestHowTasksEnd(t *testing.T) {
 		{mesosv1.TaskState_TASK_FAILED, mesosv1.TaskStatus_SOURCE_EXECUTOR, none, "exited with status 3"},
 		{mesosv1.TaskState_TASK_FAILED, mesosv1.TaskStatus_SOURCE_AGENT, mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED, "/no/such/program"},
 		{mesosv1.TaskState_TASK_ERROR, mesosv1.TaskStatus_SOURCE_AGENT, mesosv1.TaskStatus_REASON_TASK_INVALID, "host_port 22"},
+		{mesosv1.TaskState_TASK_ERROR, mesosv1.TaskStatus_SOURCE_AGENT, mesosv1.TaskStatus_REASON_TASK_INVALID, `network "elsewhere"`},
 	} {
 		if got := ended[i].Status.GetState(); got != want.state {
 			t.Errorf("task %s ended as %s, want %s", ended[i].Task.ID, got, want.state)

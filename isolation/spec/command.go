@@ -161,5 +161,6 @@ func Supported(t *mesosv1.TaskInfo) error {
 	return nil
 }
 
-// DefaultNetwork is the name of the cluster-wide network of tasks.
-const DefaultNetwork = "mesos"
+// DefaultNetwork is the name of the cluster-wide network of tasks: what a task may ask for
+// and what its status says.
+const DefaultNetwork = "mesolith"
