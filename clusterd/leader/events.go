@@ -17,8 +17,8 @@ import (
 const Version = "1.11.0"
 
 // maxOffersEvent bounds one OFFERS event in bytes: clients refuse records over 4 MiB,
-// in JSON, which takes up to thrice the binary form.
-const maxOffersEvent = 1 << 20
+// in JSON, which takes up to six times the binary form.
+const maxOffersEvent = 512 << 10
 
 // Address is where this master answers.
 type Address struct {

@@ -3,11 +3,13 @@ package leader
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/state"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
@@ -271,4 +273,36 @@ func TestSubscribedEvent(t *testing.T) {
 			t.Errorf("capabilities %v", caps)
 		}
 	})
+}
+
+// Clients refuse records over 4 MiB: many offers come in several records, each offer once.
+func TestManyOffersAreSplit(t *testing.T) {
+	var list []*mesosv1.Offer
+	for i := range 5000 {
+		list = append(list, &mesosv1.Offer{
+			Id: &mesosv1.OfferID{Value: proto.String(fmt.Sprint("o", i))}, FrameworkId: &mesosv1.FrameworkID{Value: proto.String("f")},
+			AgentId: &mesosv1.AgentID{Value: proto.String("a")}, Hostname: proto.String("h"),
+			Resources:  []*mesosv1.Resource{scalar("cpus", 1), scalar("mem", 1), portRange(31000, 32000)},
+			Attributes: []*mesosv1.Attribute{{Name: proto.String("x"), Type: mesosv1.Value_TEXT.Enum(), Text: &mesosv1.Value_Text{Value: proto.String(strings.Repeat("\x01", 500))}}},
+		})
+	}
+	seen := 0
+	events := offersEvents(list)
+	for _, e := range events {
+		m := e.Message().(*scheduler.Event)
+		for _, o := range m.GetOffers().GetOffers() {
+			if want := fmt.Sprint("o", seen); o.GetId().GetValue() != want {
+				t.Fatalf("offer %s where %s is due", o.GetId().GetValue(), want)
+			}
+			seen++
+		}
+		for name, size := range map[string]int{"protobuf": proto.Size(m), "JSON": len(mesosjson.Marshal(m))} {
+			if size > 4<<20 {
+				t.Errorf("a record of %d bytes in %s", size, name)
+			}
+		}
+	}
+	if seen != len(list) || len(events) < 2 {
+		t.Errorf("%d offers in %d records", seen, len(events))
+	}
 }
