@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/calls"
@@ -421,6 +424,45 @@ func TestPaths(t *testing.T) {
 	} {
 		if status, _, _ := c.request("GET", "m1", path, ""); status != want {
 			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+	}
+}
+
+// Every call of a subscribed framework is 202 with nothing in it, in either encoding, on
+// the leader and elsewhere.
+func TestEveryCallIs202(t *testing.T) {
+	c := newCluster(t, open, "m1", "a1")
+	for _, via := range []string{"m1", "a1"} {
+		for _, media := range []string{"application/json", "application/x-protobuf"} {
+			s := c.subscribe(via, "caller")
+			for _, body := range []string{
+				`"type":"ACCEPT","accept":{"offer_ids":[{"value":"o"}],"operations":[{"type":"LAUNCH","launch":{"task_infos":[{"name":"t","task_id":{"value":"t"},"agent_id":{"value":"a"}}]}}]}`,
+				`"type":"DECLINE","decline":{"offer_ids":[{"value":"o"}],"filters":{"refuse_seconds":3}}`,
+				`"type":"REVIVE"`, `"type":"REVIVE","revive":{"roles":["*"]}`, `"type":"SUPPRESS"`, `"type":"SUPPRESS","suppress":{"roles":["*"]}`,
+				`"type":"KILL","kill":{"task_id":{"value":"t"},"kill_policy":{"grace_period":{"nanoseconds":1}}}`,
+				`"type":"ACKNOWLEDGE","acknowledge":{"agent_id":{"value":"a"},"task_id":{"value":"t"},"uuid":"MDEyMzQ1Njc4OWFiY2RlZg=="}`,
+				`"type":"RECONCILE","reconcile":{"tasks":[]}`, `"type":"RECONCILE","reconcile":{"tasks":[{"task_id":{"value":"t"},"agent_id":{"value":"a"}}]}`,
+				`"type":"MESSAGE","message":{"agent_id":{"value":"a"},"executor_id":{"value":"e"},"data":"aGVsbG8="}`,
+				`"type":"REQUEST","request":{"requests":[]}`, `"type":"SHUTDOWN","shutdown":{"executor_id":{"value":"e"},"agent_id":{"value":"a"}}`,
+				`"type":"TEARDOWN"`,
+			} {
+				body = `{"framework_id":{"value":"` + s.id + `"},` + body + `}`
+				if media != "application/json" {
+					var call scheduler.Call
+					if err := mesosjson.Unmarshal([]byte(body), &call); err != nil {
+						t.Fatal(err)
+					}
+					raw, err := proto.Marshal(&call)
+					if err != nil {
+						t.Fatal(err)
+					}
+					body = string(raw)
+				}
+				status, h, text := c.post(via, "/api/v1/scheduler", body, "Content-Type", media, "Mesos-Stream-Id", s.stream)
+				if _, typed := h["Content-Type"]; status != 202 || text != "" || typed {
+					t.Errorf("%.60q via %s: %d %q, header %v", body, via, status, text, h)
+				}
+			}
 		}
 	}
 }
