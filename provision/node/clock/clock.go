@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -152,9 +153,19 @@ func (k *Keeper) apply(offset time.Duration) error {
 	return k.Machine.Slew(offset)
 }
 
-// AskNTP is Keeper.Query over the network.
-func AskNTP(_ context.Context, server string) (time.Duration, error) {
-	resp, err := ntp.QueryWithOptions(server, ntp.QueryOptions{Timeout: answerWithin})
+// AskNTP is Keeper.Query over the network. It ends with ctx, also while it looks a name up
+// or waits for an answer.
+func AskNTP(ctx context.Context, server string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*answerWithin) // half of it for the name
+	defer cancel()
+	resp, err := ntp.QueryWithOptions(server, ntp.QueryOptions{Timeout: answerWithin, Dialer: func(_, remote string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "udp", remote)
+		if err == nil {
+			context.AfterFunc(ctx, func() { conn.Close() })
+		}
+		return conn, err
+	}})
 	if err != nil {
 		return 0, err
 	}

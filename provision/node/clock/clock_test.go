@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +87,48 @@ func TestKeeper(t *testing.T) {
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) || asked["dead"] < 2 {
 			t.Errorf("ended with %v, asked %v", err, asked)
+		}
+	})
+}
+
+// A server that says nothing holds nobody who is to end.
+func TestAskingEndsWithItsContext(t *testing.T) {
+	silent, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		if _, _, err := silent.ReadFrom(make([]byte, 512)); err == nil { // it was asked
+			cancel()
+		}
+	}()
+	if _, err := AskNTP(ctx, silent.LocalAddr().String()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// FuzzAnswer is what a server, or somebody on the way, may send.
+func FuzzAnswer(f *testing.F) {
+	f.Add(make([]byte, 48))
+	f.Add([]byte{0x24, 1, 0, 0xe9})
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = server.Close() })
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) == 0 || len(raw) > 1024 {
+			return
+		}
+		go func() {
+			if _, from, err := server.ReadFrom(make([]byte, 512)); err == nil {
+				_, _ = server.WriteTo(raw, from)
+			}
+		}()
+		if offset, err := AskNTP(t.Context(), server.LocalAddr().String()); err == nil {
+			t.Errorf("an answer to nobody's question was believed: %s", offset)
 		}
 	})
 }
