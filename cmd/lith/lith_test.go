@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/image"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
@@ -261,6 +262,17 @@ func TestStatus(t *testing.T) {
 	r = lith(t.Context(), "status", "--api", p.server.URL)
 	if r.err == nil || !strings.Contains(r.err.Error(), "no node of cluster") || !strings.Contains(r.err.Error(), "connection refused") {
 		t.Errorf("a cluster that is not there: %v", r.err)
+	}
+}
+
+func TestVersionNamesTheProducts(t *testing.T) {
+	var v versionView
+	r := lith(t.Context(), "version", "--json")
+	if err := json.Unmarshal([]byte(r.out), &v); err != nil || !strings.HasPrefix(v.Version, image.Version) || v.Go == "" {
+		t.Errorf("%v, %v:\n%s", err, r.err, r.out)
+	}
+	if r := lith(t.Context(), "version"); !strings.HasPrefix(r.out, "lith "+image.Version+" ") {
+		t.Errorf("version: %q", r.out)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mesolith/mesolith/image"
 )
 
 // versionView is what `lith version --json` prints.
@@ -22,9 +24,11 @@ func versionCommand() *cobra.Command {
 		Use: "version", Short: "Say which lith this is", Example: "  lith version",
 		Args: noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := versionView{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+			v := versionView{Version: image.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {
-				v.Version = info.Main.Version
+				if made := info.Main.Version; made != "" && made != "(devel)" {
+					v.Version = made // by `go install …@version`
+				}
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
 						v.Revision = s.Value
@@ -34,7 +38,11 @@ func versionCommand() *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), v)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "lith %s %s (%s, %s)\n", v.Version, v.Revision, v.Go, v.Platform)
+			text := "lith " + v.Version
+			if v.Revision != "" {
+				text += " " + v.Revision
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s (%s, %s)\n", text, v.Go, v.Platform)
 			return err
 		},
 	}
