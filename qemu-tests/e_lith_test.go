@@ -169,7 +169,8 @@ func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
 
 // Two clusters run side by side, each in a directory of its own: the first one has the
 // usual address, commands reach the one that is meant, and the end of one is not the
-// other's.
+// other's. The second one is from a file that `lith init` has made, closed by default:
+// the operator's certificate opens it to every command.
 func TestTwoClustersSideBySide(t *testing.T) {
 	roomFor(t, 2)
 	stopwatch(t)
@@ -177,11 +178,15 @@ func TestTwoClustersSideBySide(t *testing.T) {
 	second := *first
 	second.dir = filepath.Join(first.home, "second")
 	usual := free("127.0.0.1:5050")
-	for _, l := range []*lith{first, &second} {
-		if out, err := l.run(t, 2*toElect, "up", "--nodes", "1"); err != nil {
+	file := closedByInit(t, first)
+	for _, c := range []struct {
+		l    *lith
+		args []string
+	}{{first, []string{"up", "--nodes", "1"}}, {&second, []string{"up", "--offline", "-f", file}}} {
+		if out, err := c.l.run(t, 2*toElect, c.args...); err != nil {
 			t.Fatalf("up: %v\n%s", err, out)
 		}
-		t.Cleanup(func() { l.end(t) })
+		t.Cleanup(func() { c.l.end(t) })
 	}
 	if at, other := first.api(t), second.api(t); usual && at != "127.0.0.1:5050" || at == other {
 		t.Errorf("the first cluster answers at %s, the second one at %s", at, other)
@@ -200,6 +205,24 @@ func TestTwoClustersSideBySide(t *testing.T) {
 	if err != nil || strings.Count(out, `"id"`) != 1 || !strings.Contains(out, `"second-`) {
 		t.Errorf("tasks of the second cluster, after the end of the first one: %v\n%s", err, out)
 	}
+}
+
+// closedByInit is a cluster file that `lith init` has made.
+func closedByInit(t *testing.T, l *lith) string {
+	t.Helper()
+	file := filepath.Join(l.home, "second.yaml")
+	if out, err := l.run(t, toRun, "init", "second", "--mac", "52:54:00:00:00:01", "-f", file); err != nil {
+		t.Fatalf("init: %v\n%s", err, out)
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString("defaults: { time: { servers: [dhcp], wait: 1s } } # there is no Internet here\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // free reports whether an address can be listened on.

@@ -229,7 +229,7 @@ func (s *supervisor) add(e event) {
 	s.log.Info("event", "kind", e.Kind, "node", e.Node, "text", e.Text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.events) < maxEvents {
+	if len(s.events) < maxEvents || e.Kind == eventReady || e.Kind == eventFailed { // somebody waits for these
 		s.events = append(s.events, e)
 	}
 	close(s.changed)

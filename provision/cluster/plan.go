@@ -113,7 +113,11 @@ func display(v *value) string {
 // Print writes what each node gets, one setting a line with its origin.
 func (p *Plan) Print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "cluster %s: %d nodes, masters %s\n", p.File.Cluster, len(p.Nodes), strings.Join(p.Masters, ", "))
+	count := fmt.Sprintf("%d nodes", len(p.Nodes))
+	if len(p.Nodes) == 1 {
+		count = "1 node"
+	}
+	fmt.Fprintf(&b, "cluster %s: %s, masters %s\n", p.File.Cluster, count, strings.Join(p.Masters, ", "))
 	for _, n := range p.Nodes {
 		roles := "agent"
 		if slices.Contains(p.Masters, n.Name) {
