@@ -100,7 +100,7 @@ func TestOwnFrameworkInBothEncodings(t *testing.T) {
 	for _, protobuf := range []bool{false, true} {
 		t.Run(fmt.Sprintf("protobuf=%t", protobuf), func(t *testing.T) {
 			f := w.framework(t, protobuf)
-			shell := client.Task{ID: "shell", CPUs: 0.05, MemMB: 32, Command: &mesosv1.CommandInfo{Value: proto.String("echo from base; exit 3")}}
+			shell := client.Task{ID: "shell", CPUs: 0.05, MemMB: 32, Command: &mesosv1.CommandInfo{Value: proto.String("test -s /etc/ssl/cert.pem && echo from base; exit 3")}}
 			ended := f.runToEnd(t, f.task(t, "say", "say", "hello from a container"), f.task(t, "exit", "exit", "7"), shell)
 			wantState(t, ended[0], mesosv1.TaskState_TASK_FINISHED)
 			wantState(t, ended[1], mesosv1.TaskState_TASK_FAILED)

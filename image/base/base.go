@@ -29,7 +29,8 @@ import (
 	"github.com/mesolith/mesolith/image/deb"
 )
 
-// Result is the packed file system and the bundle of CA certificates in it.
+// Result is the packed file system and the bundle of CA certificates that a node adds to
+// it when it is laid out.
 type Result struct {
 	TarZstd      []byte
 	Certificates []byte // PEM, one after the other
@@ -69,7 +70,7 @@ func Build(ctx context.Context, debs []string, scratch string) (Result, error) {
 	if len(bundle) == 0 {
 		return Result{}, fmt.Errorf("base file system: no package holds CA certificates")
 	}
-	t.file("etc/ssl/certs/ca-certificates.crt", bundle)
+	t["etc/ssl/certs"] = node{kind: tar.TypeDir, mode: 0o755} // the bundle itself is the node's: the image holds it once
 	t.link("etc/ssl/cert.pem", "certs/ca-certificates.crt")
 	packed, err := t.pack()
 	return Result{TarZstd: packed, Certificates: bundle}, err

@@ -13,11 +13,15 @@
 package images
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,13 +36,16 @@ import (
 type Config struct {
 	Store     string
 	Reference string
-	Base      string              // the built-in base as an archive; used for reference "base"
-	Mirrors   map[string][]string // registry host to endpoints, tried in order before the host itself
-	Offline   bool                // never contact the public name
-	Platform  string              // os/arch; empty: the host's
-	Auth      []byte              // a docker config.json; empty: anonymous
-	Limits    Limits
-	Log       *slog.Logger
+	Base      string // the built-in base as an archive; used for reference "base"
+	// Certificates is the bundle of CA certificates that the built-in base gets; none,
+	// where there is no such file.
+	Certificates string
+	Mirrors      map[string][]string // registry host to endpoints, tried in order before the host itself
+	Offline      bool                // never contact the public name
+	Platform     string              // os/arch; empty: the host's
+	Auth         []byte              // a docker config.json; empty: anonymous
+	Limits       Limits
+	Log          *slog.Logger
 }
 
 type puller struct {
@@ -50,6 +57,8 @@ type puller struct {
 	offline  bool
 	platform string
 	auth     authFile
+
+	certificates string
 }
 
 // Pull fetches one image and returns it. The error says what failed, where, why and
@@ -57,7 +66,7 @@ type puller struct {
 func Pull(ctx context.Context, c Config) (imagestore.Image, error) {
 	p := &puller{
 		store: imagestore.Store{Dir: c.Store}, limits: c.Limits, chown: os.Geteuid() == 0, log: c.Log,
-		mirrors: c.Mirrors, offline: c.Offline, platform: c.Platform,
+		mirrors: c.Mirrors, offline: c.Offline, platform: c.Platform, certificates: c.Certificates,
 	}
 	if p.platform == "" {
 		p.platform = "linux/" + runtime.GOARCH
@@ -139,9 +148,49 @@ func (p *puller) base(file string) (imagestore.Image, error) {
 	if err != nil {
 		return imagestore.Image{}, fmt.Errorf("unpack %s: %w", filepath.Base(file), err)
 	}
+	layers := []string{name}
+	certificates, err := certificateLayer(p.certificates)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // not a node: whoever needs some brings them
+	case err != nil:
+		return imagestore.Image{}, fmt.Errorf("built-in base: %w", err)
+	default:
+		above, more, err := p.ensureLayer(certificates)
+		if err != nil {
+			return imagestore.Image{}, fmt.Errorf("lay out %s: %w", p.certificates, err)
+		}
+		layers, size = append(layers, above), size+more
+	}
 	return imagestore.Image{
-		Digest: digest, Layers: []string{name}, Bytes: size,
+		Digest: digest, Layers: layers, Bytes: size,
 		Config: imagestore.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}},
+	}, nil
+}
+
+// certificatesInTask is where programs look for the CAs they trust.
+const certificatesInTask = "etc/ssl/certs/ca-certificates.crt"
+
+// certificateLayer is a layer with the node's own bundle of CA certificates: the image
+// holds them once.
+func certificateLayer(file string) (layerSource, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return layerSource{}, err
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: certificatesInTask, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(raw))}); err != nil {
+		return layerSource{}, err
+	}
+	if _, err := w.Write(raw); err != nil {
+		return layerSource{}, err
+	}
+	if err := w.Close(); err != nil {
+		return layerSource{}, err
+	}
+	return layerSource{
+		digest: fmt.Sprintf("sha256:%x", sha256.Sum256(b.Bytes())),
+		open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil },
 	}, nil
 }
 

@@ -333,13 +333,30 @@ func TestBase(t *testing.T) {
 	if err := os.WriteFile(file, archive(t, dirEntry("bin/"), fileEntry("bin/sh", "x")), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	certificates := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(certificates, []byte("trusted"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	var out bytes.Buffer
-	if code := Main([]string{"--store", dir, "--image", "base", "--base", file}, strings.NewReader(""), &out); code != 0 {
+	if code := Main([]string{"--store", dir, "--image", "base", "--base", file, "--certificates", certificates}, strings.NewReader(""), &out); code != 0 {
 		t.Fatalf("exit %d: %s", code, out.String())
 	}
-	if _, err := (imagestore.Store{Dir: dir}).Find("base"); err != nil {
-		t.Fatal(err)
+	store := imagestore.Store{Dir: dir}
+	img, err := store.Find("base")
+	if err != nil || len(img.Layers) != 2 {
+		t.Fatalf("%+v, %v", img, err)
+	}
+	// The node's certificates lie above: the archive holds none.
+	if raw, err := os.ReadFile(filepath.Join(store.Layer(img.Layers[1]), certificatesInTask)); err != nil || string(raw) != "trusted" {
+		t.Errorf("certificates %q, %v", raw, err)
+	}
+	bare := t.TempDir()
+	if code := Main([]string{"--store", bare, "--image", "base", "--base", file, "--certificates", filepath.Join(bare, "none")}, strings.NewReader(""), &out); code != 0 {
+		t.Fatalf("exit %d: %s", code, out.String())
+	}
+	if img, err := (imagestore.Store{Dir: bare}).Find("base"); err != nil || len(img.Layers) != 1 {
+		t.Errorf("%+v, %v", img, err)
 	}
 	if code := Main([]string{"--store", dir, "--image", "NOT valid"}, strings.NewReader(""), &out); code != 1 || !strings.Contains(out.String(), "not a valid image name") {
 		t.Errorf("exit %d: %s", code, out.String())

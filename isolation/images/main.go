@@ -30,6 +30,7 @@ func mainErr(args []string, stdin io.Reader, stderr io.Writer) error {
 	flags.StringVar(&c.Store, "store", "", "directory of the image store")
 	flags.StringVar(&c.Reference, "image", "", "image to pull; \"base\" is the built-in root file system")
 	flags.StringVar(&c.Base, "base", "", "archive of the built-in root file system")
+	flags.StringVar(&c.Certificates, "certificates", "/"+certificatesInTask, "CA certificates that the built-in root file system gets")
 	flags.BoolVar(&c.Offline, "offline", false, "ask mirrors only")
 	flags.StringVar(&c.Platform, "platform", "", "os/arch; default: this machine's")
 	auth := flags.Bool("auth-stdin", false, "read a docker config.json from standard input")
