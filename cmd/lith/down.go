@@ -62,7 +62,7 @@ func down(ctx context.Context, dir string, keep bool, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	lock, err := lockDir(dir)
+	lock, err := awaitLock(ctx, dir, stopHard)
 	if err != nil {
 		return fmt.Errorf("%s ended, and another `lith up` runs there now: %w", plural(ended, "process", "processes"), err)
 	}

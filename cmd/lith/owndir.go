@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 )
 
 // lockFile is held for as long as a cluster runs in a directory: by `lith up` while it
@@ -26,14 +28,14 @@ var errBusy = errors.New("somebody else has this directory")
 // claimDir makes a cluster's directory, for its user alone, and holds it. A directory with
 // anything in it that `lith up` has not made is refused: files in it would be overwritten,
 // and removed by `lith down`.
-func claimDir(dir string) (*os.File, error) {
+func claimDir(ctx context.Context, dir string) (*os.File, error) {
 	if err := checkOurs(dir); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return lockDir(dir)
+	return awaitLock(ctx, dir, letGo)
 }
 
 func checkOurs(dir string) error {
@@ -53,6 +55,29 @@ func checkOurs(dir string) error {
 		}
 	}
 	return nil
+}
+
+// letGo is how long a supervisor that has died may take to let its directory go.
+const letGo = 2 * time.Second
+
+// awaitLock holds a directory as soon as it is free: a process that ends cannot be seen
+// any more a little before its files are closed.
+func awaitLock(ctx context.Context, dir string, limit time.Duration) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		lock, err := lockDir(dir)
+		if !errors.Is(err, errBusy) {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+	}
 }
 
 // lockDir holds a directory until the file is closed in every process that has it open.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/mesolith/mesolith/provision/pki"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
@@ -24,7 +25,7 @@ func writeFile(t *testing.T, path, text string) {
 func TestUpTakesNoDirectoryOfSomebodyElse(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "cluster.yaml"), "my own, of weeks ago")
-	if _, err := claimDir(dir); err == nil || !strings.Contains(err.Error(), "holds cluster.yaml, which no `lith up` has made") {
+	if _, err := claimDir(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "holds cluster.yaml, which no `lith up` has made") {
 		t.Errorf("a directory with the user's own cluster file: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
@@ -34,32 +35,34 @@ func TestUpTakesNoDirectoryOfSomebodyElse(t *testing.T) {
 
 func TestADirectoryIsHeldOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cluster")
-	lock, err := claimDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the directory: %v, %v", info, err)
-	}
-	if _, err := claimDir(dir); !errors.Is(err, errBusy) {
-		t.Errorf("held twice: %v", err)
-	}
-	var out bytes.Buffer
-	if err := down(t.Context(), dir, false, &out); err == nil || !strings.Contains(err.Error(), "just starting") {
-		t.Errorf("down while up prepares: %v, %q", err, out.String())
-	}
-	lock.Close()
-	again, err := claimDir(dir)
-	if err != nil {
-		t.Fatalf("after its end: %v", err)
-	}
-	defer again.Close()
-	if _, err := removeOurs(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := stillThere(again, filepath.Join(dir, lockFile)); !errors.Is(err, errBusy) {
-		t.Errorf("a lock that was removed is no lock: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) { // where waiting takes no time
+		lock, err := claimDir(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("the directory: %v, %v", info, err)
+		}
+		if _, err := claimDir(t.Context(), dir); !errors.Is(err, errBusy) {
+			t.Errorf("held twice: %v", err)
+		}
+		var out bytes.Buffer
+		if err := down(t.Context(), dir, false, &out); err == nil || !strings.Contains(err.Error(), "just starting") {
+			t.Errorf("down while up prepares: %v, %q", err, out.String())
+		}
+		lock.Close()
+		again, err := claimDir(t.Context(), dir)
+		if err != nil {
+			t.Fatalf("after its end: %v", err)
+		}
+		defer again.Close()
+		if _, err := removeOurs(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := stillThere(again, filepath.Join(dir, lockFile)); !errors.Is(err, errBusy) {
+			t.Errorf("a lock that was removed is no lock: %v", err)
+		}
+	})
 }
 
 // What a user has put into a cluster's directory is not ours to remove.
@@ -79,6 +82,30 @@ func TestDownKeepsWhatIsNotOurs(t *testing.T) {
 	if err != nil || len(left) != 1 || left[0].Name() != "notes.txt" || !strings.Contains(out.String(), "holds notes.txt besides") {
 		t.Errorf("left %v, %v; said %q", left, err, out.String())
 	}
+}
+
+// A supervisor that ends lets its directory go a moment after it can be seen no more.
+func TestADirectoryIsWaitedFor(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cluster")
+	synctest.Test(t, func(t *testing.T) {
+		lock, err := claimDir(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() {
+			lock, err := claimDir(t.Context(), dir)
+			if err == nil {
+				err = lock.Close()
+			}
+			done <- err
+		}()
+		synctest.Wait() // it waits
+		lock.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A wrong cluster file stops `lith up` before anything is made.
@@ -111,7 +138,7 @@ func TestSecretsOfALeftDirectory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lock, err := claimDir(own)
+		lock, err := claimDir(t.Context(), own)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -90,7 +90,7 @@ func up(ctx context.Context, o upOptions, out io.Writer) error {
 	if err != nil {
 		return err // and nothing was made or changed
 	}
-	lock, err := claimDir(o.dir)
+	lock, err := claimDir(ctx, o.dir)
 	if errors.Is(err, errBusy) {
 		return fmt.Errorf("another `lith up` is starting a cluster in %s: wait for it, or name another directory with --cluster", o.dir)
 	}
