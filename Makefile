@@ -21,7 +21,7 @@ unit: ## the tests that need no virtual machine
 	$(GO) vet ./...
 	$(GO) test ./...
 
-test: image unit ## every test, unit and VM, in about a quarter of an hour
+test: image lint unit ## every test, unit and VM, in about a quarter of an hour
 	$(GO) test -tags vm -count=1 -timeout 30m ./qemu-tests/... ./image
 
 test-all: image unit ## the long ones too: two builds compared, faults in every order

@@ -70,6 +70,7 @@ func (h *handler) resolve(r *http.Request) (string, error) {
 	asked := r.URL.Query().Get("path")
 	switch {
 	case asked == "":
+		//lint:ignore ST1005 Mesos' own words, which clients show
 		return "", fmt.Errorf("Expecting 'path=value' in query: %w", fs.ErrInvalid)
 	case len(asked) > maxPath || strings.ContainsRune(asked, 0):
 		return "", fmt.Errorf("path is too long or holds a zero byte: %w", fs.ErrInvalid)
@@ -220,6 +221,7 @@ func number(text string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < -1 {
+		//lint:ignore ST1005 as above
 		return 0, fmt.Errorf("Failed to parse offset or length: %q: %w", text, fs.ErrInvalid)
 	}
 	return n, nil

@@ -206,8 +206,10 @@ func TestWhoIsRefusedHearsWhy(t *testing.T) {
 		"we are another cluster": {p.caller(t, "m2", b, b.node(t, "m2", nodecert.RoleMaster)), "m1", Raft, `cluster "0123456789abcdef"`},
 		"wrong CA, same id":      {p.caller(t, "m2", a, forged.node(t, "m2", nodecert.RoleMaster)), "m1", Raft, "does not end at this cluster's root"},
 		"another name answers":   {p.caller(t, "m2", a, a.node(t, "m2", nodecert.RoleMaster)), "m3", Raft, "m1 answers under the address of m3"},
-		"ran out": {p.caller(t, "m2", a, a.issue(t, nodecert.NodeURI(a.anchor.ClusterID, "m2", "m2-incarnation"), "m2", -time.Minute, nodecert.RoleMaster)),
-			"m1", Raft, "expired"},
+		"ran out": {
+			p.caller(t, "m2", a, a.issue(t, nodecert.NodeURI(a.anchor.ClusterID, "m2", "m2-incarnation"), "m2", -time.Minute, nodecert.RoleMaster)),
+			"m1", Raft, "expired",
+		},
 		"operator": {p.caller(t, "eva", a, a.issue(t, nodecert.OperatorURI(a.anchor.ClusterID, "eva"), "eva", time.Hour, nodedoc.RoleAdmin)), "m1", Agent, "operator's certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -206,13 +206,4 @@ func (t *Task) noteStatus(st Status) {
 	t.Statuses = append(append(list, old...), st)
 }
 
-// grown returns m with one more key in a fresh map where m is still nil.
-func grown[K comparable, V any](m map[K]V, key K, value V) map[K]V {
-	if m == nil {
-		m = map[K]V{}
-	}
-	m[key] = value
-	return m
-}
-
 func clonedSet(m map[ContainerID]struct{}) map[ContainerID]struct{} { return maps.Clone(m) }

@@ -370,7 +370,7 @@ func acknowledged(t Task, e Acknowledged) (Task, []Action) {
 	}
 	last := t.Pending[at]
 	t.Pending = append([]Update(nil), t.Pending[at+1:]...)
-	todo := []Action{RecordAcknowledged{UUID: e.UUID}}
+	todo := []Action{RecordAcknowledged(e)}
 	if IsTerminal(last.State) {
 		t.Done = true
 		return t, append(todo, ForgetContainer{})

@@ -36,7 +36,7 @@ type Server struct {
 
 const (
 	maxConns = 256 // isolated takes one for each question
-	maxOpen  = 64 // requests of one connection that wait for a death
+	maxOpen  = 64  // requests of one connection that wait for a death
 )
 
 // Listen makes the socket, readable and writable for root only.

@@ -177,10 +177,14 @@ func TestWhoMayNotJoin(t *testing.T) {
 		"wrong credential": {same, nodecert.RoleMaster, func() Request { r := c.request("w1", key); r.Credential = c.boot["w2"]; return r }, ErrWrongCredential, "medium of another node"},
 		"unknown node":     {same, nodecert.RoleMaster, func() Request { r := c.request("w9", key); r.Credential = c.boot["w2"]; return r }, ErrUnknownNode, "has no node w9"},
 		"a living twin":    {alive("w1-another", &running.PublicKey), nodecert.RoleMaster, func() Request { return c.request("w1", key) }, ErrAlive, "incarnation w1-another"},
-		"its own id with another key": {alive("w1-incarnation", &running.PublicKey), nodecert.RoleMaster,
-			func() Request { return c.request("w1", key) }, ErrAlive, "not signed by its key"},
-		"renewal by another key": {alive("w1-incarnation", &running.PublicKey), nodecert.RoleMaster,
-			func() Request { r := c.request("w1", key); r.Previous = key; return r }, ErrAlive, "not signed by its key"},
+		"its own id with another key": {
+			alive("w1-incarnation", &running.PublicKey), nodecert.RoleMaster,
+			func() Request { return c.request("w1", key) }, ErrAlive, "not signed by its key",
+		},
+		"renewal by another key": {
+			alive("w1-incarnation", &running.PublicKey), nodecert.RoleMaster,
+			func() Request { r := c.request("w1", key); r.Previous = key; return r }, ErrAlive, "not signed by its key",
+		},
 		"no time":         {func(i *Issuer) { i.Now = func() time.Time { return time.Time{} } }, nodecert.RoleMaster, func() Request { return c.request("w1", key) }, ErrNotNow, "does not know the time"},
 		"a worker issues": {same, nodecert.RoleAgent, func() Request { return c.request("w1", key) }, nil, "no master"},
 		"another cluster": {same, nodecert.RoleMaster, func() Request { return foreign.request("w1", key) }, nodecert.ErrOtherRoot, "root"},

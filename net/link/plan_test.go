@@ -57,8 +57,12 @@ func TestPlan(t *testing.T) {
 	}{
 		{"fresh", Want{Index: 2, Address: prefix("10.7.0.11/24"), MTU: 9000}, nil, []string{"set mtu 9000 on eth0", "bring up eth0", "add 10.7.0.11/24 to eth0"}},
 		{"only up", Want{Index: 2}, []netip.Prefix{prefix("10.7.0.99/24")}, []string{"bring up eth0"}},
-		{"changed, and foreign kinds stay", Want{Index: 3, Address: prefix("10.7.0.11/24")},
-			[]netip.Prefix{prefix("10.7.0.99/24"), prefix("fe80::1/64"), prefix("169.254.1.1/16")}, []string{"add 10.7.0.11/24 to eth1", "remove 10.7.0.99/24 from eth1"}},
+		{
+			"changed, and foreign kinds stay",
+			Want{Index: 3, Address: prefix("10.7.0.11/24")},
+			[]netip.Prefix{prefix("10.7.0.99/24"), prefix("fe80::1/64"), prefix("169.254.1.1/16")},
+			[]string{"add 10.7.0.11/24 to eth1", "remove 10.7.0.99/24 from eth1"},
+		},
 		{"done", Want{Index: 3, Address: prefix("10.7.0.11/24"), MTU: 1500}, []netip.Prefix{prefix("10.7.0.11/24")}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

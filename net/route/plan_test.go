@@ -20,8 +20,11 @@ func TestPlan(t *testing.T) {
 	}{
 		{"fresh", by(2, "10.7.0.1", 100), nil, []string{"add default route by 10.7.0.1 on card 2 (metric 100)"}},
 		{"there, another card's stays", by(2, "10.7.0.1", 100), []Route{by(2, "10.7.0.1", 100), by(3, "10.8.0.1", 101)}, nil},
-		{"changed", by(2, "10.7.0.254", 100), []Route{by(2, "10.7.0.1", 100)},
-			[]string{"add default route by 10.7.0.254 on card 2 (metric 100)", "remove default route by 10.7.0.1 on card 2 (metric 100)"}},
+		{
+			"changed", by(2, "10.7.0.254", 100),
+			[]Route{by(2, "10.7.0.1", 100)},
+			[]string{"add default route by 10.7.0.254 on card 2 (metric 100)", "remove default route by 10.7.0.1 on card 2 (metric 100)"},
+		},
 		{"none wanted", Route{Link: 2}, []Route{by(2, "10.7.0.1", 100)}, []string{"remove default route by 10.7.0.1 on card 2 (metric 100)"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -30,10 +30,14 @@ func TestMarshal(t *testing.T) {
 			Type:  scheduler.Event_ERROR.Enum(),
 			Error: &scheduler.Event_Error{Message: new("a\n\"b\"\\\x01\x7f ü \xff <&>")},
 		}, `{"type":"ERROR","error":{"message":"a\n\"b\"\\\u0001\u007f ü ` + "\ufffd" + ` <&>"}}`},
-		{"defaults are written, deprecated ones are not", &mesosv1.FrameworkInfo{User: new("root"), Name: new("x")},
-			`{"user":"root","name":"x","failover_timeout":0.0,"checkpoint":false}`},
-		{"deprecated but set", &mesosv1.FrameworkInfo{User: new("root"), Name: new("x"), Role: new("*")},
-			`{"user":"root","name":"x","failover_timeout":0.0,"checkpoint":false,"role":"*"}`},
+		{
+			"defaults are written, deprecated ones are not", &mesosv1.FrameworkInfo{User: new("root"), Name: new("x")},
+			`{"user":"root","name":"x","failover_timeout":0.0,"checkpoint":false}`,
+		},
+		{
+			"deprecated but set", &mesosv1.FrameworkInfo{User: new("root"), Name: new("x"), Role: new("*")},
+			`{"user":"root","name":"x","failover_timeout":0.0,"checkpoint":false,"role":"*"}`,
+		},
 		{"64 bits, bytes, double", &mesosv1.TaskStatus{
 			TaskId:          &mesosv1.TaskID{Value: new("t")},
 			State:           mesosv1.TaskState_TASK_RUNNING.Enum(),
@@ -50,11 +54,15 @@ func TestMarshal(t *testing.T) {
 			},
 		}, `{"name":"n","task_id":{"value":"t"},"agent_id":{"value":"a"},` +
 			`"limits":{"cpus":{"value":0.1},"mem":{"value":"Infinity"}}}`},
-		{"lists", &mesosv1.Labels{Labels: []*mesosv1.Label{{Key: new("a")}, {Key: new("b"), Value: new("")}}},
-			`{"labels":[{"key":"a"},{"key":"b","value":""}]}`},
+		{
+			"lists", &mesosv1.Labels{Labels: []*mesosv1.Label{{Key: new("a")}, {Key: new("b"), Value: new("")}}},
+			`{"labels":[{"key":"a"},{"key":"b","value":""}]}`,
+		},
 		{"empty list", &mesosv1.Labels{}, `{}`},
-		{"duration", &master.Call_DrainAgent{AgentId: &mesosv1.AgentID{Value: new("a")}, MaxGracePeriod: durationpb.New(90 * time.Second)},
-			`{"agent_id":{"value":"a"},"max_grace_period":{"seconds":90},"mark_gone":false}`},
+		{
+			"duration", &master.Call_DrainAgent{AgentId: &mesosv1.AgentID{Value: new("a")}, MaxGracePeriod: durationpb.New(90 * time.Second)},
+			`{"agent_id":{"value":"a"},"max_grace_period":{"seconds":90},"mark_gone":false}`,
+		},
 		{"number of an unknown enum value", &mesosv1.Value{Type: mesosv1.Value_Type(77).Enum()}, `{"type":77}`},
 		{"small and large", &mesosv1.Value_Scalar{Value: proto.Float64(1e-9)}, `{"value":1e-09}`},
 	} {
@@ -93,10 +101,14 @@ func TestUnmarshal(t *testing.T) {
 		m        proto.Message
 		want     string // prototext
 	}{
-		{"plain", `{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"u","name":"n","roles":["a","b"]}}}`, &scheduler.Call{},
-			`type:SUBSCRIBE subscribe{framework_info{user:"u" name:"n" roles:"a" roles:"b"}}`},
-		{"unknown fields", `{"type":"DECLINE","Filters":{"a":[1,{"b":null}],"c":"x"},"decline":{"offer_ids":[]}}`, &scheduler.Call{},
-			`type:DECLINE decline{}`},
+		{
+			"plain", `{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"u","name":"n","roles":["a","b"]}}}`, &scheduler.Call{},
+			`type:SUBSCRIBE subscribe{framework_info{user:"u" name:"n" roles:"a" roles:"b"}}`,
+		},
+		{
+			"unknown fields", `{"type":"DECLINE","Filters":{"a":[1,{"b":null}],"c":"x"},"decline":{"offer_ids":[]}}`, &scheduler.Call{},
+			`type:DECLINE decline{}`,
+		},
 		{"camel case is unknown", `{"frameworkId":{"value":"x"},"type":"REVIVE"}`, &scheduler.Call{}, `type:REVIVE`},
 		{"null is unset", ` { "type" : "REVIVE" , "framework_id" : null } `, &scheduler.Call{}, `type:REVIVE`},
 		{"null elements", `{"labels":[null,{"key":"a","value":null}]}`, &mesosv1.Labels{}, `labels{key:"a"}`},
@@ -110,20 +122,30 @@ func TestUnmarshal(t *testing.T) {
 		{"unknown enum, optional", `{"type":"NEWER_THAN_US"}`, &mesosv1.FrameworkInfo_Capability{}, ``},
 		{"unknown enum, number", `{"type":4711}`, &mesosv1.FrameworkInfo_Capability{}, ``},
 		{"enum by number", `{"type":5}`, &mesosv1.FrameworkInfo_Capability{}, `type:PARTITION_AWARE`},
-		{"map", `{"name":"n","task_id":{"value":"t"},"agent_id":{"value":"a"},"limits":{"cpus":{"value":1},"mem":null}}`, &mesosv1.TaskInfo{},
-			`name:"n" task_id{value:"t"} agent_id{value:"a"} limits{key:"cpus" value{value:1}}`},
+		{
+			"map", `{"name":"n","task_id":{"value":"t"},"agent_id":{"value":"a"},"limits":{"cpus":{"value":1},"mem":null}}`, &mesosv1.TaskInfo{},
+			`name:"n" task_id{value:"t"} agent_id{value:"a"} limits{key:"cpus" value{value:1}}`,
+		},
 		{"one value for a list", `{"offer_ids":{"value":"o"}}`, &scheduler.Call_Decline{}, `offer_ids{value:"o"}`},
 		{"last one counts", `{"value":"a","value":"b"}`, &mesosv1.TaskID{}, `value:"b"`},
 		{"escapes", `{"value":"\"\\\/\b\f\n\r\t\u00fc\ud83d\ude00\ud800x"}`, &mesosv1.TaskID{}, `value:"\"\\/\b\f\n\r\tü😀�x"`},
 		{"not UTF-8", "{\"value\":\"a\xffb\"}", &mesosv1.TaskID{}, `value:"a�b"`},
-		{"base64 of the other alphabet", `{"agent_id":{"value":"a"},"executor_id":{"value":"e"},"data":"__4A"}`, &scheduler.Call_Message{},
-			`agent_id{value:"a"} executor_id{value:"e"} data:"\xff\xfe\x00"`},
-		{"duration, message", `{"agent_id":{"value":"a"},"max_grace_period":{"seconds":600}}`, &master.Call_DrainAgent{},
-			`agent_id{value:"a"} max_grace_period{seconds:600}`},
-		{"duration, protojson", `{"agent_id":{"value":"a"},"max_grace_period":"600.5s"}`, &master.Call_DrainAgent{},
-			`agent_id{value:"a"} max_grace_period{seconds:600 nanos:500000000}`},
-		{"duration, words", `{"agent_id":{"value":"a"},"max_grace_period":"10mins"}`, &master.Call_DrainAgent{},
-			`agent_id{value:"a"} max_grace_period{seconds:600}`},
+		{
+			"base64 of the other alphabet", `{"agent_id":{"value":"a"},"executor_id":{"value":"e"},"data":"__4A"}`, &scheduler.Call_Message{},
+			`agent_id{value:"a"} executor_id{value:"e"} data:"\xff\xfe\x00"`,
+		},
+		{
+			"duration, message", `{"agent_id":{"value":"a"},"max_grace_period":{"seconds":600}}`, &master.Call_DrainAgent{},
+			`agent_id{value:"a"} max_grace_period{seconds:600}`,
+		},
+		{
+			"duration, protojson", `{"agent_id":{"value":"a"},"max_grace_period":"600.5s"}`, &master.Call_DrainAgent{},
+			`agent_id{value:"a"} max_grace_period{seconds:600 nanos:500000000}`,
+		},
+		{
+			"duration, words", `{"agent_id":{"value":"a"},"max_grace_period":"10mins"}`, &master.Call_DrainAgent{},
+			`agent_id{value:"a"} max_grace_period{seconds:600}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if err := mesosjson.Unmarshal([]byte(c.in), c.m); err != nil {
