@@ -243,7 +243,8 @@ func (r *runner) run(ctx context.Context) (int, error) {
 	shown := make(chan struct{})
 	if err == nil && ran(t.Status) {
 		r.announce(ctx, t)
-		wg.Go(func() { defer close(shown); r.show(life, c.FrameworkID(), t, ended) })
+		live := t // t goes on to what the task is at its end
+		wg.Go(func() { defer close(shown); r.show(life, c.FrameworkID(), live, ended) })
 	} else {
 		close(shown)
 	}
