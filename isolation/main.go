@@ -102,7 +102,7 @@ func mainErr(ctx context.Context, args []string, log *slog.Logger) error {
 		StateDir: f.stateDir, WorkDir: f.workDir, StoreDir: f.store, Pull: strings.Fields(f.pull), Base: f.base, Self: self, Log: log,
 	}
 	if f.initSocket != "" {
-		cfg.Init = &run.InitLink{Socket: f.initSocket}
+		cfg.Init = run.NewInitLink(f.initSocket)
 	}
 	server := &serve.Server{UIDs: clients(), Log: log}
 	if server.Reason, err = choose(&cfg, f, server); err != nil {

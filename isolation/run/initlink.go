@@ -12,9 +12,25 @@ import (
 )
 
 // InitLink asks PID 1 to keep the exit statuses of containers' first processes.
-type InitLink struct{ Socket string }
+type InitLink struct {
+	socket string
+	slots  chan struct{} // bound askedAtOnce: others wait
+}
 
-const maxInitFrame = 64 << 10
+// NewInitLink makes no connection yet.
+func NewInitLink(socket string) *InitLink {
+	return &InitLink{socket: socket, slots: make(chan struct{}, askedAtOnce)}
+}
+
+const (
+	maxInitFrame = 64 << 10
+	// askedAtOnce stays below what PID 1's socket queues: a hundred tasks may have ended
+	// while nobody looked.
+	askedAtOnce = 8
+	// A status that cannot be had now is asked for again: it is nowhere else.
+	statusTries = 10
+	statusPause = 500 * time.Millisecond
+)
 
 // Register makes PID 1 keep a process's status should it become an orphan.
 func (l *InitLink) Register(ctx context.Context, id string, pid int, start uint64) error {
@@ -27,12 +43,20 @@ func (l *InitLink) Register(ctx context.Context, id string, pid int, start uint6
 
 // Status waits for the status of a process that has ended.
 func (l *InitLink) Status(ctx context.Context, id string, start uint64) (status uint32, known bool, err error) {
-	resp, err := l.ask(ctx, 30*time.Second, &pid1.Request{Body: &pid1.Request_Status{Status: &pid1.Status{ContainerId: id, StartTime: start, Wait: true}}})
-	if err != nil {
-		return 0, false, fmt.Errorf("ask PID 1 for an exit status: %w", err)
+	for try := 1; ; try++ {
+		resp, err := l.ask(ctx, 30*time.Second, &pid1.Request{Body: &pid1.Request_Status{Status: &pid1.Status{ContainerId: id, StartTime: start, Wait: true}}})
+		if err == nil {
+			e := resp.GetExit()
+			return e.GetWaitStatus(), e.GetState() == pid1.ExitStatus_EXITED, nil
+		}
+		if ctx.Err() != nil || try == statusTries {
+			return 0, false, fmt.Errorf("ask PID 1 for an exit status: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(statusPause):
+		}
 	}
-	e := resp.GetExit()
-	return e.GetWaitStatus(), e.GetState() == pid1.ExitStatus_EXITED, nil
 }
 
 // Ack lets PID 1 forget a status that is recorded.
@@ -43,9 +67,15 @@ func (l *InitLink) Ack(ctx context.Context, id string, start uint64) error {
 
 // ask takes a connection of its own: nothing is shared that could be out of step.
 func (l *InitLink) ask(ctx context.Context, within time.Duration, req *pid1.Request) (*pid1.Response, error) {
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", l.Socket)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", l.socket)
 	if err != nil {
 		return nil, err
 	}
