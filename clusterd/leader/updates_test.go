@@ -457,3 +457,35 @@ func TestMessageIsDropped(t *testing.T) {
 		}
 	})
 }
+
+// Of updates with the same state in a row only the newest is shown: some clients fail when
+// TASK_RUNNING is there twice.
+func TestStatusesAreOneByState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		defer c.end()
+		a := c.agent("n1")
+		defer a.conn.Close()
+		a.attach("n1")
+		f := c.subscribe("f", "")
+		f.next(scheduler.Event_SUBSCRIBED)
+		f.launch(f.offer(), "t", nil)
+		run := until(a, (*agentwire.FromMaster).GetRun)
+		for i, s := range []mesosv1.TaskState{
+			mesosv1.TaskState_TASK_STARTING, mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_RUNNING,
+		} {
+			a.report(run.GetContainerId(), byte(i+1), s)
+			f.ack(f.update(s))
+		}
+		a.report(run.GetContainerId(), 9, mesosv1.TaskState_TASK_FINISHED)
+		f.update(mesosv1.TaskState_TASK_FINISHED)
+		got, _ := c.task(f.id, "t")
+		var states []string
+		for _, st := range got.Statuses {
+			states = append(states, mesosv1.TaskState(st.State).String())
+		}
+		if fmt.Sprint(states) != "[TASK_STARTING TASK_RUNNING TASK_FINISHED]" {
+			t.Errorf("%v", states)
+		}
+	})
+}
