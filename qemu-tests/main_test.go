@@ -316,8 +316,14 @@ type framework struct {
 
 func (w *world) framework(t *testing.T, protobuf bool) *framework {
 	t.Helper()
+	return w.frameworkVia(t, protobuf, w.APIs()...)
+}
+
+// frameworkVia speaks to the first of these as long as that answers.
+func (w *world) frameworkVia(t *testing.T, protobuf bool, apis ...string) *framework {
+	t.Helper()
 	c, err := client.New(client.Config{
-		Masters: w.APIs(), HTTP: w.Client(), Protobuf: protobuf,
+		Masters: apis, HTTP: w.Client(), Protobuf: protobuf,
 		Framework: &mesosv1.FrameworkInfo{
 			User: proto.String("root"), Name: proto.String(t.Name()), Roles: []string{"*"}, FailoverTimeout: proto.Float64(600),
 			Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}},

@@ -62,7 +62,8 @@ type Client struct {
 
 	mu      sync.Mutex
 	info    *mesosv1.FrameworkInfo
-	master  int           // index of the master that answered last
+	master  int           // index of the master in use
+	failed  []time.Time   // by master: when it last did not answer
 	sub     *subscription // nil between two streams
 	changed chan struct{} // closed, and made anew, when sub or ended changes
 	ended   error         // why Run returned
@@ -76,6 +77,8 @@ const (
 	maxErrorText = 4 << 10
 	// dialTime is how long a master may take to be reached.
 	dialTime = 5 * time.Second
+	// avoidTime is for how long a master that did not answer is tried last.
+	avoidTime = time.Minute
 )
 
 // StatusError is an answer that refuses a call.
@@ -115,7 +118,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Principal != "" && info.Principal == nil {
 		info.Principal = proto.String(cfg.Principal)
 	}
-	return &Client{cfg: cfg, info: info, changed: make(chan struct{})}, nil
+	return &Client{cfg: cfg, info: info, changed: make(chan struct{}), failed: make([]time.Time, len(cfg.Masters))}, nil
 }
 
 func transport() *http.Transport {
@@ -134,14 +137,30 @@ func (c *Client) FrameworkID() string {
 
 // base is the URL of the master in use; the caller holds the lock.
 func (c *Client) base() string {
-	return strings.TrimSuffix(c.cfg.Masters[c.master%len(c.cfg.Masters)], "/")
+	return strings.TrimSuffix(c.cfg.Masters[c.master], "/")
 }
 
-// nextMaster turns to another master after one has failed.
-func (c *Client) nextMaster() {
+// nextMaster turns to another master; failed: the present one did not answer, so that it is
+// left alone for a while. A dead one takes long to be noticed each time.
+func (c *Client) nextMaster(failed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.master++
+	now, n := time.Now(), len(c.failed)
+	if failed {
+		c.failed[c.master] = now
+	}
+	best := (c.master + 1) % n
+	for i := 1; i <= n; i++ {
+		m := (c.master + i) % n
+		if c.failed[m].IsZero() || now.Sub(c.failed[m]) > avoidTime {
+			best = m
+			break
+		}
+		if c.failed[m].Before(c.failed[best]) {
+			best = m
+		}
+	}
+	c.master = best
 }
 
 func (c *Client) post(ctx context.Context, base, streamID string, call *scheduler.Call) (*http.Response, error) {

@@ -355,6 +355,36 @@ func TestLaunchThatCouldNotBeSentIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A dead master costs its time once: as long as others answer it is not tried again.
+func TestDeadMasterIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN(t, 3)
+		c := l.client()
+		stop := l.run(func(ctx context.Context) error { return c.Run(ctx, nothing) })
+		l.masters[0].expect(scheduler.Call_SUBSCRIBE)
+		synctest.Wait()
+		l.cut(0)
+		l.masters[1].expect(scheduler.Call_SUBSCRIBE)
+		// Leaders change at once: by turns, and never to the dead one.
+		for _, next := range []int{2, 1, 2, 1} {
+			synctest.Wait()
+			began := time.Now()
+			l.masters[3-next].events <- nil
+			l.masters[next].expect(scheduler.Call_SUBSCRIBE)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("subscribed again after %s", took)
+			}
+		}
+		// After a while: by the same master.
+		time.Sleep(time.Hour)
+		l.masters[1].events <- nil
+		l.masters[1].expect(scheduler.Call_SUBSCRIBE)
+		if err := stop(); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
 // While the handler works the stream is alive as long as bytes come.
 func TestSlowHandlerIsNoSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -401,6 +431,14 @@ func TestTasksAreAskedForUntilAnswered(t *testing.T) {
 		m.expect(scheduler.Call_SUBSCRIBE)
 		for range 5 {
 			m.expect(scheduler.Call_RECONCILE)
+		}
+		// At once when the cluster has given an agent up.
+		synctest.Wait()
+		began := time.Now()
+		m.events <- &scheduler.Event{Type: scheduler.Event_FAILURE.Enum(), Failure: &scheduler.Event_Failure{AgentId: &mesosv1.AgentID{Value: proto.String("s1")}}}
+		m.expect(scheduler.Call_RECONCILE)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("asked after %s", took)
 		}
 		m.events <- update("t1", mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskStatus_REASON_RECONCILIATION, "")
 		time.Sleep(time.Hour)

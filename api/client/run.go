@@ -41,6 +41,8 @@ const (
 	shortestPause    = 100 * time.Millisecond
 	longestPause     = 3 * time.Second
 	defaultHeartbeat = 15 * time.Second
+	// shortLife is how long a stream must have lived for its master to be tried again first.
+	shortLife = 5 * time.Second
 	// lastCalls is what calls get that are under way when their stream ends.
 	lastCalls = 2 * time.Second
 )
@@ -54,6 +56,7 @@ func (c *Client) Run(ctx context.Context, handle Handler) (err error) {
 	defer func() { c.note(func() { c.ended = err }) }()
 	pause := shortestPause
 	for {
+		began := time.Now()
 		progress, err := c.stream(ctx, handle)
 		var ended endError
 		switch {
@@ -68,8 +71,12 @@ func (c *Client) Run(ctx context.Context, handle Handler) (err error) {
 			pause = shortestPause
 		}
 		c.cfg.Log.Info("subscription lost, subscribing again", "error", err, "pause", pause)
-		c.cfg.HTTP.CloseIdleConnections() // their other end may be dead as well
-		c.nextMaster()
+		// A stream that is ended in order ends with its leader; this master will find the
+		// next one.
+		if inOrder := progress && errors.Is(err, io.EOF); !inOrder || time.Since(began) < shortLife {
+			c.cfg.HTTP.CloseIdleConnections() // their other end may be dead as well
+			c.nextMaster(!inOrder)
+		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
