@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strconv"
 	"syscall"
@@ -28,7 +27,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: say TEXT | show FILE | exit CODE | live | stay | eat MB | fork N | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
+		return fmt.Errorf("usage: say TEXT | show FILE | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -59,8 +58,6 @@ func run(args []string) error {
 		return stay()
 	case "eat":
 		return eat(arg(1))
-	case "fork":
-		return fork(arg(1))
 	case "serve":
 		return serve(nil)
 	case "serve-self": // and visits itself by the address that it is given
@@ -124,27 +121,6 @@ func eat(text string) error {
 		held = append(held, page)
 		fmt.Println("holding", len(held), "MB")
 	}
-	return nil
-}
-
-// fork starts children until it may not, and says how many it got.
-func fork(text string) error {
-	most, err := strconv.Atoi(text)
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	started := 0
-	for ; started < most; started++ {
-		if err := exec.Command(self, "live").Start(); err != nil {
-			fmt.Println("refused:", err)
-			break
-		}
-	}
-	fmt.Println("started", started)
 	return nil
 }
 
