@@ -112,7 +112,7 @@ func middle(all []sample, of func(sample) uint64) uint64 {
 // its own process.
 func figure5(t *testing.T, w *world, m *cluster.Machine, before []sample) {
 	t.Helper()
-	const containers = 40
+	const containers = 80
 	const goal = 100 << 10
 	program := filepath.Join(theLab.dir, "idle")
 	if err := os.WriteFile(program, vm.PrintingProgram("idle"), 0o755); err != nil {
@@ -130,7 +130,7 @@ func figure5(t *testing.T, w *world, m *cluster.Machine, before []sample) {
 	var tasks []client.Task
 	for i := range containers {
 		task := f.task(t, fmt.Sprintf("idle-%d", i), "")
-		task.CPUs, task.MemMB, task.Container, task.Hostname = 0.01, 4, dockerImage(ref), m.Node.Address.String()
+		task.CPUs, task.MemMB, task.Container, task.Hostname = 0.01, 2, dockerImage(ref), m.Node.Address.String()
 		tasks = append(tasks, task)
 	}
 	progress("starting %d idle containers", containers)

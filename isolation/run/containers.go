@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
 	_ "github.com/opencontainers/cgroups/devices" // libcontainer's device filter
 	"github.com/opencontainers/runc/libcontainer"
@@ -115,26 +114,32 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	if err := c.Start(lp); err != nil {
 		return nil, fmt.Errorf("start container: %w", err)
 	}
-	p := &Process{Go: c, Wait: sync.OnceValues(func() (uint32, error) { return libcontainerStatus(lp) })}
+	p := &Process{Go: c}
 	if p.PID, err = lp.Pid(); err != nil {
 		return p, fmt.Errorf("start container: %w", err)
 	}
+	// Not lp's own Wait: it would hold all that the container was made of for as long as
+	// it runs, some 100 KiB.
+	p.Wait = sync.OnceValues(func() (uint32, error) { return reap(p.PID) })
 	if p.StartTime, err = startTime(p.PID); err != nil {
 		return p, fmt.Errorf("start container: %w", err)
 	}
 	return p, nil
 }
 
-func libcontainerStatus(lp *libcontainer.Process) (uint32, error) {
-	state, err := lp.Wait()
-	if state == nil {
-		return 0, fmt.Errorf("wait for container: %w", err)
+// reap takes the status of a child of ours.
+func reap(pid int) (uint32, error) {
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("wait for process %d: %w", pid, err)
+		}
+		return uint32(status), nil
 	}
-	ws, ok := state.Sys().(syscall.WaitStatus)
-	if !ok {
-		return 0, errors.New("wait for container: no wait status")
-	}
-	return uint32(ws), nil
 }
 
 func (r Containers) spec(j *Job) (*specs.Spec, error) {

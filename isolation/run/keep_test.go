@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -27,7 +28,7 @@ func TestEndIsSeenBeforeItIsReaped(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		got, err := peekEnd(cmd.Process.Pid)
+		got, err := peekEnd(t.Context(), cmd.Process.Pid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,8 +43,63 @@ func TestEndIsSeenBeforeItIsReaped(t *testing.T) {
 			t.Errorf("%s: %#x, want %#x", line, got, want)
 		}
 	}
-	if _, err := peekEnd(os.Getpid()); err == nil {
+	if _, err := peekEnd(t.Context(), os.Getpid()); err == nil {
 		t.Error("a process that is no child has a status")
+	}
+}
+
+// Nobody waits for ever for a process that goes on.
+func TestWatchingEndsWithItsContext(t *testing.T) {
+	cmd := exec.Command("/bin/sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		cmd.Wait()
+	}()
+	pid := cmd.Process.Pid
+	for name, watch := range map[string]func(context.Context) error{
+		"child":    func(ctx context.Context) error { _, err := peekEnd(ctx, pid); return err },
+		"stranger": func(ctx context.Context) error { return waitGone(ctx, pid, mustStart(t, pid)) },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- watch(ctx) }()
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// One who is not our child is noticed too, and what had the number before is gone.
+func TestStrangersEndIsSeen(t *testing.T) {
+	cmd := exec.Command("/bin/sh", "-c", "read line")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, start := cmd.Process.Pid, mustStart(t, cmd.Process.Pid)
+	if err := waitGone(t.Context(), pid, start+1); err != nil {
+		t.Error(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- waitGone(t.Context(), pid, start) }()
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	cmd.Wait()
+	if err := waitGone(t.Context(), pid, start); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -80,6 +80,7 @@ type Keeper struct {
 	runtime Runtime
 	pulls   *pulls
 	sweep   chan struct{} // asks the collector of sandboxes to look
+	work    chan struct{} // bound 1: something was launched or has ended
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -108,6 +109,7 @@ func New(cfg Config) (*Keeper, error) {
 	k := &Keeper{
 		cfg: cfg, log: cfg.Log, store: store, images: imagestore.Store{Dir: cfg.StoreDir}, runtime: cfg.Runtime, fence: found.Fence,
 		containers: map[string]*container{}, configure: &keeper.Configure{}, watchers: map[*Watcher]struct{}{}, sweep: make(chan struct{}, 1),
+		work: make(chan struct{}, 1),
 	}
 	if err := k.loadConfigure(); err != nil {
 		return nil, err

@@ -145,8 +145,8 @@ func (k *Keeper) awaitEnd(ctx context.Context, j *Job, p *Process) ending {
 	if p.Wait != nil {
 		// It stays to be reaped until its status is recorded: should we die before
 		// that, PID 1 inherits it and keeps the status.
-		status, err := peekEnd(p.PID)
-		if err != nil {
+		status, err := peekEnd(ctx, p.PID)
+		if err != nil && ctx.Err() == nil {
 			status, err = p.Wait() // a kill has reaped it
 		}
 		return ending{status: status, err: err, lost: err != nil}

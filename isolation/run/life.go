@@ -261,6 +261,7 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 	}
 	fault.After(fault.Exec)
 	j.lap("exec")
+	k.busy()
 	k.log.Info("container runs", "container", j.ID, "task", j.Launch.GetTaskId(), "pid", p.PID, "took", slog.GroupValue(j.took...))
 	return p, nil
 }
@@ -375,6 +376,7 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 	}
 	k.acknowledge(ctx, id, startTime)
 	k.askCollect()
+	k.busy()
 }
 
 // acknowledge lets PID 1 forget a process whose status is stored, or matters to nobody.

@@ -53,25 +53,48 @@ const (
 
 // peekEnd waits for the end of a child of ours and leaves it to be reaped. The status is
 // as wait4 words it.
-func peekEnd(pid int) (uint32, error) {
+func peekEnd(ctx context.Context, pid int) (uint32, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return 0, fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	end := os.NewFile(uintptr(fd), "end of a process")
+	defer end.Close()
+	if status, ended, err := peek(pid); ended || err != nil {
+		return status, err
+	}
+	if err := watchEnd(ctx, end); err != nil {
+		return 0, fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	status, ended, err := peek(pid)
+	if err == nil && !ended {
+		err = fmt.Errorf("wait for process %d: it was said to have ended", pid)
+	}
+	return status, err
+}
+
+// peek looks whether a child of ours has ended.
+func peek(pid int) (status uint32, ended bool, err error) {
 	var info childInfo
 	for {
-		err := unix.Waitid(unix.P_PID, pid, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOWAIT, nil)
+		err := unix.Waitid(unix.P_PID, pid, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("wait for process %d: %w", pid, err)
+			return 0, false, fmt.Errorf("wait for process %d: %w", pid, err)
 		}
 		break
 	}
-	switch info.code {
-	case childExited:
-		return uint32(info.status&0xff) << 8, nil
-	case childDumped:
-		return uint32(info.status) | coreFlag, nil
+	switch {
+	case info.pid == 0:
+		return 0, false, nil
+	case info.code == childExited:
+		return uint32(info.status&0xff) << 8, true, nil
+	case info.code == childDumped:
+		return uint32(info.status) | coreFlag, true, nil
 	}
-	return uint32(info.status), nil
+	return uint32(info.status), true, nil
 }
 
 // waitGone returns when a process that is not our child has ended.
@@ -83,36 +106,40 @@ func waitGone(ctx context.Context, pid int, start uint64) error {
 	if err != nil {
 		return fmt.Errorf("watch process %d: %w", pid, err)
 	}
-	defer unix.Close(fd)
+	end := os.NewFile(uintptr(fd), "end of a process")
+	defer end.Close()
 	if now, err := startTime(pid); err != nil || now != start {
 		return nil // another process has the number now
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
+	if err := watchEnd(ctx, end); err != nil {
 		return fmt.Errorf("watch process %d: %w", pid, err)
 	}
-	defer unix.Close(wake)
-	woken := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(woken)
-		unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	})
-	defer func() {
-		if !stop() {
-			<-woken // the descriptor may not be closed before it is written
-		}
-	}()
-	for {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
-		_, err := unix.Poll(fds, int(time.Hour.Milliseconds()))
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return fmt.Errorf("watch process %d: %w", pid, err)
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case fds[0].Revents != 0:
-			return nil
-		}
+	return nil
+}
+
+// watchEnd returns when the process behind a descriptor has ended, or ctx has. Go's
+// poller waits for it: a thread for each container would cost more than all else that
+// isolated has of an idle one.
+func watchEnd(ctx context.Context, end *os.File) error {
+	stop := context.AfterFunc(ctx, func() { end.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := end.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var pollErr error
+	err = raw.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n := 0
+		for {
+			n, pollErr = unix.Poll(fds, 0)
+			if !errors.Is(pollErr, unix.EINTR) {
+				return n != 0 || pollErr != nil
+			}
+		}
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ctx.Err()
+	}
+	return errors.Join(err, pollErr)
 }
