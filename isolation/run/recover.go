@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/records"
@@ -44,7 +43,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 	}
 	k.mu.Unlock()
 	k.lives.Go(func() { k.collect(ctx) })
-	k.lives.Go(func() { rest(ctx, k.work, debug.FreeOSMemory) })
+	k.lives.Go(func() { rest(ctx, k.work, giveBack) })
 	return nil
 }
 

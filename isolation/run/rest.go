@@ -2,6 +2,8 @@ package run
 
 import (
 	"context"
+	"runtime"
+	"runtime/debug"
 	"time"
 )
 
@@ -18,8 +20,17 @@ func (k *Keeper) busy() {
 	}
 }
 
+// giveBack returns all memory that is not in use. Each collection halves the stacks that
+// launches have made large and that waiting needs little of.
+func giveBack() {
+	for range 3 {
+		runtime.GC()
+	}
+	debug.FreeOSMemory()
+}
+
 // rest gives memory back each time that there was work and then none for a while.
-func rest(ctx context.Context, work <-chan struct{}, giveBack func()) {
+func rest(ctx context.Context, work <-chan struct{}, give func()) {
 	quiet := time.NewTimer(restAfter)
 	defer quiet.Stop()
 	for {
@@ -29,7 +40,7 @@ func rest(ctx context.Context, work <-chan struct{}, giveBack func()) {
 		case <-work:
 			quiet.Reset(restAfter)
 		case <-quiet.C:
-			giveBack()
+			give()
 		}
 	}
 }
