@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -88,11 +89,19 @@ func benchFramework(name string) *mesosv1.FrameworkInfo {
 	}
 }
 
+// benchRuns is how often a figure is taken: less often where somebody is in a hurry.
+func benchRuns(n int) int {
+	if asked, err := strconv.Atoi(os.Getenv("MESOLITH_BENCH_RUNS")); err == nil && asked > 0 {
+		return min(n, asked)
+	}
+	return n
+}
+
 // Figure 1: from power-on to the first offer, against the same kernel booting a program
 // that only prints. The machines that are compared with boot three at a time too.
 func TestBenchPowerOnToFirstOffer(t *testing.T) {
 	roomFor(t, 3)
-	const runs = 5
+	runs := benchRuns(5)
 	var alone, together, offers []time.Duration
 	for i := range runs {
 		alone = append(alone, bareBoots(t, 1))
@@ -164,7 +173,28 @@ func firstOffer(t *testing.T) time.Duration {
 	if took == 0 {
 		t.Fatalf("no offer: %v", err)
 	}
+	progress("  on the consoles: %s", milestones(w, began))
 	return took
+}
+
+// milestones says when the first and the last machine came past each point of the boot.
+func milestones(w *world, began time.Time) string {
+	var out []string
+	for _, text := range []string{"phase mounts", "noded started", "from 10.", "clusterd started", "isolated started", "certificate: issued", "founding", " leads"} {
+		var times []time.Duration
+		for _, m := range w.Machines() {
+			for _, l := range m.VM().Console.Lines(0) {
+				if strings.Contains(l.Text, text) {
+					times = append(times, l.At.Sub(began))
+					break
+				}
+			}
+		}
+		if len(times) > 0 {
+			out = append(out, fmt.Sprintf("%s %.1f-%.1f s", strings.Trim(text, " ."), slices.Min(times).Seconds(), slices.Max(times).Seconds()))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // Figure 2: what a machine loads to boot.
