@@ -78,7 +78,7 @@ type sorter struct {
 	ready  chan net.Conn
 	once   sync.Once
 	closed chan struct{}
-	failed error
+	failed error // set before closed is closed
 }
 
 func (s *sorter) run() {
@@ -98,8 +98,7 @@ func (s *sorter) run() {
 					return
 				}
 			}
-			s.failed = err
-			s.Close()
+			_ = s.end(err) // of a listener that has failed already
 			return
 		}
 		pause = time.Millisecond
@@ -172,9 +171,13 @@ func (s *sorter) Accept() (net.Conn, error) {
 }
 
 // Close implements net.Listener.
-func (s *sorter) Close() error {
+func (s *sorter) Close() error { return s.end(nil) }
+
+// end closes once; why is what Accept tells then, nil when somebody wanted the end.
+func (s *sorter) end(why error) error {
 	var err error
 	s.once.Do(func() {
+		s.failed = why
 		close(s.closed)
 		err = s.Listener.Close()
 	})
