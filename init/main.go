@@ -8,7 +8,7 @@
 // kernel's log, which pstore keeps.
 //
 // What a node is to be is noded's decision, containers are isolated's, the cluster is
-// clusterd's; init starts these three, in this order, and starts them again for ever.
+// clusterd's; init starts these three, noded first, and starts them again for ever.
 package main
 
 import (
@@ -42,6 +42,7 @@ type machine struct {
 	devices []string // modaliases found at boot
 	loader  *modules.Loader
 	events  *modules.Events
+	able    chan struct{} // closed when the modules that containers need are loaded; then nil
 	settled chan struct{} // closed when the devices of the boot have drivers; then nil
 	locked  chan struct{} // closed when modules are locked
 	reaper  *reap.Reaper
@@ -64,7 +65,8 @@ func main() {
 		os.Exit(2)
 	}
 	m := &machine{
-		reaper: reap.New(maxOrphans), sockets: map[string]*os.File{}, locked: make(chan struct{}), settled: make(chan struct{}),
+		reaper: reap.New(maxOrphans), sockets: map[string]*os.File{}, locked: make(chan struct{}),
+		able: make(chan struct{}), settled: make(chan struct{}),
 		plans: make(chan nodeplan.Plan, 1), power: make(chan ending, 1), began: time.Now(),
 	}
 	signals := make(chan os.Signal, 4)
@@ -97,9 +99,12 @@ func (m *machine) feed() {
 func (m *machine) cruise(signals <-chan os.Signal) ending {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	go m.drivers()
+	go m.drivers(m.able)
 	for {
 		select {
+		case <-m.able:
+			m.able = nil
+			m.startKeeper()
 		case <-m.settled:
 			m.settled = nil
 			m.lock()
@@ -140,10 +145,18 @@ func (m *machine) take(p nodeplan.Plan) {
 	if err != nil {
 		m.log.Warn("%v", err)
 	}
-	m.sup.Want("isolated")
 	m.sup.Want("clusterd")
+	m.startKeeper()
 	m.log.Say("ready %.2fs as %s", time.Since(m.began).Seconds(), p.Hostname)
 	m.lock()
+}
+
+// startKeeper starts isolated once the machine is what the plan says and can have
+// containers. clusterd does not wait for that: it finds its peers meanwhile.
+func (m *machine) startKeeper() {
+	if m.plan != nil && m.able == nil {
+		m.sup.Want("isolated")
+	}
 }
 
 // down ends everything in order. It does not return.

@@ -19,7 +19,7 @@ const (
 	programPath = library + "/bin:/bin:/usr/bin:/sbin:/usr/sbin"
 )
 
-// programs are what a node runs, in the order in which they start.
+// programs are what a node runs.
 func programs() []supervise.Program {
 	env := []string{"PATH=" + programPath, "HOME=/", "LANG=C.UTF-8"}
 	group := func(name string) string { return mounts.CgroupDir + "/system/" + name }

@@ -50,7 +50,6 @@ func (m *machine) up() error {
 		{Name: "sockets", Deadline: 5 * time.Second, OnFailure: phase.Reboot, Run: m.listen},
 		{Name: "cards", Deadline: 60 * time.Second, Run: m.cards},
 		{Name: "programs", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.programs},
-		{Name: "modules", Deadline: 120 * time.Second, Run: m.modules},
 		{Name: "boots", Deadline: pstore.Pause + 10*time.Second, Run: m.boots},
 	})
 }
@@ -163,11 +162,16 @@ func (m *machine) modules() error {
 	return m.loader.BootList(bootList)
 }
 
-// drivers gives every other device its driver while the programs start already: disks
-// and the like, which a node in RAM mode can wait for. It closes settled when done.
-func (m *machine) drivers() {
+// drivers loads what containers need, then gives every other device its driver, disks and
+// the like, while noded and clusterd start already: a node in RAM mode can wait for both.
+// It closes able, and settled when done.
+func (m *machine) drivers(able chan<- struct{}) {
 	loop := m.loop()
 	loop.Feed = nil // the cruise's loop feeds, and only it
+	if err := loop.Run([]phase.Phase{{Name: "modules", Deadline: 120 * time.Second, Run: m.modules}}); err != nil {
+		m.log.Warn("%v", err)
+	}
+	close(able)
 	err := loop.Run([]phase.Phase{{Name: "drivers", Deadline: 120 * time.Second, Run: func() error {
 		if m.loader == nil {
 			return errors.New("no table of modules")
