@@ -178,6 +178,11 @@ func TestNetworkThatIsAnotherNodesEndsTheAgent(t *testing.T) {
 		first := c.agent("n2")
 		defer first.conn.Close()
 		first.attach("n2") // it got 10.88.1.0/24: nobody had told of the older cluster
+		f := c.subscribe("f", "")
+		f.next(scheduler.Event_SUBSCRIBED)
+		if err := f.accept(f.offer(), "t1", 1); err != nil {
+			t.Fatal(err)
+		}
 		a := c.agent("n1")
 		defer a.conn.Close()
 		a.outlived("n1", running(t, "c1", "t1", 1))

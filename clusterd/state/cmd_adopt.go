@@ -117,7 +117,7 @@ func (c AdoptAgent) apply(s *State) (Result, error) {
 		pool = c.Pool
 	}
 	if c.Subnet != "" {
-		if err := s.subnetFree(pool, c.Subnet); err != nil {
+		if err := s.clearSubnet(pool, c.Subnet); err != nil {
 			return Result{}, fmt.Errorf("agent %s of node %s: %w", c.ID, c.Node, err)
 		}
 	}
@@ -130,8 +130,9 @@ func (c AdoptAgent) apply(s *State) (Result, error) {
 	return Result{AgentID: c.ID}, nil
 }
 
-// subnetFree says why a node cannot keep its tasks' network.
-func (s *State) subnetFree(pool, subnet string) error {
+// clearSubnet leaves a network to a node whose tasks have their addresses in it. A node
+// that got it before anybody knew, and has no task yet, takes another one.
+func (s *State) clearSubnet(pool, subnet string) error {
 	all, err := netip.ParsePrefix(pool)
 	if err != nil {
 		return fmt.Errorf("pool %q: %w", pool, ErrCommandInvalid)
@@ -140,9 +141,18 @@ func (s *State) subnetFree(pool, subnet string) error {
 	if err != nil || one.Bits() != 24 || one != one.Masked() || !all.Contains(one.Addr()) {
 		return fmt.Errorf("its tasks' network %q is no /24 of %s: %w", subnet, pool, ErrCommandInvalid)
 	}
-	if slot, taken := s.subnets[subnet]; taken {
-		return fmt.Errorf("%s is node %s's: %w", subnet, s.agents.at(slot).Node, ErrSubnetTaken)
+	slot, taken := s.subnets[subnet]
+	if !taken {
+		return nil
 	}
+	holder := s.agents.at(slot)
+	other, found := s.freeSubnet()
+	if len(holder.tasks) > 0 || len(holder.forgets) > 0 || holder.Adopting || !found {
+		return fmt.Errorf("%s is node %s's: %w", subnet, holder.Node, ErrSubnetTaken)
+	}
+	delete(s.subnets, subnet)
+	holder.Subnet = other
+	s.subnets[other] = slot
 	return nil
 }
 

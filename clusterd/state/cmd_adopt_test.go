@@ -87,12 +87,43 @@ func TestAdoptionIsRepeatable(t *testing.T) {
 	c.refused(adoptedTask(t, 3, TaskRunning), ErrAgentUnknown)
 }
 
+// A node that got the network before the other one was heard gives it up while it is idle.
+func TestIdleNodeGivesUpTheNetworkOfRunningTasks(t *testing.T) {
+	c := newCluster(t)
+	here := c.agent("n1")
+	c.m.View(func(s *State) {
+		if a, _ := s.Agent(here); a.Subnet != "10.88.1.0/24" {
+			t.Fatalf("subnet %s", a.Subnet)
+		}
+	})
+	var before uint64
+	c.m.View(func(s *State) { before = s.NetworkVersion() })
+	c.do(adopted(t, "n9", "10.88.1.0/24"))
+	c.m.View(func(s *State) {
+		idle, _ := s.Agent(here)
+		a, _ := s.Agent("lost-S7")
+		if idle.Subnet != "10.88.2.0/24" || a.Subnet != "10.88.1.0/24" || s.NetworkVersion() == before {
+			t.Errorf("idle %s, adopted %s", idle.Subnet, a.Subnet)
+		}
+	})
+	if next := c.agent("n2"); next == "" {
+		t.Error("no agent")
+	}
+	c.m.View(func(s *State) {
+		if a, _ := s.AgentOfNode("n2"); a.Subnet != "10.88.3.0/24" {
+			t.Errorf("subnet %s", a.Subnet)
+		}
+	})
+}
+
 func TestWhatIsNotAdopted(t *testing.T) {
 	c := newCluster(t)
 	here := c.agent("n1")
 	c.refused(AdoptAgent{RegisterAgent: RegisterAgent{ID: here, Node: "n1", AttachKey: "k"}}, ErrAgentUnknown)
 	c.refused(AdoptAgent{RegisterAgent: RegisterAgent{ID: gen + "-S99", Node: "n9", AttachKey: "k"}}, ErrAgentUnknown) // ours, and gone
 	c.refused(adopted(t, "n1", ""), ErrAgentUnknown)                                                                   // the node began anew
+	busy := c.framework()
+	c.do(launch(busy, here, 8, bag(t, 1, 1)))
 	c.refused(adopted(t, "n9", "10.88.1.0/24"), ErrSubnetTaken)
 	c.refused(adopted(t, "n9", "10.99.1.0/24"), ErrCommandInvalid)
 	c.refused(adopted(t, "n9", "10.88.9.0/16"), ErrCommandInvalid)
