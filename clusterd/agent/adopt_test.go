@@ -97,3 +97,22 @@ func TestAgentOutlivesItsCluster(t *testing.T) {
 		break
 	}
 }
+
+// The leader was greeted anew while the first Attach was on its way: until the newest is
+// answered this agent has no name to run anything under, and is told it all again then.
+func TestNothingIsRunBeforeTheAttachIsAnswered(t *testing.T) {
+	k := startKeeper(t)
+	n := startNode(t, t.TempDir(), k)
+	m := n.master(1, 1)
+	first := m.read().GetAttach()
+	m.height = 2
+	m.lead("g")
+	second := m.read().GetAttach()
+	m.write(&agentwire.FromMaster{Body: &agentwire.FromMaster_Attached{Attached: &agentwire.Attached{AgentId: "S1", Sequence: first.GetSequence()}}})
+	m.run("c1")
+	m.write(&agentwire.FromMaster{Body: &agentwire.FromMaster_Attached{Attached: &agentwire.Attached{AgentId: "S1", Sequence: second.GetSequence()}}})
+	m.run("c2")
+	if l := k.request().GetLaunch(); l.GetContainerId() != "c2" || l.GetAgentId() != "S1" {
+		t.Errorf("launched %v", l)
+	}
+}

@@ -265,8 +265,8 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 		a.tellNetwork()
 		return nil
 	}
-	if a.retiring != "" {
-		return nil
+	if a.retiring != "" || !a.attached {
+		return nil // who attaches is told all of it again
 	}
 	switch b := m.GetBody().(type) {
 	case *agentwire.FromMaster_Run:

@@ -63,7 +63,7 @@ func (l *Leader) askWhole(c *agentConn) {
 // adopt takes an agent in with all that it holds. What cannot be taken in is ended when
 // it attaches, like everything that the state does not know.
 func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.RegisterAgent, info *mesosv1.AgentInfo, refuse func(string, bool)) {
-	l.attaching[c] = true
+	l.attaching[c] = at
 	id := register.ID
 	tasks, lost := 0, 0
 	l.propose(state.AdoptAgent{RegisterAgent: register, Subnet: at.GetSubnet()}, func(_ state.Result, err error) {
@@ -96,12 +96,13 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 		})
 	}
 	l.propose(state.EndAdoption{Agent: id}, func(_ state.Result, err error) {
+		newest := l.attaching[c]
 		delete(l.attaching, c)
 		if err != nil {
 			return
 		}
 		l.log.Warn("agent adopted", "agent", id, "node", c.node, "tasks", tasks, "lost", lost)
-		l.attached(c, at, id, info)
+		l.attached(c, newest, id, info)
 	})
 }
 

@@ -191,3 +191,30 @@ func TestNetworkThatIsAnotherNodesEndsTheAgent(t *testing.T) {
 		}
 	})
 }
+
+// An agent that is greeted anew attaches again while its first Attach is on its way into
+// the log; it listens for the answer to the newest alone.
+func TestTheNewestAttachIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		defer c.end()
+		a := c.agent("n1")
+		defer a.conn.Close()
+		gate := make(chan struct{})
+		c.log.mu.Lock()
+		c.log.gate = gate
+		c.log.mu.Unlock()
+		info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.AgentInfo{Hostname: proto.String("n1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for sequence := uint64(1); sequence <= 2; sequence++ {
+			a.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Attach{Attach: &agentwire.Attach{AttachKey: "k", AgentInfo: info, Node: "n1", Sequence: sequence}}})
+		}
+		synctest.Wait()
+		close(gate)
+		if got := until(a, (*agentwire.FromMaster).GetAttached); got.GetSequence() != 2 {
+			t.Errorf("answered %v", got)
+		}
+	})
+}

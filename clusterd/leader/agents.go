@@ -79,7 +79,8 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 			adoptable = s.Adoptable(id, c.node)
 		})
 	}
-	if l.attaching[c] {
+	if l.attaching[c] != nil {
+		l.attaching[c] = at // it was greeted anew meanwhile: the answer is for the newest
 		return
 	}
 	command := state.RegisterAgent{
@@ -98,8 +99,9 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 		refuse("the cluster no longer knows agent "+string(id), true)
 		return
 	}
-	l.attaching[c] = true
+	l.attaching[c] = at
 	l.propose(command, func(r state.Result, err error) {
+		newest := l.attaching[c]
 		delete(l.attaching, c)
 		if err != nil {
 			if isRefusal(err) {
@@ -107,7 +109,7 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 			}
 			return
 		}
-		l.attached(c, at, r.AgentID, info)
+		l.attached(c, newest, r.AgentID, info)
 	})
 }
 

@@ -113,8 +113,8 @@ type Leader struct {
 	filters    *alloc.Filters
 	frameworks map[state.FrameworkID]*framework
 	agents     map[state.AgentID]*agent
-	attaching  map[*agentConn]bool
-	raising    map[uint64]bool // heights on their way into the log
+	attaching  map[*agentConn]*agentwire.Attach // the newest, while one is on its way into the log
+	raising    map[uint64]bool                  // heights on their way into the log
 	waiting    []pending
 	inFlight   bool
 	retries    map[state.ContainerID]*retry
@@ -193,7 +193,7 @@ func New(cfg Config) *Leader {
 		cfg: cfg, log: cfg.Logger.With("term", cfg.Term), info: MasterInfo(cfg.Generation, cfg.Address),
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
-		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]bool{},
+		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]*agentwire.Attach{},
 		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		raising: map[uint64]bool{},
 		seed:    cfg.Term<<32 ^ cfg.Height,
