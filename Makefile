@@ -22,11 +22,11 @@ unit: ## the tests that need no virtual machine
 	$(GO) test ./...
 
 test: image lint unit ## every test, unit and VM, in about a quarter of an hour
-	$(GO) test -tags vm -count=1 -timeout 30m ./qemu-tests/... ./image
+	$(GO) test -tags vm -count=1 -timeout 30m -v ./qemu-tests/... ./image
 
 test-all: image unit ## the long ones too: 200,000 walks through births, builds compared in every way
 	$(GO) test -count=1 -timeout 60m -run Walks ./clusterd/discovery/birth -walks 200000
-	$(GO) test -tags vm,long -count=1 -timeout 60m ./qemu-tests/... ./image/...
+	$(GO) test -tags vm,long -count=1 -timeout 60m -v ./qemu-tests/... ./image/...
 
 bench: image ## the figures of speed and size, in one table
 	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests
