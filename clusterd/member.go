@@ -25,6 +25,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/masters"
 	"github.com/mesolith/mesolith/clusterd/peers"
+	"github.com/mesolith/mesolith/clusterd/replica"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/nodecert"
 	"github.com/mesolith/mesolith/internal/nodedoc"
@@ -78,6 +79,7 @@ type member struct {
 	auth    *auth.Authenticator
 	agent   *agent.Agent
 	masters *masters.Masters // nil where this node is none
+	pulse   *replica.Pulse
 	started time.Time
 
 	mu      sync.Mutex
@@ -106,7 +108,7 @@ func (p port) Peer(c net.Conn) (name, incarnation string) {
 
 // run serves until ctx ends or a part that cannot be done without fails.
 func (m membership) run(ctx context.Context) error {
-	b := &member{membership: m, machine: state.NewMachine(), board: calls.NewBoard(), auth: auth.New(m.now), started: time.Now()}
+	b := &member{membership: m, machine: state.NewMachine(), pulse: &replica.Pulse{}, board: calls.NewBoard(), auth: auth.New(m.now), started: time.Now()}
 	if err := b.auth.Set(m.policy); err != nil {
 		return err
 	}
@@ -211,7 +213,7 @@ func (b *member) mastersConfig() masters.Config {
 		Dir: filepath.Join(b.dataDir, "raft"), Self: b.doc.Name, Incarnation: b.incarnation, ClusterID: b.doc.ClusterID,
 		List: b.doc.Masters.Names, ListVersion: b.doc.Masters.Version, Disks: b.doc.Mode == nodedoc.ModeDisk,
 		Wait: milliseconds(b.doc.Masters.WaitMS), Heartbeat: milliseconds(b.doc.Raft.HeartbeatMS), Stall: milliseconds(b.doc.Raft.StallMS),
-		Machine: b.machine, Port: port{b.mux}, Lead: b.lead, Log: b.log.With("room", "masters"), Twin: b.twin,
+		Machine: b.machine, Port: port{b.mux}, Lead: b.lead, Pulse: b.pulse, Log: b.log.With("room", "masters"), Twin: b.twin,
 		Lives: func(ctx context.Context, address string) (string, bool) {
 			incarnation, _, ok := b.mux.LivesAt(ctx, b.doc.Name, address)
 			return incarnation, ok
@@ -346,7 +348,7 @@ func (b *member) handler(ctx context.Context) http.Handler {
 		Flags: b.flags(), Started: b.started, Log: b.log.With("room", "faces"),
 	}
 	if b.master() {
-		cfg.Machine = b.machine
+		cfg.Machine, cfg.Pulse = b.machine, b.pulse
 	}
 	return faces.NewMasterMux(cfg)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/legacy"
 	"github.com/mesolith/mesolith/clusterd/metrics"
 	"github.com/mesolith/mesolith/clusterd/operator"
+	"github.com/mesolith/mesolith/clusterd/replica"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 )
@@ -29,6 +30,7 @@ type MasterConfig struct {
 	Leader  func() *leader.Leader
 	Machine *state.Machine // nil where no master can be
 	Agent   func(context.Context) (agent.View, error)
+	Pulse   *replica.Pulse // nil where no master can be
 	Files   files.Config
 	Version *mesosv1.VersionInfo
 	Cluster string
@@ -45,7 +47,7 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 		Leader: cfg.Leader, Machine: cfg.Machine, Budget: cfg.Router.Budget, Version: cfg.Version, Log: cfg.Log,
 	})
 	measure := metrics.Handler(metrics.Config{
-		Leader: cfg.Leader, Machine: cfg.Machine, Agent: cfg.Agent, Started: cfg.Started, Log: cfg.Log,
+		Leader: cfg.Leader, Machine: cfg.Machine, Agent: cfg.Agent, Pulse: cfg.Pulse, Started: cfg.Started, Log: cfg.Log,
 	})
 	table := []route{
 		{path: "/api/v1/scheduler", role: nodedoc.RoleFramework, realm: auth.RealmScheduler, forward: true, handler: schedule},

@@ -97,7 +97,7 @@ func readPosition(dir string) (*position, error) {
 func (m *Masters) open() error {
 	r, err := replica.Open(replica.Config{
 		Dir: m.dir(m.gen), Self: m.self(), Generation: replica.Generation(m.gen), Machine: m.cfg.Machine, Links: links{m},
-		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Log: m.log,
+		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Pulse: m.cfg.Pulse, Log: m.log,
 	})
 	if err != nil {
 		return err

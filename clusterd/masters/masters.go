@@ -69,8 +69,9 @@ type Config struct {
 	Twin  func() (incarnation, address string, ok bool)
 	Lives func(ctx context.Context, address string) (incarnation string, ok bool)
 	// Lead serves one term until ctx ends.
-	Lead func(ctx context.Context, t Term) error
-	Log  *slog.Logger
+	Lead  func(ctx context.Context, t Term) error
+	Pulse *replica.Pulse
+	Log   *slog.Logger
 }
 
 // Status is how this master stands.

@@ -29,14 +29,16 @@ import (
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
+	"github.com/mesolith/mesolith/clusterd/replica"
 	"github.com/mesolith/mesolith/clusterd/state"
 )
 
-// Config is what the endpoint needs; Leader and Agent may be nil.
+// Config is what the endpoint needs; Leader, Agent and Pulse may be nil.
 type Config struct {
 	Leader  func() *leader.Leader
 	Machine *state.Machine
 	Agent   func(context.Context) (agent.View, error)
+	Pulse   *replica.Pulse // of a master
 	Started time.Time
 	Log     *slog.Logger
 }
@@ -96,6 +98,11 @@ func (cfg Config) gather(ctx context.Context) values {
 				cfg.Log.Info("master's metrics left out", "error", err)
 			}
 		}
+	}
+	if cfg.Pulse != nil {
+		b := cfg.Pulse.Read()
+		v["raft/heartbeats_heard"], v["raft/heartbeats_missed"] = float64(b.Heard), float64(b.Missed)
+		v["raft/heartbeat_silence_longest_secs"] = b.Longest.Seconds()
 	}
 	if cfg.Agent != nil {
 		v["slave/uptime_secs"] = uptime

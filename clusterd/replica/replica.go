@@ -79,6 +79,7 @@ type Config struct {
 	Links      Links
 	Heartbeat  time.Duration // follower without word for that long: election
 	Stall      time.Duration // a write that takes longer ends the replica
+	Pulse      *Pulse        // counts heartbeats; nil: nobody does
 	Log        *slog.Logger
 }
 
