@@ -123,6 +123,14 @@ type MemoryGroup struct {
 	PSSBytes       uint64 `json:"pssBytes"`
 	AnonymousBytes uint64 `json:"anonymousBytes"` // the part of it that no file is behind
 	ResidentBytes  uint64 `json:"residentBytes"`  // with every shared page counted in full
+
+	KeptBytes uint64 `json:"keptBytes,omitempty"` // that no other group's need takes from it
+	MaxBytes  uint64 `json:"maxBytes,omitempty"`  // that it may have; 0: no limit of its own
+	OOMKills  uint64 `json:"oomKills,omitempty"`  // processes that the kernel ended for want of memory
+	// LowestScore and HighestScore are oom_score_adj of its processes: who has the higher
+	// one is ended first when the whole machine is short.
+	LowestScore  int `json:"lowestScore"`
+	HighestScore int `json:"highestScore"`
 }
 
 // Failure is the body of every answer that is not 2xx.

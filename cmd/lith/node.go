@@ -161,9 +161,16 @@ func showMemory(w io.Writer, m node.Memory) error {
 	mib := func(bytes uint64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
 	var rows [][]string
 	for _, g := range m.Groups {
-		rows = append(rows, []string{g.Name, fmt.Sprint(g.Processes), mib(g.PSSBytes), mib(g.AnonymousBytes), mib(g.ResidentBytes)})
+		most := "all"
+		if g.MaxBytes > 0 {
+			most = mib(g.MaxBytes)
+		}
+		rows = append(rows, []string{
+			g.Name, fmt.Sprint(g.Processes), mib(g.PSSBytes), mib(g.AnonymousBytes), mib(g.ResidentBytes),
+			mib(g.KeptBytes), most, fmt.Sprint(g.HighestScore), fmt.Sprint(g.OOMKills),
+		})
 	}
-	if err := printTable(w, []string{"PROGRAM", "PROCESSES", "PSS", "ANONYMOUS", "RESIDENT"}, rows); err != nil {
+	if err := printTable(w, []string{"PROGRAM", "PROCESSES", "PSS", "ANONYMOUS", "RESIDENT", "KEPT", "MAY HAVE", "OOM SCORE", "OOM KILLS"}, rows); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\n%s of %s are free for programs\n", mib(m.AvailableBytes), mib(m.TotalBytes))

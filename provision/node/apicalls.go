@@ -82,6 +82,7 @@ func (a *apiServer) memory(w http.ResponseWriter, _ *http.Request) {
 	for _, g := range m.Groups {
 		out.Groups = append(out.Groups, api.MemoryGroup{
 			Name: g.Name, Processes: g.Processes, PSSBytes: g.PSS, AnonymousBytes: g.Anonymous, ResidentBytes: g.Resident,
+			KeptBytes: g.Kept, MaxBytes: g.Max, OOMKills: g.OOMKills, LowestScore: g.LowestScore, HighestScore: g.HighestScore,
 		})
 	}
 	answer(w, http.StatusOK, out)

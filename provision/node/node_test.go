@@ -72,8 +72,9 @@ func TestMasterComesUp(t *testing.T) {
 	}
 	b.put(t, "proc/30/smaps_rollup", "Rss: 8 kB\nPss: 4 kB\nPss_Anon: 2 kB\n")
 	b.put(t, "proc/30/cgroup", "0::/system/clusterd\n")
+	b.put(t, "proc/30/oom_score_adj", "-997\n")
 	mem, err := reader.Memory(t.Context())
-	if want := (api.MemoryGroup{Name: "clusterd", Processes: 1, PSSBytes: 4096, AnonymousBytes: 2048, ResidentBytes: 8192}); err != nil || mem.TotalBytes != 1<<30 || !slices.Equal(mem.Groups, []api.MemoryGroup{want}) {
+	if want := (api.MemoryGroup{Name: "clusterd", Processes: 1, PSSBytes: 4096, AnonymousBytes: 2048, ResidentBytes: 8192, LowestScore: -997, HighestScore: -997}); err != nil || mem.TotalBytes != 1<<30 || !slices.Equal(mem.Groups, []api.MemoryGroup{want}) {
 		t.Errorf("memory %+v: %v", mem, err)
 	}
 	logs, err := reader.Logs(t.Context(), "clusterd", false)

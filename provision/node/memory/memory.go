@@ -36,6 +36,13 @@ type Group struct {
 	PSS       uint64
 	Anonymous uint64 // the part of PSS that no file is behind
 	Resident  uint64 // with every shared page counted in full
+
+	Kept     uint64 // of its control group, that no pressure takes: memory.min, no more than the groups above keep
+	Max      uint64 // that its control group may have; 0: no limit of its own
+	OOMKills uint64 // processes of the group, and of those below, that the kernel has ended
+	// Scores are oom_score_adj of its processes, lowest and highest: who has the higher
+	// one is ended first when the whole machine is short.
+	LowestScore, HighestScore int
 }
 
 // Machine is the memory of the whole machine, in bytes.
@@ -66,6 +73,9 @@ func Observe(root string) (Machine, error) {
 		}
 	}
 	for _, g := range groups {
+		if err := g.limits(filepath.Join(root, "sys/fs/cgroup")); err != nil {
+			return m, fmt.Errorf("read limits of %s: %w", g.Name, err)
+		}
 		m.Groups = append(m.Groups, *g)
 	}
 	slices.SortFunc(m.Groups, func(a, b Group) int { return cmp.Compare(a.Name, b.Name) })
@@ -86,16 +96,64 @@ func add(groups map[string]*Group, dir string) error {
 	if err != nil {
 		return err
 	}
+	raw, err := os.ReadFile(filepath.Join(dir, "oom_score_adj"))
+	if err != nil {
+		return err
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return err
+	}
 	name := nameOf(string(group))
 	g := groups[name]
 	if g == nil {
-		g = &Group{Name: name}
+		g = &Group{Name: name, LowestScore: score, HighestScore: score}
 		groups[name] = g
 	}
+	g.LowestScore, g.HighestScore = min(g.LowestScore, score), max(g.HighestScore, score)
 	g.Processes++
 	g.PSS += fields["Pss"]
 	g.Anonymous += fields["Pss_Anon"]
 	g.Resident += fields["Rss"]
+	return nil
+}
+
+// limits reads what the control group of the program's name keeps and may have.
+func (g *Group) limits(root string) error {
+	path := g.Name
+	if _, err := os.Stat(filepath.Join(root, "system", g.Name)); err == nil {
+		path = filepath.Join("system", g.Name)
+	}
+	numbers := map[string]uint64{}
+	for _, file := range []string{path + "/memory.min", filepath.Dir(path) + "/memory.min", path + "/memory.max"} {
+		raw, err := os.ReadFile(filepath.Join(root, file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the root has no limits, and "none" is no group
+		}
+		if err != nil {
+			return err
+		}
+		if text := strings.TrimSpace(string(raw)); text != "max" {
+			if numbers[file], err = strconv.ParseUint(text, 10, 64); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+		}
+	}
+	g.Kept, g.Max = numbers[path+"/memory.min"], numbers[path+"/memory.max"]
+	if above := filepath.Dir(path); above != "." {
+		g.Kept = min(g.Kept, numbers[above+"/memory.min"])
+	}
+	raw, err := os.ReadFile(filepath.Join(root, path, "memory.events"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			if g.OOMKills, err = strconv.ParseUint(n, 10, 64); err != nil {
+				return fmt.Errorf("memory.events: %w", err)
+			}
+		}
+	}
 	return nil
 }
 

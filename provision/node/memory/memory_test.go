@@ -37,6 +37,13 @@ func TestObserve(t *testing.T) {
 	} {
 		put(t, root, "proc/"+pid+"/cgroup", p[0])
 		put(t, root, "proc/"+pid+"/smaps_rollup", p[1])
+		put(t, root, "proc/"+pid+"/oom_score_adj", map[bool]string{true: "500\n", false: "-999\n"}[pid >= "40"])
+	}
+	for file, text := range map[string]string{
+		"init/memory.min": "5\n", "init/memory.max": "max\n", "system/memory.min": "9", "system/noded/memory.min": "40", "system/isolated/memory.min": "7",
+		"tasks/memory.min": "0", "tasks/memory.max": "1000", "tasks/memory.events": "low 0\noom 5\noom_kill 3\noom_group_kill 1\n",
+	} {
+		put(t, root, "sys/fs/cgroup/"+file, text)
 	}
 	put(t, root, "proc/60/cgroup", "0::/\n") // gone before its memory was read
 	put(t, root, "proc/version", "Linux")
@@ -47,11 +54,11 @@ func TestObserve(t *testing.T) {
 	}
 	const kib = 1024
 	want := Machine{Total: 1000 * kib, Available: 600 * kib, Groups: []Group{
-		{"init", 1, 10 * kib, 4 * kib, 12 * kib},
-		{"isolated", 2, 31 * kib, 10 * kib, 37 * kib},
-		{"noded", 1, 20 * kib, 8 * kib, 24 * kib},
-		{"none", 1, 7 * kib, 7 * kib, 7 * kib},
-		{Tasks, 2, 42 * kib, 3 * kib, 51 * kib},
+		{Name: "init", Processes: 1, PSS: 10 * kib, Anonymous: 4 * kib, Resident: 12 * kib, Kept: 5, LowestScore: -999, HighestScore: -999},
+		{Name: "isolated", Processes: 2, PSS: 31 * kib, Anonymous: 10 * kib, Resident: 37 * kib, Kept: 7, LowestScore: -999, HighestScore: -999},
+		{Name: "noded", Processes: 1, PSS: 20 * kib, Anonymous: 8 * kib, Resident: 24 * kib, Kept: 9, LowestScore: -999, HighestScore: -999},
+		{Name: "none", Processes: 1, PSS: 7 * kib, Anonymous: 7 * kib, Resident: 7 * kib, LowestScore: 500, HighestScore: 500},
+		{Name: Tasks, Processes: 2, PSS: 42 * kib, Anonymous: 3 * kib, Resident: 51 * kib, Max: 1000, OOMKills: 3, LowestScore: 500, HighestScore: 500},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
