@@ -26,6 +26,9 @@ type Task struct {
 	Hostname string
 	Labels   *mesosv1.Labels
 	Grace    *mesosv1.KillPolicy
+	// Limits are what it may use at most of cpus and of mem; without, that is what it
+	// has of mem, and of cpus whatever nobody else wants. Infinity is no limit.
+	Limits map[string]float64
 }
 
 // Launcher is a framework that runs the tasks it is given, each once, on the first offer

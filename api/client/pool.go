@@ -66,6 +66,12 @@ func (p *pool) place(t Task, o *mesosv1.Offer) (*mesosv1.TaskInfo, []uint64, boo
 			info.Resources = append(info.Resources, p.scalar(w.name, w.value))
 		}
 	}
+	for name, most := range t.Limits {
+		if info.Limits == nil {
+			info.Limits = map[string]*mesosv1.Value_Scalar{}
+		}
+		info.Limits[name] = &mesosv1.Value_Scalar{Value: proto.Float64(most)}
+	}
 	if len(ports) > 0 {
 		info.Resources = append(info.Resources, p.portsResource(ports))
 	}
