@@ -21,6 +21,7 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/isolation/cgroup"
 	"github.com/mesolith/mesolith/isolation/run"
@@ -108,6 +109,7 @@ func mainErr(ctx context.Context, args []string, log *slog.Logger) error {
 	if server.Reason, err = choose(&cfg, f, server); err != nil {
 		return err
 	}
+	fault.MarkIn(f.stateDir)
 	k, err := run.New(cfg)
 	if err != nil {
 		return err
@@ -116,6 +118,7 @@ func mainErr(ctx context.Context, args []string, log *slog.Logger) error {
 	if err := k.Start(ctx); err != nil {
 		return err
 	}
+	inventory(ctx, f, log)
 	log.Info("isolated answers", "socket", f.socket, "runtime", k.RuntimeName(), "why", server.Reason)
 	err = server.Run(ctx, listener)
 	k.Wait()

@@ -23,11 +23,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/agent/journal"
 	"github.com/mesolith/mesolith/clusterd/task"
+	"github.com/mesolith/mesolith/internal/fault"
 	wire "github.com/mesolith/mesolith/internal/wire/agent"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"google.golang.org/protobuf/proto"
@@ -37,7 +39,9 @@ import (
 type Config struct {
 	JournalPath  string
 	KeeperSocket string
-	Keeper       *keeper.Configure // told to isolated at each connection
+	// DialKeeper is another way to the keeper; nil: by its socket.
+	DialKeeper func(ctx context.Context) (net.Conn, error)
+	Keeper     *keeper.Configure // told to isolated at each connection
 
 	ClusterID   string
 	ListVersion uint64
@@ -100,6 +104,7 @@ func New(cfg Config) *Agent {
 
 // Run reads the journal and serves until ctx ends or the journal cannot be written.
 func (a *Agent) Run(ctx context.Context) error {
+	fault.MarkIn(filepath.Dir(a.cfg.JournalPath))
 	ctx, cancel := context.WithCancel(ctx)
 	if err := a.recover(); err != nil {
 		cancel()
@@ -263,6 +268,7 @@ func (a *Agent) put(t *task.Task) {
 		a.order = append(a.order, t.ContainerID)
 	}
 	a.tasks[t.ContainerID] = t
+	fault.Of(t.ContainerID, t.Info.GetTaskId().GetValue())
 }
 
 func (a *Agent) remove(id string) {
@@ -307,9 +313,13 @@ func (a *Agent) happen(t *task.Task, e task.Event, before ...*journal.Record) er
 	if err := a.journal.Append(before...); err != nil {
 		return err
 	}
+	for _, r := range before {
+		fault.After(journalled(r), t.ContainerID)
+	}
 	*t = next
 	for _, act := range actions {
 		a.do(t, act)
+		fault.After(done(act), t.ContainerID)
 	}
 	return nil
 }

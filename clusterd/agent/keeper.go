@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesolith/mesolith/clusterd/task"
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/wire"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 )
@@ -69,7 +70,13 @@ func (a *Agent) keepKeeper(ctx context.Context) {
 }
 
 func (a *Agent) talkKeeper(ctx context.Context) error {
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", a.cfg.KeeperSocket)
+	dial := a.cfg.DialKeeper
+	if dial == nil {
+		dial = func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", a.cfg.KeeperSocket)
+		}
+	}
+	conn, err := dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -125,6 +132,9 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 	}
 	if asked != nil {
 		delete(a.again, containerOf(asked))
+		if asked.GetLaunch() != nil {
+			fault.After(fault.AgentLaunched, containerOf(asked))
+		}
 	}
 	switch b := m.GetBody().(type) {
 	case *keeper.Response_Hello:

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mesolith/mesolith/clusterd/agent/journal"
 	"github.com/mesolith/mesolith/clusterd/task"
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/wire"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
@@ -278,6 +279,7 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 		if t == nil || len(b.Acknowledge.GetUuid()) != 16 {
 			return nil
 		}
+		fault.After(fault.AgentHeard, t.ContainerID)
 		return a.happen(t, task.Acknowledged{UUID: [16]byte(b.Acknowledge.GetUuid())})
 	case *agentwire.FromMaster_Forget:
 		return a.onForget(b.Forget.GetContainerIds())
@@ -357,6 +359,7 @@ func (a *Agent) onForget(ids []string) error {
 		return err
 	}
 	for _, id := range gone {
+		fault.After(fault.AgentDropped, id)
 		a.remove(id)
 	}
 	a.keeper.forget(gone)

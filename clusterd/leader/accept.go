@@ -12,6 +12,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/alloc"
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/fault"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -143,6 +144,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		return
 	}
 	container := newContainerID()
+	fault.Of(string(container), string(id))
 	acc.left = left
 	taking, err := l.launching[acc.agent].Plus(asks)
 	if err != nil {
@@ -165,6 +167,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		l.allocate = true
 		switch {
 		case err == nil:
+			fault.After(fault.LeaderLaunch, string(container))
 			l.sendRun(container)
 		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable):
 			l.tellStatus(acc.f, id, acc.agent, state.Status{

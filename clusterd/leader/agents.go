@@ -7,6 +7,7 @@ import (
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/fault"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"google.golang.org/protobuf/proto"
 )
@@ -261,7 +262,9 @@ func (l *Leader) update(c *agentConn, u *agentwire.Update) {
 			return
 		}
 		l.count("master/valid_status_updates")
+		fault.After(fault.LeaderUpdate, u.GetContainerId())
 		l.sendUpdate(container, retryFirst)
+		fault.After(fault.LeaderAnswered, u.GetContainerId())
 		l.allocate = true
 	})
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/fault"
 )
 
 // isRefusal tells a command that Apply refused from a term that ended.
@@ -190,6 +191,7 @@ func (l *Leader) kill(f *framework, k *scheduler.Call_Kill, answer func(error)) 
 		if err != nil && isRefusal(err) {
 			err = nil // it ended meanwhile; its update says so
 		} else if err == nil {
+			fault.After(fault.LeaderKill, string(container))
 			l.sendKill(container)
 		}
 		answer(err)
@@ -214,6 +216,7 @@ func (l *Leader) acknowledge(f *framework, a *scheduler.Call_Acknowledge) {
 			return
 		}
 		l.count("master/valid_status_update_acknowledgements")
+		fault.After(fault.LeaderSettled, string(container))
 		delete(l.retries, container)
 	})
 }

@@ -69,6 +69,8 @@ type Builder struct {
 	Checkout string
 	Out      string // programs land here
 	Cache    string // what is kept between builds
+	// Tags are added to those of a node's programs, for what only tests boot.
+	Tags []string
 }
 
 // Missing names those of the programs whose package is not in the checkout.
@@ -90,10 +92,10 @@ func (b Builder) Compile(ctx context.Context, p Program) (Built, error) {
 	cgo := "CGO_ENABLED=0"
 	if p.C {
 		cgo = "CGO_ENABLED=1"
-		args = append(args, "-tags", "osusergo,netgo,runc_nocriu,seccomp",
+		args = append(args, "-tags", b.tags("osusergo", "netgo", "runc_nocriu", "seccomp"),
 			"-ldflags", `-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"`)
 	} else {
-		args = append(args, "-tags", "osusergo,netgo", "-ldflags", "-s -w -buildid=")
+		args = append(args, "-tags", b.tags("osusergo", "netgo"), "-ldflags", "-s -w -buildid=")
 	}
 	if err := b.run(ctx, b.Checkout, []string{cgo}, "go", append(args, p.Package)...); err != nil {
 		return Built{}, fmt.Errorf("compile %s: %w", p.Name, err)
@@ -104,6 +106,8 @@ func (b Builder) Compile(ctx context.Context, p Program) (Built, error) {
 	}
 	return Built{Name: p.Name, Path: out, Modules: info.Deps, C: p.C}, nil
 }
+
+func (b Builder) tags(always ...string) string { return strings.Join(append(always, b.Tags...), ",") }
 
 // CompileCNI builds the plugins with gobusybox, once per version of the tools
 // module: that takes longer than all the rest and changes rarely.

@@ -12,7 +12,6 @@ import "time"
 // Pauses between starts, and what ends a pause's growth.
 const (
 	FirstPause  = 100 * time.Millisecond
-	LongestWait = 10 * time.Second
 	ProvenAfter = time.Minute
 )
 

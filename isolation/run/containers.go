@@ -17,9 +17,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/isolation/cgroup"
-	"github.com/mesolith/mesolith/isolation/fault"
 	"github.com/mesolith/mesolith/isolation/rootfs"
 	"github.com/mesolith/mesolith/isolation/seccomp"
 	"github.com/mesolith/mesolith/isolation/spec"
@@ -89,7 +89,7 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	if err := unix.Mkdir(filepath.Join(cgroup.Root, r.group(j)), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("make control group: %w", err)
 	}
-	fault.After(fault.Cgroup)
+	fault.After(fault.Cgroup, j.ID)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: j.ID, Spec: s})
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
@@ -98,6 +98,7 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)
 	}
+	fault.After(fault.Create, j.ID)
 	lp := FirstProcess(s.Process)
 	for _, name := range stdio.Streams {
 		w, err := stdio.OpenWriter(j.Paths.pipes, name)
@@ -294,7 +295,20 @@ func (r Containers) Usage(j *Job) (peak uint64, outOfMemory bool) {
 
 // Remove takes away the group, the mounts and the directories.
 func (r Containers) Remove(j *Job) error {
-	return errors.Join(cgroup.Remove(r.group(j)), unpin(r.netns(j)), os.RemoveAll(filepath.Join(r.State, j.ID)), rootfs.Unmount(j.Paths.bundle))
+	var errs []error
+	for _, part := range []struct {
+		after  fault.Point
+		remove func() error
+	}{
+		{fault.Ungroup, func() error { return cgroup.Remove(r.group(j)) }},
+		{fault.Unpinned, func() error { return unpin(r.netns(j)) }},
+		{fault.Uncreated, func() error { return os.RemoveAll(filepath.Join(r.State, j.ID)) }},
+		{fault.Unmounted, func() error { return rootfs.Unmount(j.Paths.bundle) }},
+	} {
+		errs = append(errs, part.remove())
+		fault.After(part.after, j.ID)
+	}
+	return errors.Join(errs...)
 }
 
 // Strangers looks where a container leaves traces: the groups first of all.

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/records"
@@ -118,6 +119,7 @@ func New(cfg Config) (*Keeper, error) {
 	for _, r := range found.Records {
 		// Changes that were told but not recorded may have used some numbers.
 		r.Container.Sequence += 1 << 16
+		fault.Of(r.Container.GetContainerId(), r.Container.GetTaskId())
 		k.containers[r.Container.GetContainerId()] = &container{rec: r, found: true, wake: make(chan struct{}, 1)}
 	}
 	return k, nil
@@ -217,6 +219,7 @@ func (k *Keeper) Launch(l *keeper.Launch) error {
 	}
 	c := &container{wake: make(chan struct{}, 1), rec: records.Record{Step: records.Accepted, Launch: l, Container: k.describe(l)}}
 	c.rec.Slot = k.takeSlot()
+	fault.Of(l.GetContainerId(), l.GetTaskId())
 	if err := k.store.Put(c.rec); err != nil {
 		return err
 	}
@@ -304,6 +307,7 @@ func (k *Keeper) Forget(ids []string) error {
 			return err
 		}
 		delete(k.containers, id)
+		fault.After(fault.Forgotten, id)
 	}
 	return nil
 }

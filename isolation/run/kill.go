@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/records"
 )
@@ -49,6 +50,7 @@ func (k *Keeper) Kill(m *keeper.Kill) error {
 	if err := k.store.Put(c.rec); err != nil {
 		return err
 	}
+	fault.After(fault.KillRecord, m.GetContainerId())
 	c.killed, c.deadline = true, deadline
 	if first {
 		k.tell(c)
@@ -104,9 +106,11 @@ func (k *Keeper) await(ctx context.Context, c *container, j *Job, p *Process) (s
 		case <-ctx.Done():
 			return 0, false, nil
 		case why := <-disk.over:
-			c.mu.Lock()
-			c.limit, c.why = keeper.Container_DISK, why
-			c.mu.Unlock()
+			// Recorded first: whoever finds it killed, has to know why.
+			k.report(j, k.change(c, true, func(c *container) {
+				c.rec.Container.Limitation, c.rec.Container.Message = keeper.Container_DISK, why
+			}))
+			fault.After(fault.Limited, j.ID)
 			k.report(j, k.runtime.Kill(j, p))
 		case <-c.wake:
 			c.mu.Lock()
@@ -118,6 +122,7 @@ func (k *Keeper) await(ctx context.Context, c *container, j *Job, p *Process) (s
 			if !signalled && left > 0 {
 				deaf, err := k.runtime.Terminate(j, p)
 				k.report(j, err)
+				fault.After(fault.Terminated, j.ID)
 				if deaf {
 					asTERM = true
 					k.report(j, k.runtime.Kill(j, p))
@@ -182,6 +187,10 @@ func (k *Keeper) adopt(c *container, j *Job) (*Process, error) {
 		}
 	}
 	if !alive(p) {
+		return p, nil
+	}
+	if rec.Container.GetLimitation() != keeper.Container_NO_LIMITATION {
+		k.report(j, k.runtime.Kill(j, p)) // the keeper before this one was about to
 		return p, nil
 	}
 	if k.runtime.IDs() {

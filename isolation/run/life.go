@@ -10,11 +10,17 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
-	"github.com/mesolith/mesolith/isolation/fault"
 	"github.com/mesolith/mesolith/isolation/records"
 	"github.com/mesolith/mesolith/isolation/spec"
 	"github.com/mesolith/mesolith/isolation/stdio"
+)
+
+// Pauses between tries to remove what was left of an ended container.
+const (
+	undoPause     = time.Second
+	undoPauseMost = time.Minute
 )
 
 // defaultGrace is how long a task has between SIGTERM and SIGKILL, as in Mesos.
@@ -29,8 +35,6 @@ type container struct {
 	deadline time.Time          // of the kill; only ever earlier
 	cancel   context.CancelFunc // of a launch under way
 	wake     chan struct{}      // bound 1: the deadline changed
-	limit    keeper.Container_Limitation
-	why      string // of limit
 
 	// The pumps belong to the life's goroutine.
 	pumpStop context.CancelFunc
@@ -139,13 +143,13 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	defer cancel()
 	c.mu.Lock()
 	c.cancel = cancel
-	killed := c.killed
+	killed := c.killed || c.rec.Container.GetKillRequested()
 	again := c.found
 	c.mu.Unlock()
 	if killed {
 		return nil, failed(keeper.Container_KILLED_DURING_LAUNCH, errors.New("killed before it was started"))
 	}
-	fault.After(fault.Record)
+	fault.After(fault.Record, j.ID)
 	j.lap("")
 	if again {
 		k.log.Info("launch is begun again", "container", j.ID)
@@ -164,6 +168,7 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 		k.askCollect() // it may have been for want of room
 		return nil, k.launchError(c, keeper.Container_IMAGE, err)
 	}
+	fault.After(fault.Image, j.ID)
 	j.lap("image")
 	if err := k.prepare(ctx, c, j); err != nil {
 		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
@@ -209,6 +214,7 @@ func (k *Keeper) prepare(ctx context.Context, c *container, j *Job) error {
 	if err := k.runtime.Prepare(ctx, j); err != nil {
 		return err
 	}
+	fault.After(fault.Rootfs, j.ID)
 	k.resolveUser(j)
 	uid, gid := k.owner(j)
 	if err := makeSandbox(k.cfg.WorkDir, j.Launch, uid, gid); err != nil {
@@ -217,7 +223,7 @@ func (k *Keeper) prepare(ctx context.Context, c *container, j *Job) error {
 	if err := stdio.Make(j.Paths.pipes, uid, gid); err != nil {
 		return err
 	}
-	fault.After(fault.Mkdir)
+	fault.After(fault.Mkdir, j.ID)
 	return k.writeEtc(j, nil)
 }
 
@@ -226,18 +232,19 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 	if err != nil {
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
-	fault.After(fault.Start)
+	fault.After(fault.Start, j.ID)
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Started
 		c.rec.Container.Pid, c.rec.Container.StartTime = int32(p.PID), p.StartTime
 	})
+	fault.After(fault.Started, j.ID)
 	if err == nil && k.cfg.Init != nil {
 		err = k.cfg.Init.Register(ctx, j.ID, p.PID, p.StartTime)
 	}
 	if err != nil {
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
-	fault.After(fault.Register)
+	fault.After(fault.Register, j.ID)
 	j.lap("start")
 	got, err := k.attach(ctx, j, p)
 	if err != nil {
@@ -253,13 +260,14 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 		c.rec.Step = records.Exec
 		c.rec.Container.IpAddresses, c.rec.Container.PortMappings, c.rec.Container.Network = got.IPs, got.Ports, got.Name
 	})
+	fault.After(fault.ExecRecord, j.ID)
 	if err == nil {
 		err = k.runtime.Exec(j, p)
 	}
 	if err != nil {
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
-	fault.After(fault.Exec)
+	fault.After(fault.Exec, j.ID)
 	j.lap("exec")
 	k.busy()
 	k.log.Info("container runs", "container", j.ID, "task", j.Launch.GetTaskId(), "pid", p.PID, "took", slog.GroupValue(j.took...))
@@ -274,7 +282,7 @@ func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, erro
 	if err := k.runtime.PinNetNS(j, p); err != nil {
 		return Attached{}, err
 	}
-	fault.After(fault.Netns)
+	fault.After(fault.Netns, j.ID)
 	ports, err := portMappings(j)
 	if err != nil {
 		return Attached{}, err
@@ -283,8 +291,12 @@ func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, erro
 	if err != nil {
 		return Attached{}, err
 	}
-	fault.After(fault.Rules)
-	return got, k.writeEtc(j, got.IPs)
+	fault.After(fault.Attached, j.ID)
+	if err := k.writeEtc(j, got.IPs); err != nil {
+		return Attached{}, err
+	}
+	fault.After(fault.Connected, j.ID)
+	return got, nil
 }
 
 // keep pumps the output of a running container, ends it when it is told to, and brings
@@ -300,6 +312,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 	if err != nil {
 		k.log.Error("container cannot be told", "container", j.ID, "error", err)
 	}
+	fault.After(fault.Running, j.ID)
 	status, lost, err := k.await(ctx, c, j, p)
 	if ctx.Err() != nil {
 		c.stopPumps()
@@ -308,10 +321,13 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 	if err != nil {
 		k.log.Error("end of a container", "container", j.ID, "error", err)
 	}
+	fault.After(fault.Noticed, j.ID)
 	if err := k.runtime.Kill(j, p); err != nil {
 		k.log.Error("processes of an ended container", "container", j.ID, "error", err)
 	}
+	fault.After(fault.Killed, j.ID)
 	c.stopPumps()
+	fault.After(fault.Drained, j.ID)
 	peak, oom := k.runtime.Usage(j)
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Exited
@@ -320,6 +336,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 	if err != nil {
 		k.log.Error("end of a container is not recorded", "container", j.ID, "error", err)
 	}
+	fault.After(fault.Exited, j.ID)
 	k.end(ctx, c, j, p, nil)
 }
 
@@ -328,11 +345,10 @@ func describeEnd(c *container, j *Job, status uint32, lost bool, peak uint64, oo
 	o.WaitStatus, o.MemoryPeakBytes, o.EndedUnixNs = status, peak, time.Now().UnixNano()
 	killedBySignal := syscall.WaitStatus(status).Signaled() && syscall.WaitStatus(status).Signal() == syscall.SIGKILL
 	switch {
+	case o.GetLimitation() != keeper.Container_NO_LIMITATION: // recorded when it was ended for that
 	case lost:
 		o.Failure = keeper.Container_LOST
 		o.Message = "its exit status could not be kept: isolated ended while the container ran, and no init of Mesolith's keeps statuses on this machine"
-	case c.limit != keeper.Container_NO_LIMITATION:
-		o.Limitation, o.Message = c.limit, c.why
 	case oom && killedBySignal && !c.killed:
 		o.Limitation = keeper.Container_MEMORY
 		limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes())
@@ -348,8 +364,8 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 		err := k.undo(j, p)
 		c.stopPumps()
 		if err != nil {
-			// What is left is removed by the sweep of the next start.
-			k.log.Error("something of a container is left", "container", id, "error", err)
+			k.log.Error("something of a container is left; it is tried again", "container", id, "error", err)
+			k.lives.Go(func() { k.undoAgain(ctx, j) })
 		}
 	}
 	var startTime uint64
@@ -374,7 +390,9 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 		k.log.Error("end of a container is not recorded", "container", id, "error", err)
 		return
 	}
+	fault.After(fault.Done, id)
 	k.acknowledge(ctx, id, startTime)
+	fault.After(fault.Acknowledged, id)
 	k.askCollect()
 	k.busy()
 }
@@ -400,6 +418,7 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 		// Reap our child; after a normal end this returns at once.
 		_, _ = p.Wait()
 	}
+	fault.After(fault.Reaped, j.ID)
 	if k.cfg.Network != nil && !j.HostNetwork {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		if err := k.cfg.Network.Detach(ctx, j.ID, k.runtime.NetNS(j)); err != nil {
@@ -407,13 +426,33 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 		}
 		cancel()
 	}
+	fault.After(fault.Detached, j.ID)
 	if err := k.runtime.Remove(j); err != nil {
 		errs = append(errs, err)
 	}
 	if err := os.RemoveAll(j.Paths.pipes); err != nil {
 		errs = append(errs, err)
 	}
+	fault.After(fault.Unpiped, j.ID)
 	return errors.Join(errs...)
+}
+
+// undoAgain removes what could not be removed at a container's end: an address, a port or
+// a mount would be missing until the next start otherwise. The end itself is told meanwhile.
+func (k *Keeper) undoAgain(ctx context.Context, j *Job) {
+	for pause := undoPause; ; pause = min(2*pause, undoPauseMost) {
+		select {
+		case <-ctx.Done():
+			return // the sweep of the next start does it
+		case <-time.After(pause):
+		}
+		err := k.undo(j, nil)
+		if err == nil {
+			k.log.Info("what was left of a container is removed", "container", j.ID)
+			return
+		}
+		k.log.Warn("something of a container is still left", "container", j.ID, "error", err)
+	}
 }
 
 // pump begins to move both streams, unless that has begun.

@@ -30,10 +30,11 @@ func TestMain(m *testing.M) {
 
 // house is a keeper with plain processes in a directory of its own.
 type house struct {
-	t    *testing.T
-	dir  string
-	k    *Keeper
-	stop context.CancelFunc
+	t       *testing.T
+	dir     string
+	k       *Keeper
+	stop    context.CancelFunc
+	network Network // nil: tasks use the machine's
 }
 
 func newHouse(t *testing.T) *house {
@@ -60,7 +61,7 @@ func (h *house) open() {
 	store := filepath.Join(h.dir, "store")
 	h.k, err = New(Config{
 		StateDir: filepath.Join(h.dir, "state"), WorkDir: filepath.Join(h.dir, "work"), StoreDir: store, Self: self,
-		Runtime: Processes{Self: self, Store: imagestore.Store{Dir: store}}, Log: slog.New(slog.DiscardHandler),
+		Runtime: Processes{Self: self, Store: imagestore.Store{Dir: store}}, Network: h.network, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		h.t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/net/firewall"
 	"github.com/vishvananda/netlink"
 )
@@ -130,6 +131,16 @@ func (n *Network) replaceTable() error {
 	return firewall.Replace(table)
 }
 
+// attachPoints and detachPoints name what a crash is tried after.
+var (
+	attachPoints = map[Step]fault.Point{
+		StepRecord: fault.NetRecord, StepAdd: fault.NetAddress, StepLoopback: fault.NetLoopback, StepMap: fault.NetRules, StepForget: fault.NetFlows,
+	}
+	detachPoints = map[Step]fault.Point{
+		StepUnmap: fault.NetUnrules, StepDelete: fault.NetUnaddress, StepForget: fault.NetUnflows, StepUnrecord: fault.NetUnrecord,
+	}
+)
+
 // Attach gives the network namespace at the path an interface with an address of this
 // node's task network, and leads the ports to it. A second call for the same does
 // nothing new. What a failed call did is undone.
@@ -143,6 +154,7 @@ func (n *Network) Attach(ctx context.Context, id, namespace string, ports []Port
 			err = fmt.Errorf("attach %s: %s: %w", id, step, err)
 			return Attachment{}, errors.Join(err, n.Detach(context.WithoutCancel(ctx), id, namespace))
 		}
+		fault.After(attachPoints[step], id)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -183,6 +195,7 @@ func (n *Network) Detach(ctx context.Context, id, namespace string) error {
 		if err := n.do(ctx, step, id, settings); err != nil {
 			return fmt.Errorf("detach %s from %s: %s: %w", id, namespace, step, err)
 		}
+		fault.After(detachPoints[step], id)
 	}
 	return nil
 }
