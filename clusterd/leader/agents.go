@@ -287,7 +287,11 @@ func (l *Leader) settled(a *agent, container state.ContainerID, uuid []byte) boo
 		}
 		return true
 	case same:
-		return true // committed, and the framework is being told
+		// Committed. The framework is being told, unless the agent was unreachable meanwhile.
+		if l.retries[container] == nil {
+			l.sendUpdate(container, retryFirst)
+		}
+		return true
 	}
 	return false
 }

@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"bufio"
 	"context"
 	"flag"
 	"fmt"
@@ -10,22 +9,19 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
-	"github.com/mesolith/mesolith/api/mesos/v1/recordio"
-	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	node "github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/agent/journal"
 	"github.com/mesolith/mesolith/clusterd/state"
-	"github.com/mesolith/mesolith/clusterd/streams"
 	"github.com/mesolith/mesolith/internal/wire"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
@@ -101,6 +97,7 @@ type chain struct {
 	stream context.CancelFunc
 	unread time.Time // until then the framework reads nothing
 	calm   bool
+	trace  []string
 	all    sync.WaitGroup // of every goroutine but the agent's own
 }
 
@@ -110,7 +107,15 @@ type line struct {
 	late   time.Duration // each frame
 }
 
-func (x *chain) fire(kind string) { x.fired[kind]++ }
+func (x *chain) fire(kind string) {
+	x.fired[kind]++
+	x.note("fault: %s", kind)
+}
+
+// note keeps what happened for whoever reads a failure.
+func (x *chain) note(format string, args ...any) {
+	x.trace = append(x.trace, fmt.Sprintf("%9.3f ", time.Since(x.begin).Seconds())+fmt.Sprintf(format, args...))
+}
 
 func (x *chain) chance(p float64) bool { return !x.calm && x.rng.Float64() < p }
 
@@ -149,6 +154,13 @@ func cutChain(t *testing.T, seed uint64) map[string]int {
 	x.keeper.drop()
 	x.all.Wait()
 	x.judge(seed)
+	if t.Failed() {
+		name := filepath.Join(os.TempDir(), fmt.Sprintf("chain-%d.txt", seed))
+		if err := os.WriteFile(name, []byte(strings.Join(x.trace, "\n")), 0o600); err != nil {
+			t.Error(err)
+		}
+		t.Logf("what happened is in %s", name)
+	}
 	return x.fired
 }
 
@@ -208,6 +220,9 @@ func (x *chain) trouble(ctx context.Context, stop func()) func() {
 		return x.startAgent(ctx)
 	case "leader changes":
 		x.c.end()
+		x.mu.Lock()
+		x.note("no leader")
+		x.mu.Unlock()
 		time.Sleep(pause / 10)
 		x.mu.Lock()
 		x.c.lead()
@@ -274,6 +289,7 @@ func carry[M proto.Message](x *chain, from, to net.Conn, l *line, make func() M,
 		}
 		x.mu.Lock()
 		silent, late, again := l.silent, l.late, 1
+		x.note("%s silent=%t %.300v", m.ProtoReflect().Descriptor().Name(), silent, m)
 		if x.chance(0.05) && repeatable(m) {
 			x.fire("frame repeated")
 			again = 2
@@ -307,133 +323,6 @@ func (x *chain) watchAcknowledgement(m *agentwire.FromMaster) {
 	if a := m.GetAcknowledge(); a != nil && !x.acked[string(a.GetUuid())] {
 		x.t.Errorf("the agent is told that %x was acknowledged; the framework has not", a.GetUuid())
 	}
-}
-
-// framework subscribes for as long as ctx lasts, launches what is not launched yet, and
-// acknowledges as carelessly as it may.
-func (x *chain) framework(ctx context.Context) {
-	id, launched := "", 0
-	for ctx.Err() == nil {
-		x.mu.Lock()
-		l := x.c.l
-		life, cancel := context.WithCancel(ctx)
-		x.stream = cancel
-		x.mu.Unlock()
-		x.serve(life, l, &id, &launched)
-		cancel()
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-// serve is one subscription, until its stream ends.
-func (x *chain) serve(ctx context.Context, l *Leader, id *string, launched *int) {
-	info := &mesosv1.FrameworkInfo{
-		User: proto.String("root"), Name: proto.String("f"), FailoverTimeout: proto.Float64(1e6),
-		Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_PARTITION_AWARE.Enum()}},
-	}
-	if *id != "" {
-		info.Id = &mesosv1.FrameworkID{Value: id}
-	}
-	stream := streams.New(fmt.Sprint(time.Now()), streams.Protobuf, streams.DefaultMaxBytes)
-	r, w := io.Pipe()
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer r.Close()
-	all.Go(func() {
-		stream.Serve(ctx, pipeWriter{w, http.Header{}})
-		w.Close()
-	})
-	err := l.Subscribe(ctx, "", &scheduler.Call{Type: scheduler.Call_SUBSCRIBE.Enum(), Subscribe: &scheduler.Call_Subscribe{FrameworkInfo: info}}, stream)
-	if err != nil {
-		stream.Close(nil)
-		return
-	}
-	f := &subscriber{t: x.t, l: l, stream: stream}
-	records := recordio.NewReader(bufio.NewReader(r), 8<<20)
-	for {
-		x.mu.Lock()
-		unread := time.Until(x.unread)
-		x.mu.Unlock()
-		if unread > 0 {
-			time.Sleep(unread)
-		}
-		raw, err := records.Next()
-		if err != nil {
-			return
-		}
-		e := &scheduler.Event{}
-		if err := proto.Unmarshal(raw, e); err != nil {
-			x.t.Error(err)
-			return
-		}
-		switch e.GetType() {
-		case scheduler.Event_SUBSCRIBED:
-			*id = e.GetSubscribed().GetFrameworkId().GetValue()
-			f.id = *id
-		case scheduler.Event_OFFERS:
-			x.launch(ctx, f, e.GetOffers().GetOffers()[0], launched)
-		case scheduler.Event_UPDATE:
-			x.hear(ctx, f, e.GetUpdate().GetStatus(), &all)
-		}
-	}
-}
-
-// launch begins one task an offer. Whether a call that failed was carried out is not
-// known: its task is asked for under another name.
-func (x *chain) launch(ctx context.Context, f *subscriber, offer *mesosv1.Offer, launched *int) {
-	if *launched >= chainTasks {
-		return
-	}
-	*launched++
-	_ = f.accept(offer, fmt.Sprintf("t%d", *launched), 0.1)
-}
-
-// hear notes an update and acknowledges it, or not, or late, or twice.
-func (x *chain) hear(ctx context.Context, f *subscriber, st *mesosv1.TaskStatus, all *sync.WaitGroup) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	task, uuid := st.GetTaskId().GetValue(), string(st.GetUuid())
-	x.states[task] = st.GetState()
-	if uuid == "" {
-		return
-	}
-	if container := st.GetContainerStatus().GetContainerId().GetValue(); !slices.Contains(x.heard[container], uuid) {
-		x.heard[container] = append(x.heard[container], uuid)
-	}
-	times, pause := 1, time.Duration(0)
-	switch {
-	case x.chance(0.2):
-		x.fire("acknowledgement lost")
-		return
-	case x.chance(0.2):
-		x.fire("acknowledgement late")
-		pause = time.Duration(x.rng.IntN(90_000)) * time.Millisecond
-	case x.chance(0.2):
-		x.fire("acknowledgement repeated")
-		times = 2
-	case x.chance(0.1):
-		x.fire("acknowledgement of nothing")
-		uuid = string(make([]byte, 16))
-	}
-	if uuid == string(st.GetUuid()) {
-		x.acked[uuid] = true
-	}
-	call := &scheduler.Call{Type: scheduler.Call_ACKNOWLEDGE.Enum(), Acknowledge: &scheduler.Call_Acknowledge{
-		AgentId: st.GetAgentId(), TaskId: st.GetTaskId(), Uuid: []byte(uuid),
-	}, FrameworkId: &mesosv1.FrameworkID{Value: proto.String(f.id)}}
-	all.Go(func() {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		for range times {
-			_ = f.l.Do(ctx, "", f.stream.ID(), call) // the stream may be over: it comes again
-		}
-	})
 }
 
 // open says what has not come to its end; empty: nothing.

@@ -122,13 +122,14 @@ func (l *Leader) reconcile(f *framework, asked []*scheduler.Call_Reconcile_Task)
 }
 
 // sendUpdate sends a task's newest update, if an agent made it and the framework has
-// not acknowledged it, and remembers to send it again.
+// not acknowledged it, and remembers to send it again. What was told of a task last must
+// not be older than that its agent is unreachable: the agent repeats itself when it is back.
 func (l *Leader) sendUpdate(container state.ContainerID, pause time.Duration) {
 	var f *framework
 	var st *mesosv1.TaskStatus
 	l.cfg.Machine.View(func(s *state.State) {
 		t, ok := s.Task(container)
-		if !ok || t.Acknowledged || len(t.UUID) == 0 {
+		if !ok || t.Acknowledged || len(t.UUID) == 0 || away(s, t) {
 			return
 		}
 		if f = l.frameworks[t.FrameworkID]; f != nil {
