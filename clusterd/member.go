@@ -18,6 +18,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/calls"
 	"github.com/mesolith/mesolith/clusterd/discovery"
+	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 	"github.com/mesolith/mesolith/clusterd/doors"
 	"github.com/mesolith/mesolith/clusterd/faces"
 	"github.com/mesolith/mesolith/clusterd/files"
@@ -42,6 +43,8 @@ type membership struct {
 	anchor      *nodedoc.Anchor // nil: --dev
 	incarnation string
 	bootID      string
+	hardware    string                   // hash of what the machine says of itself; empty: --dev
+	admitted    func() map[string]string // by master: hardware that an operator let in; nil: nobody can
 	address     string // LAN address, without prefix
 	mtu         uint32
 	closed      []string // addresses that tasks may not ask, as IPv4:port
@@ -213,10 +216,31 @@ func (b *member) mastersConfig() masters.Config {
 		Dir: filepath.Join(b.dataDir, "raft"), Self: b.doc.Name, Incarnation: b.incarnation, ClusterID: b.doc.ClusterID,
 		List: b.doc.Masters.Names, ListVersion: b.doc.Masters.Version, Disks: b.doc.Mode == nodedoc.ModeDisk,
 		Wait: milliseconds(b.doc.Masters.WaitMS), Heartbeat: milliseconds(b.doc.Raft.HeartbeatMS), Stall: milliseconds(b.doc.Raft.StallMS),
-		Machine: b.machine, Port: port{b.mux}, Lead: b.lead, Pulse: b.pulse, Log: b.log.With("room", "masters"), Twin: b.twin,
+		Machine: b.machine, Hardware: b.hardwareOfMasters(), Port: port{b.mux}, Lead: b.lead, Pulse: b.pulse, Log: b.log.With("room", "masters"), Twin: b.twin,
 		Lives: func(ctx context.Context, address string) (string, bool) {
 			incarnation, _, ok := b.mux.LivesAt(ctx, b.doc.Name, address)
 			return incarnation, ok
+		},
+	}
+}
+
+// hardwareOfMasters is what the state and the operator say of masters' machines.
+func (b *member) hardwareOfMasters() masters.Hardware {
+	if b.admitted == nil {
+		return masters.Hardware{}
+	}
+	return masters.Hardware{
+		Own: b.hardware, Admitted: b.admitted,
+		Known: func() (known map[string]string) {
+			b.machine.View(func(s *state.State) { known = s.Hardware() })
+			return known
+		},
+		Learn: func(ctx context.Context, name, hardware string) error {
+			l := b.leads()
+			if l == nil {
+				return masters.ErrNotYet
+			}
+			return l.AdmitHardware(ctx, name, hardware)
 		},
 	}
 }
@@ -424,6 +448,12 @@ func (b *member) clusterStatus(ctx context.Context) (*noded.ClusterStatus, error
 			s.Role = "leader"
 		}
 		s.Summary = st.Why
+		for _, h := range st.Held {
+			s.Held = append(s.Held, &noded.HeldHardware{Master: h.Name, Hardware: h.Hardware, Known: h.Known})
+		}
+		if s.Summary == "" {
+			s.Summary = birth.Sentence(st.Held)
+		}
 	}
 	switch {
 	case s.Summary != "":

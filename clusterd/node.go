@@ -61,6 +61,17 @@ func (i *identity) now() time.Time {
 	return time.Now()
 }
 
+// admitted is what an operator said to this machine of other masters' hardware.
+func (i *identity) admitted() map[string]string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	out := map[string]string{}
+	for _, a := range i.node.GetAdmitted() {
+		out[a.GetMaster()] = a.GetHardware()
+	}
+	return out
+}
+
 func (i *identity) take(n *noded.Node) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -259,7 +270,7 @@ func nodeMembership(ctx context.Context, client *machine.Client, listeners map[s
 		log.Warn("the service that this node got its document from is not closed to tasks", "source", n.GetSource(), "error", err)
 	}
 	return membership{
-		issuer: issuing, doc: doc, anchor: &anchor, incarnation: n.GetIncarnation(), bootID: n.GetBootId(), address: address.Addr().String(), mtu: n.GetMtu(), closed: closed,
+		issuer: issuing, doc: doc, anchor: &anchor, incarnation: n.GetIncarnation(), bootID: n.GetBootId(), hardware: n.GetHardwareHash(), admitted: who.admitted, address: address.Addr().String(), mtu: n.GetMtu(), closed: closed,
 		apiPort: apiPort, agentPort: apiPort + 1, dataDir: dataDir, workDir: workDir, keeper: keeperSocket, inventory: n.GetInventory(),
 		api: listeners["api"], agentAPI: listeners["agent"], peer: listeners["peer"],
 		certificate: who.certificate, policy: policy, resolve: table.Resolve, now: who.now, report: client.Report,

@@ -73,6 +73,12 @@ func (c *Client) Poweroff(ctx context.Context, reason string) error {
 	return c.post(ctx, "/v1/poweroff", url.Values{"reason": {reason}})
 }
 
+// Admit lets the machine of a hardware hash carry a master's name from now on. It is told
+// to masters; the leader writes it into the cluster's state.
+func (c *Client) Admit(ctx context.Context, master, hardware string) error {
+	return c.post(ctx, "/v1/masters/admit", url.Values{"master": {master}, "hardware": {hardware}})
+}
+
 // Kill sends a signal (KILL, TERM, …) to a supervised program.
 func (c *Client) Kill(ctx context.Context, service, signal string) error {
 	return c.post(ctx, "/v1/services/kill", url.Values{"name": {service}, "signal": {signal}})

@@ -47,6 +47,16 @@ type ClusterStatus struct {
 	Summary      string `json:"summary,omitempty"`
 	AgentID      string `json:"agentID,omitempty"`
 	TasksRunning uint32 `json:"tasksRunning,omitempty"`
+	// Held are machines that answer under a master's name and wait for an operator.
+	Held []Held `json:"held,omitempty"`
+}
+
+// Held is another machine under a master's name than the one that the cluster knows. It
+// has no vote until an operator admits it.
+type Held struct {
+	Master   string `json:"master"`
+	Hardware string `json:"hardware"` // its hash; empty: it says nothing of itself
+	Known    string `json:"known"`    // hash of the hardware that the cluster knows
 }
 
 // Inventory is what the machine is made of.

@@ -45,6 +45,7 @@ func (m *Masters) recall() error {
 	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("open masters' directory: %w", err)
 	}
+	m.recallHardware()
 	raw, err := os.ReadFile(filepath.Join(m.cfg.Dir, "epoch"))
 	if err == nil {
 		if m.epoch, err = strconv.Atoi(strings.TrimSpace(string(raw))); err != nil {
@@ -152,6 +153,7 @@ func (m *Masters) leave(ctx context.Context) error {
 	if m.replica == nil {
 		return nil
 	}
+	m.rememberHardware()
 	m.shut(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,6 +64,7 @@ type Config struct {
 	Heartbeat   time.Duration
 	Stall       time.Duration
 	Machine     replica.Machine
+	Hardware    Hardware
 	Port        Port
 	// Twin says that another incarnation of this name spoke lately, and where; Lives who
 	// answers there under this name, proven now. Without TLS nothing can be: nil.
@@ -80,8 +82,9 @@ type Status struct {
 	Term       uint64
 	Leader     string // name, or empty
 	Leading    bool
-	Why        string // one sentence, while there is no leader
-	Stopped    bool   // for good: Why says what to do
+	Why        string       // one sentence, while there is no leader
+	Stopped    bool         // for good: Why says what to do
+	Held       []birth.Held // other machines under masters' names, which wait for an operator
 }
 
 // Masters is one master's part; Run gives it life.
@@ -104,13 +107,17 @@ type Masters struct {
 	asking  map[string]string // by name: the attempt whose challenge is under way
 	proving bool              // a twin is being asked
 	term    *office
-	rounds  map[uint64]int
-	talks   sync.WaitGroup
+	// hardware is what the state was last seen to know; ownHold that this machine is held.
+	hardware map[string]string
+	ownHold  string
+	rounds   map[uint64]int
+	talks    sync.WaitGroup
 
 	height atomic.Uint64 // heard from outside, see Heard
 
 	mu      sync.Mutex
 	status  Status
+	held    []birth.Held // by this leader's last look
 	changed chan struct{}
 }
 
@@ -159,9 +166,18 @@ func (m *Masters) publish() {
 			s.Why = "bound to a generation, and no leader is elected in it"
 		}
 	}
+	if s.Why == "" || s.Leader == "" && m.ownHold != "" {
+		s.Why = m.ownHold
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s == m.status {
+	if !s.Leading {
+		m.held = nil
+	}
+	if s.Held = m.held; len(s.Held) == 0 {
+		s.Held = m.birth.Held()
+	}
+	if reflect.DeepEqual(s, m.status) {
 		return
 	}
 	if s.Leader != m.status.Leader || s.Why != m.status.Why {
@@ -285,6 +301,7 @@ func (m *Masters) onTick(ctx context.Context, now time.Time) {
 			m.forgetOthers()
 		}
 	}
+	m.rememberHardware()
 	m.lookForTwin(ctx, now)
 	m.next(ctx, birth.Tick{Now: now, Own: m.own(), Attempt: randomID()})
 }
@@ -301,7 +318,8 @@ func (m *Masters) self() replica.Voter {
 // own is the truth about this master now.
 func (m *Masters) own() birth.Own {
 	m.highest = max(m.highest, m.height.Load())
-	o := birth.Own{Incarnation: m.self().Incarnation, Highest: m.highest}
+	told := m.told()
+	o := birth.Own{Incarnation: m.self().Incarnation, Highest: m.highest, Hardware: m.cfg.Hardware.Own, Known: told.Known, Admitted: told.Admitted}
 	if m.legacy != nil {
 		o.Legacy, o.Generation, o.Term, o.LastIndex = true, m.legacy.Generation, m.legacy.Term, m.legacy.LastIndex
 	}

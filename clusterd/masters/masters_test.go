@@ -149,6 +149,9 @@ type site struct {
 	on    map[string]*one
 	disks bool
 	twins twins
+	// hardware of each machine, and what an operator said to each, by name.
+	hardware map[string]string
+	admitted map[string]map[string]string
 }
 
 type one struct {
@@ -200,7 +203,8 @@ func (s *site) start(n string) {
 			_, proves := s.twins.of(n)
 			return "twin", proves
 		},
-		Log: slog.New(slog.NewTextHandler(testLog{s.t, n}, nil)),
+		Hardware: s.hardwareOf(n, o),
+		Log:      slog.New(slog.NewTextHandler(testLog{s.t, n}, nil)),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

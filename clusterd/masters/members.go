@@ -28,12 +28,12 @@ func (m *Masters) keepMembers(ctx context.Context, r *replica.Replica) {
 }
 
 // living asks every other master who it is now.
-func (m *Masters) living(ctx context.Context) map[string]string {
+func (m *Masters) living(ctx context.Context) map[string]birth.Living {
 	ctx, cancel := context.WithTimeout(ctx, max(4*m.cfg.Heartbeat, time.Second))
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	out := map[string]string{m.cfg.Self: m.self().Incarnation}
+	out := map[string]birth.Living{m.cfg.Self: {Incarnation: m.self().Incarnation, Hardware: m.cfg.Hardware.Own}}
 	for _, name := range m.others() {
 		wg.Go(func() {
 			a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Ask{Ask: &birthwire.Ask{ClusterId: m.cfg.ClusterID, From: m.cfg.Self}}})
@@ -41,7 +41,7 @@ func (m *Masters) living(ctx context.Context) map[string]string {
 				return
 			}
 			mu.Lock()
-			out[name] = a.GetIncarnation()
+			out[name] = livingOf(a)
 			mu.Unlock()
 		})
 	}
@@ -50,7 +50,10 @@ func (m *Masters) living(ctx context.Context) map[string]string {
 }
 
 func (m *Masters) oneStep(ctx context.Context, r *replica.Replica) error {
-	living := m.living(ctx)
+	living, wait, err := m.judge(ctx, m.living(ctx))
+	if err != nil || wait {
+		return err
+	}
 	members, prev, err := r.Members()
 	if err != nil {
 		return err

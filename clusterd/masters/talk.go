@@ -65,7 +65,7 @@ func (m *Masters) challenge(ctx context.Context, c birth.Challenge) {
 		m.asking[name] = c.Attempt
 		m.talks.Go(func() {
 			a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Challenge{Challenge: &birthwire.Challenge{
-				ClusterId: m.cfg.ClusterID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self, Incarnation: incarnation, Attempt: c.Attempt,
+				ClusterId: m.cfg.ClusterID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self, Incarnation: incarnation, Attempt: c.Attempt, Hardware: m.cfg.Hardware.Own,
 			}}})
 			m.post(ctx, func() {
 				if m.asking[name] == c.Attempt {
@@ -91,6 +91,7 @@ func answerOf(a *birthwire.Answer) birth.Answer {
 		Own: birth.Own{
 			Incarnation: a.GetIncarnation(), Highest: a.GetHighest(), Term: a.GetTerm(), LastIndex: a.GetLastIndex(), Legacy: a.GetLegacy(), ConfigIndex: a.GetConfigIndex(),
 			Generation: birth.Generation{Height: a.GetHeight(), ID: a.GetGeneration()},
+			Hardware:   a.GetHardware(), Known: hardwareOf(a.GetKnown()), Admitted: hardwareOf(a.GetAdmitted()),
 		},
 	}
 	out.Bound = a.GetGeneration() != "" && !a.GetLegacy()
@@ -104,6 +105,7 @@ func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 	out := &birthwire.Answer{
 		Refused: a.Refused, ListVersion: a.ListVersion, Name: a.Name, Incarnation: a.Incarnation, Generation: a.Generation.ID,
 		Height: a.Generation.Height, Term: a.Term, LastIndex: a.LastIndex, Promised: a.Promised, Leader: a.Leader, Legacy: a.Legacy, Highest: a.Highest, ConfigIndex: a.ConfigIndex,
+		Hardware: a.Hardware, Known: hardwareToWire(a.Known), Admitted: hardwareToWire(a.Admitted),
 	}
 	for _, v := range a.Voters {
 		out.Voters = append(out.Voters, &birthwire.Voter{Name: v.Name, Incarnation: v.Incarnation})
@@ -115,6 +117,7 @@ func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 func (m *Masters) answered(ctx context.Context, attempt string, w *birthwire.Answer) {
 	a := answerOf(w)
 	m.highest = max(m.highest, a.Highest, a.Generation.Height)
+	m.noteOwnHold(w)
 	m.heardOf(ctx, a)
 	m.next(ctx, birth.Answered{Now: time.Now(), Own: m.own(), Attempt: attempt, Answer: a})
 }
@@ -216,7 +219,7 @@ func (m *Masters) serve(ctx context.Context, from string, r request) reply {
 		if p := m.birth.Promise(); p.From == from && p.Incarnation != ch.GetIncarnation() {
 			m.prove(ctx, from)
 		}
-		for _, a := range m.next(ctx, birth.Challenged{Now: now, Own: m.own(), From: from, Incarnation: ch.GetIncarnation(), ListVersion: ch.GetListVersion(), Attempt: ch.GetAttempt(), Leader: m.leaderName()}) {
+		for _, a := range m.next(ctx, birth.Challenged{Now: now, Own: m.own(), From: from, Incarnation: ch.GetIncarnation(), Hardware: ch.GetHardware(), ListVersion: ch.GetListVersion(), Attempt: ch.GetAttempt(), Leader: m.leaderName()}) {
 			if said, ok := a.(birth.Reply); ok {
 				return reply{Answer: m.toWire(said.Answer)}
 			}
@@ -271,7 +274,9 @@ func (m *Masters) prove(ctx context.Context, name string) {
 		if err != nil {
 			return // it challenges again
 		}
-		m.post(ctx, func() { m.next(ctx, birth.Proven{Name: name, Incarnation: a.GetIncarnation()}) })
+		m.post(ctx, func() {
+			m.next(ctx, birth.Proven{Name: name, Incarnation: a.GetIncarnation(), Hardware: a.GetHardware()})
+		})
 	})
 }
 

@@ -36,6 +36,7 @@ const (
 	kindAdoptTask           kind = 16
 	kindEndAdoption         kind = 17
 	kindSpreadSubnets       kind = 18
+	kindAdmitHardware       kind = 19
 )
 
 // decoders is the one table of what an entry may hold.
@@ -58,6 +59,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindAdoptTask:           decodeAdoptTask,
 	kindEndAdoption:         decodeEndAdoption,
 	kindSpreadSubnets:       decodeSpreadSubnets,
+	kindAdmitHardware:       decodeAdmitHardware,
 }
 
 // Result is what became of one command.

@@ -75,6 +75,7 @@ func goldenLog(t testing.TB) []Command {
 		AdoptTask{LaunchTask: LaunchTask{Container: "c9", Task: "t9", Framework: "lost-0001", Agent: "lost-S7", Role: "a", Name: "nine", Info: []byte("task"), Resources: bag(t, 1, 128)}, State: TaskRunning, KillRequested: true, KillGrace: 2e9},
 		EndAdoption{Agent: "lost-S7"},
 		BeginGeneration{Generation{Height: 7, ID: "ffffffff-0000-4000-8000-000000000000"}},
+		AdmitHardware{Name: "m1", Hardware: "3f0a"},
 	}
 }
 
@@ -105,7 +106,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 18 {
+	if len(lines) != len(commands) || len(decoders) != 19 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

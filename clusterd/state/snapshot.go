@@ -33,7 +33,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		head: State{
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
-			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter,
+			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware,
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: s.tasks.copied(), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
@@ -119,6 +119,7 @@ const (
 	recordPast      = 9
 	recordAdopting  = 10
 	recordQuarter   = 11
+	recordHardware  = 12
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -164,6 +165,7 @@ func (s *Snapshot) write(o *summed, history bool) {
 	for _, name := range s.users {
 		put(recordUser, func(w *writer) { w.string(name) })
 	}
+	s.head.writeHardware(put)
 	if !history {
 		return
 	}
@@ -394,6 +396,10 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 			return ErrCorrupt
 		}
 		s.addUser(name)
+	case recordHardware:
+		if err := s.restoreHardware(r.string(), r.string()); err != nil {
+			return err
+		}
 	case recordFinished:
 		h.Tasks = append(h.Tasks, r.task())
 	case recordEnded:

@@ -293,6 +293,8 @@ func random(r *rand.Rand, t testing.TB) Command {
 			return ContainersForgotten{a, []ContainerID{ContainerID(fmt.Sprint("c", n))}}
 		case 1:
 			return NameUser{fmt.Sprint("u", n)}
+		case 2:
+			return AdmitHardware{fmt.Sprint("m", n%3), fmt.Sprint("h", uuid)}
 		}
 		return AcknowledgeUpdate{Container: ContainerID(fmt.Sprint("c", n)), UUID: bytes.Repeat([]byte{uuid}, 16)}
 	}

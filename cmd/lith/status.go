@@ -22,6 +22,18 @@ type statusView struct {
 	Leader  string     `json:"leader"` // empty: none
 	Tasks   int        `json:"tasks"`
 	Nodes   []nodeView `json:"nodes"`
+	Held    []heldView `json:"held,omitempty"`
+}
+
+// heldView is another machine under a master's name, which waits for `lith nodes admit`.
+type heldView struct {
+	Master   string `json:"master"`
+	Hardware string `json:"hardware"` // hash of what the machine says of itself
+	Known    string `json:"known"`    // of the machine that the cluster knows
+}
+
+func (h heldView) String() string {
+	return fmt.Sprintf("another machine than the cluster knows answers as %s (hardware %.12s for %.12s), and has no vote until `lith nodes admit %s`", h.Master, h.Hardware, h.Known, h.Master)
 }
 
 func statusCommand() *cobra.Command {
@@ -81,6 +93,9 @@ func (t *target) status(ctx context.Context, now time.Time) (statusView, error) 
 	for _, n := range s.Nodes {
 		s.Tasks += n.Tasks
 	}
+	for _, h := range heldBy(t.reports(ctx)) {
+		s.Held = append(s.Held, heldView{h.Master, h.Hardware, h.Known})
+	}
 	s.judge()
 	return s, nil
 }
@@ -93,7 +108,11 @@ func (s *statusView) judge() {
 			bad = append(bad, n.Name+" is "+n.State)
 		}
 	}
-	ready := fmt.Sprintf("%d of %s ready", len(s.Nodes)-len(bad), plural(len(s.Nodes), "node is", "nodes are"))
+	down := len(bad)
+	for _, h := range s.Held {
+		bad = append(bad, h.String())
+	}
+	ready := fmt.Sprintf("%d of %s ready", len(s.Nodes)-down, plural(len(s.Nodes), "node is", "nodes are"))
 	tasks := plural(s.Tasks, "task runs", "tasks run")
 	switch {
 	case s.Leader == "":
@@ -136,7 +155,7 @@ func nodesCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "nodes", Short: "List the nodes with what they have and what is used",
-		Example: "  lith nodes\n  lith nodes --json",
+		Example: "  lith nodes\n  lith nodes --json\n  lith nodes admit n3",
 		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := f.open()
@@ -162,6 +181,7 @@ func nodesCommand() *cobra.Command {
 	}
 	f.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.AddCommand(admitCommand())
 	return cmd
 }
 

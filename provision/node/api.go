@@ -141,12 +141,13 @@ func (a *apiServer) routes() http.Handler {
 		{"GET /v1/memory", nodedoc.RoleReader, a.memory},
 		{"POST /v1/reboot", nodedoc.RoleOperator, a.power("reboot")},
 		{"POST /v1/poweroff", nodedoc.RoleOperator, a.power("poweroff")},
+		{"POST /v1/masters/admit", nodedoc.RoleOperator, a.admit},
 		{"POST /v1/services/kill", nodedoc.RoleAdmin, a.kill},
 	} {
 		mux.HandleFunc(r.pattern, a.authorize(r.role, r.handle))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, "no such call %s %s; there are /v1/health, inventory, dmesg, logs, services, memory (GET) and /v1/reboot, poweroff, services/kill (POST)", r.Method, r.URL.Path)
+		refuse(w, http.StatusNotFound, "no such call %s %s; there are /v1/health, inventory, dmesg, logs, services, memory (GET) and /v1/reboot, poweroff, masters/admit, services/kill (POST)", r.Method, r.URL.Path)
 	})
 	return mux
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +27,9 @@ func (a *apiServer) health(w http.ResponseWriter, _ *http.Request) {
 			Role: v.status.Role, Leader: v.status.Leader, Term: v.status.Term, Height: v.status.Height,
 			Summary: v.status.Summary, AgentID: v.status.AgentId, TasksRunning: v.status.TasksRunning,
 		},
+	}
+	for _, held := range v.status.GetHeld() {
+		h.Status.Held = append(h.Status.Held, api.Held{Master: held.GetMaster(), Hardware: held.GetHardware(), Known: held.GetKnown()})
 	}
 	a.n.mu.Lock()
 	if a.n.keys != nil {
@@ -156,3 +160,20 @@ func (a *apiServer) kill(w http.ResponseWriter, r *http.Request) {
 
 // SendSignal is Config.Signal of a node.
 func SendSignal(pid int, sig syscall.Signal) error { return unix.Kill(pid, sig) }
+
+// admit takes an operator's word that another machine carries a master's name. The word
+// names the machine by its hardware: a third one is not let in by it.
+func (a *apiServer) admit(w http.ResponseWriter, r *http.Request) {
+	master, hardware := r.FormValue("master"), r.FormValue("hardware")
+	names := a.n.document().Document.Masters.Names
+	switch {
+	case !slices.Contains(names, master):
+		refuse(w, http.StatusBadRequest, "master=%.64q is no master of this cluster: it has %s", master, strings.Join(names, ", "))
+	case hardware == "" || len(hardware) > 256:
+		refuse(w, http.StatusBadRequest, "hardware=%.64q is no hash of a machine: /v1/health shows those that wait under status.held", hardware)
+	case !a.n.hub.admit(master, hardware):
+		refuse(w, http.StatusConflict, "%d words of operators are kept already; they are forgotten when this node is booted again", maxAdmitted)
+	default:
+		answer(w, http.StatusOK, struct{}{})
+	}
+}

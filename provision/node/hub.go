@@ -106,3 +106,19 @@ func (h *hub) await(ctx context.Context, ok func(view) bool) (view, error) {
 		}
 	}
 }
+
+// maxAdmitted bounds what operators say of masters' hardware between two boots.
+const maxAdmitted = 64
+
+// admit keeps an operator's word: that hardware carries a master's name from now on.
+// False: there are too many already.
+func (h *hub) admit(master, hardware string) bool {
+	kept := false
+	h.change(func(n *noded.Node) {
+		n.Admitted = slices.DeleteFunc(n.Admitted, func(a *noded.AdmittedHardware) bool { return a.GetMaster() == master })
+		if kept = len(n.Admitted) < maxAdmitted; kept {
+			n.Admitted = append(n.Admitted, &noded.AdmittedHardware{Master: master, Hardware: hardware})
+		}
+	})
+	return kept
+}

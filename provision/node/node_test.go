@@ -335,3 +335,43 @@ func TestKill(t *testing.T) {
 		t.Errorf("an unknown program: %v", err)
 	}
 }
+
+// TestAdmit takes an operator's word to clusterd, and shows operators what waits for it.
+func TestAdmit(t *testing.T) {
+	b := newBench(t)
+	b.deliver(t, b.document("m1"), true)
+	b.run(t)
+	clusterd := b.dial(t)
+	clusterd.node(func(n *noded.Node) bool { return n.Credentials != nil && n.HardwareHash != "" })
+	clusterd.send(&noded.Request{Id: 9, Body: &noded.Request_Status{Status: &noded.ClusterStatus{
+		Held: []*noded.HeldHardware{{Master: "m1", Hardware: "other", Known: "before"}},
+	}}})
+	operator := b.operator(t, nodedoc.RoleOperator)
+	for {
+		h, err := operator.Health(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Equal(h.Status.Held, []api.Held{{Master: "m1", Hardware: "other", Known: "before"}}) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, bad := range [][2]string{{"nobody", "other"}, {"m1", ""}, {"m1", strings.Repeat("x", 300)}} {
+		if err := operator.Admit(t.Context(), bad[0], bad[1]); !errors.Is(err, api.ErrRefused) {
+			t.Errorf("%.20q: %v", bad, err)
+		}
+	}
+	if err := b.operator(t, nodedoc.RoleReader).Admit(t.Context(), "m1", "other"); !errors.Is(err, api.ErrRefused) {
+		t.Errorf("a reader admits: %v", err)
+	}
+	for _, hardware := range []string{"third", "other"} { // the last word counts
+		if err := operator.Admit(t.Context(), "m1", hardware); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clusterd.node(func(n *noded.Node) bool {
+		a := n.GetAdmitted()
+		return len(a) == 1 && a[0].GetMaster() == "m1" && a[0].GetHardware() == "other"
+	})
+}

@@ -12,7 +12,8 @@
 // Invariants: a promise is given to one attempt at a time; a generation that might be
 // alive is never replaced; so two generations never have quorums at once.
 //
-// A master that meets a live other incarnation of its own name stops (twin.go).
+// A master that meets a live other incarnation of its own name stops (twin.go); another
+// machine under a master's name waits for the operator (hardware.go).
 //
 // There is no clock and no randomness in here: events bring both. Messages, snapshots
 // and the log are carried by masters; how a running generation replaces a member is
@@ -58,6 +59,10 @@ type Own struct {
 	// Legacy: not bound, but the state of a generation it left is still here, up to
 	// (Generation.Height, Term, LastIndex).
 	Legacy bool
+
+	Hardware string            // this machine's; empty: nobody can tell
+	Known    map[string]string // by name: the masters' hardware as the state has it
+	Admitted map[string]string // by name: what an operator said here, and no state has yet
 }
 
 // Answer is another master's truth, and whether it promised.
@@ -87,6 +92,7 @@ type State struct {
 	notBefore time.Time // no attempt earlier
 	yielded   bool      // left an attempt to a lower name: tries again as soon as that one ends
 	why       string    // for people: what is waited for
+	held      []Held    // other machines under masters' names: not counted
 
 	twinAsked time.Time // when another incarnation of this name was last asked for proof
 	stopped   bool      // it proved that it lives: no vote and no promise any more
@@ -94,7 +100,7 @@ type State struct {
 
 // Promise is whom a master promised to bind to nobody else. A program that is started
 // again must still know it.
-type Promise struct{ Attempt, From, Incarnation string }
+type Promise struct{ Attempt, From, Incarnation, Hardware string }
 
 // New begins a program's memory of an incarnation; a promise that was open when it
 // ended runs its full time again.
@@ -146,6 +152,7 @@ type (
 		Own         Own
 		From        string
 		Incarnation string // of the challenger
+		Hardware    string // likewise
 		ListVersion uint64
 		Attempt     string
 		Leader      string // heard by this master
@@ -170,8 +177,9 @@ type (
 	}
 	// Ended: a challenger gives its attempt up.
 	Ended struct{ Attempt string }
-	// Proven: asked anew, a master answered as this incarnation; others of its name are dead.
-	Proven struct{ Name, Incarnation string }
+	// Proven: asked anew, a master answered as this incarnation; others of its name and
+	// on this hardware are dead.
+	Proven struct{ Name, Incarnation, Hardware string }
 )
 
 func (Tick) event()        {}
@@ -229,7 +237,7 @@ func Next(s State, e Event) (State, []Action) {
 		return s.twinLives(e)
 	case LeaderHeard:
 		s.lastLeader = e.Now
-		s.why = ""
+		s.why, s.held = "", nil
 		return s.giveUp("a leader is heard", e.Now)
 	case Tick:
 		return s.tick(e)
@@ -265,7 +273,7 @@ func Next(s State, e Event) (State, []Action) {
 		}
 		return s, nil
 	case Proven:
-		if s.Promise().From == e.Name && s.promise.Incarnation != e.Incarnation {
+		if s.Promise().From == e.Name && s.promise.Incarnation != e.Incarnation && s.promise.Hardware == e.Hardware {
 			s.promise = Promise{} // nothing can be born of that attempt any more
 		}
 		return s, nil
@@ -338,7 +346,7 @@ func (s State) tick(e Tick) (State, []Action) {
 	}
 	s.yielded = false
 	s.attempt, s.began, s.asked, s.enough, s.founding = e.Attempt, e.Now, e.Now, time.Time{}, false
-	s.promise, s.promisedUntil = Promise{e.Attempt, s.cfg.Self, e.Own.Incarnation}, e.Now.Add(s.cfg.Promise)
+	s.promise, s.promisedUntil = Promise{e.Attempt, s.cfg.Self, e.Own.Incarnation, e.Own.Hardware}, e.Now.Add(s.cfg.Promise)
 	s.answers = map[string]Answer{s.cfg.Self: {Name: s.cfg.Self, ListVersion: s.cfg.ListVersion, Own: e.Own, Promised: true}}
 	s, more := s.decide(e.Now, e.Own)
 	if s.attempt == "" || s.founding {
@@ -367,7 +375,7 @@ func (s State) challenged(e Challenged) (State, []Action) {
 	}
 	if a.Refused == "" && free {
 		a.Promised = true
-		s.promise, s.promisedUntil = Promise{e.Attempt, e.From, e.Incarnation}, e.Now.Add(s.cfg.Promise)
+		s.promise, s.promisedUntil = Promise{e.Attempt, e.From, e.Incarnation, e.Hardware}, e.Now.Add(s.cfg.Promise)
 	}
 	return s, append(actions, Reply{a})
 }
@@ -377,6 +385,12 @@ func (s State) decide(now time.Time, own Own) (State, []Action) {
 	mine := s.answers[s.cfg.Self]
 	mine.Own = own
 	s.answers = with(s.answers, mine)
+	if s.held = s.hold(); s.heldName(s.cfg.Self) {
+		// Whoever answers knows another machine under this name: it asks no more for now.
+		s, actions := s.giveUp(Sentence(s.held), now)
+		s.notBefore = now.Add(s.cfg.Wait)
+		return s, actions
+	}
 	var valid []Answer
 	for _, name := range s.cfg.List {
 		a, ok := s.answers[name]
@@ -385,7 +399,7 @@ func (s State) decide(now time.Time, own Own) (State, []Action) {
 			continue
 		case a.Leader != "":
 			return s.giveUp("master "+name+" hears a leader, "+a.Leader, now)
-		case a.Promised:
+		case a.Promised && !s.heldName(name):
 			valid = append(valid, a)
 		}
 	}
@@ -417,6 +431,9 @@ func (s State) missing() []string {
 
 // waitingFor names who is missing.
 func (s State) waitingFor() string {
+	if len(s.held) > 0 {
+		return Sentence(s.held)
+	}
 	missing := s.missing()
 	if len(missing) == 0 {
 		return "all masters answered"

@@ -107,11 +107,11 @@ func TestPromiseOfARestartedProgram(t *testing.T) {
 	if actions[0].(Reply).Answer.Promised {
 		t.Error("the promise was given away on somebody's word")
 	}
-	s, _ = Next(s, Proven{"b", "1"})
+	s, _ = Next(s, Proven{Name: "b", Incarnation: "1"})
 	if s.MayJoin(start) {
 		t.Error("the challenger lives, and its promise was dropped")
 	}
-	s, _ = Next(s, Proven{"b", "2"})
+	s, _ = Next(s, Proven{Name: "b", Incarnation: "2"})
 	if !s.MayJoin(start) {
 		t.Error("the challenger is dead, and its promise holds")
 	}

@@ -94,7 +94,7 @@ func (w *world) answered(m message) {
 	to := &w.machines[m.to]
 	switch m.kind {
 	case mAsk:
-		w.let(m.to, Proven{w.machines[m.from].name, m.answer.Incarnation})
+		w.let(m.to, Proven{Name: w.machines[m.from].name, Incarnation: m.answer.Incarnation, Hardware: m.answer.Hardware})
 	case mLeave, mFound:
 		w.note(m.to, m.proc, m)
 	case mChallenge:

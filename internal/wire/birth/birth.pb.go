@@ -278,7 +278,8 @@ type Challenge struct {
 	ListVersion   uint64                 `protobuf:"varint,2,opt,name=list_version,json=listVersion,proto3" json:"list_version,omitempty"`
 	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"` // name
 	Incarnation   string                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Attempt       string                 `protobuf:"bytes,5,opt,name=attempt,proto3" json:"attempt,omitempty"` // random
+	Attempt       string                 `protobuf:"bytes,5,opt,name=attempt,proto3" json:"attempt,omitempty"`   // random
+	Hardware      string                 `protobuf:"bytes,6,opt,name=hardware,proto3" json:"hardware,omitempty"` // of the challenger, see Hardware
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +345,13 @@ func (x *Challenge) GetIncarnation() string {
 func (x *Challenge) GetAttempt() string {
 	if x != nil {
 		return x.Attempt
+	}
+	return ""
+}
+
+func (x *Challenge) GetHardware() string {
+	if x != nil {
+		return x.Hardware
 	}
 	return ""
 }
@@ -486,6 +494,59 @@ func (x *Chunk) GetPart() []byte {
 	return nil
 }
 
+// Hardware is what the hardware that carries a master's name says of itself, hashed.
+type Hardware struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Hash          string                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hardware) Reset() {
+	*x = Hardware{}
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hardware) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hardware) ProtoMessage() {}
+
+func (x *Hardware) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hardware.ProtoReflect.Descriptor instead.
+func (*Hardware) Descriptor() ([]byte, []int) {
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Hardware) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Hardware) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
 type Voter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -496,7 +557,7 @@ type Voter struct {
 
 func (x *Voter) Reset() {
 	*x = Voter{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +569,7 @@ func (x *Voter) String() string {
 func (*Voter) ProtoMessage() {}
 
 func (x *Voter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +582,7 @@ func (x *Voter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Voter.ProtoReflect.Descriptor instead.
 func (*Voter) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{6}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Voter) GetName() string {
@@ -548,7 +609,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +621,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +634,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *End) GetAttempt() string {
@@ -608,13 +669,16 @@ type Answer struct {
 	Legacy        bool                   `protobuf:"varint,14,opt,name=legacy,proto3" json:"legacy,omitempty"`                              // not bound, but generation, term and last_index of one it left
 	Highest       uint64                 `protobuf:"varint,15,opt,name=highest,proto3" json:"highest,omitempty"`                            // height heard of anywhere
 	ConfigIndex   uint64                 `protobuf:"varint,16,opt,name=config_index,json=configIndex,proto3" json:"config_index,omitempty"` // of the newest configuration in its log
+	Hardware      string                 `protobuf:"bytes,18,opt,name=hardware,proto3" json:"hardware,omitempty"`                           // that the answerer runs on; empty: nobody knows
+	Known         []*Hardware            `protobuf:"bytes,19,rep,name=known,proto3" json:"known,omitempty"`                                 // the machines of masters' names that its state holds
+	Admitted      []*Hardware            `protobuf:"bytes,20,rep,name=admitted,proto3" json:"admitted,omitempty"`                           // by an operator's word to it, not in a state yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +690,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +703,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{8}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Answer) GetRefused() string {
@@ -754,6 +818,27 @@ func (x *Answer) GetConfigIndex() uint64 {
 	return 0
 }
 
+func (x *Answer) GetHardware() string {
+	if x != nil {
+		return x.Hardware
+	}
+	return ""
+}
+
+func (x *Answer) GetKnown() []*Hardware {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+func (x *Answer) GetAdmitted() []*Hardware {
+	if x != nil {
+		return x.Admitted
+	}
+	return nil
+}
+
 var File_internal_wire_birth_birth_proto protoreflect.FileDescriptor
 
 const file_internal_wire_birth_birth_proto_rawDesc = "" +
@@ -774,14 +859,15 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1d\n" +
 	"\n" +
-	"want_state\x18\x03 \x01(\bR\twantState\"\x9d\x01\n" +
+	"want_state\x18\x03 \x01(\bR\twantState\"\xb9\x01\n" +
 	"\tChallenge\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12!\n" +
 	"\flist_version\x18\x02 \x01(\x04R\vlistVersion\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12 \n" +
 	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x12\x18\n" +
-	"\aattempt\x18\x05 \x01(\tR\aattempt\"\xf1\x01\n" +
+	"\aattempt\x18\x05 \x01(\tR\aattempt\x12\x1a\n" +
+	"\bhardware\x18\x06 \x01(\tR\bhardware\"\xf1\x01\n" +
 	"\x05Found\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x04R\x06height\x12\x1e\n" +
@@ -793,13 +879,16 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\flist_version\x18\x06 \x01(\x04R\vlistVersion\x12\x12\n" +
 	"\x04from\x18\a \x01(\tR\x04fromJ\x04\b\x05\x10\x06\"\x1b\n" +
 	"\x05Chunk\x12\x12\n" +
-	"\x04part\x18\x01 \x01(\fR\x04part\"=\n" +
+	"\x04part\x18\x01 \x01(\fR\x04part\"2\n" +
+	"\bHardware\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\"=\n" +
 	"\x05Voter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"3\n" +
 	"\x03End\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"\xe6\x03\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\xf2\x04\n" +
 	"\x06Answer\x12\x18\n" +
 	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
 	"\flist_version\x18\x02 \x01(\x04R\vlistVersion\x12\x12\n" +
@@ -821,7 +910,10 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\baccepted\x18\r \x01(\bR\baccepted\x12\x16\n" +
 	"\x06legacy\x18\x0e \x01(\bR\x06legacy\x12\x18\n" +
 	"\ahighest\x18\x0f \x01(\x04R\ahighest\x12!\n" +
-	"\fconfig_index\x18\x10 \x01(\x04R\vconfigIndexJ\x04\b\f\x10\rB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
+	"\fconfig_index\x18\x10 \x01(\x04R\vconfigIndex\x12\x1a\n" +
+	"\bhardware\x18\x12 \x01(\tR\bhardware\x123\n" +
+	"\x05known\x18\x13 \x03(\v2\x1d.mesolith.wire.birth.HardwareR\x05known\x129\n" +
+	"\badmitted\x18\x14 \x03(\v2\x1d.mesolith.wire.birth.HardwareR\badmittedJ\x04\b\f\x10\rB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
 
 var (
 	file_internal_wire_birth_birth_proto_rawDescOnce sync.Once
@@ -835,7 +927,7 @@ func file_internal_wire_birth_birth_proto_rawDescGZIP() []byte {
 	return file_internal_wire_birth_birth_proto_rawDescData
 }
 
-var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_internal_wire_birth_birth_proto_goTypes = []any{
 	(*Request)(nil),   // 0: mesolith.wire.birth.Request
 	(*Ask)(nil),       // 1: mesolith.wire.birth.Ask
@@ -843,23 +935,26 @@ var file_internal_wire_birth_birth_proto_goTypes = []any{
 	(*Challenge)(nil), // 3: mesolith.wire.birth.Challenge
 	(*Found)(nil),     // 4: mesolith.wire.birth.Found
 	(*Chunk)(nil),     // 5: mesolith.wire.birth.Chunk
-	(*Voter)(nil),     // 6: mesolith.wire.birth.Voter
-	(*End)(nil),       // 7: mesolith.wire.birth.End
-	(*Answer)(nil),    // 8: mesolith.wire.birth.Answer
+	(*Hardware)(nil),  // 6: mesolith.wire.birth.Hardware
+	(*Voter)(nil),     // 7: mesolith.wire.birth.Voter
+	(*End)(nil),       // 8: mesolith.wire.birth.End
+	(*Answer)(nil),    // 9: mesolith.wire.birth.Answer
 }
 var file_internal_wire_birth_birth_proto_depIdxs = []int32{
 	3, // 0: mesolith.wire.birth.Request.challenge:type_name -> mesolith.wire.birth.Challenge
 	4, // 1: mesolith.wire.birth.Request.found:type_name -> mesolith.wire.birth.Found
-	7, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
+	8, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
 	1, // 3: mesolith.wire.birth.Request.ask:type_name -> mesolith.wire.birth.Ask
 	2, // 4: mesolith.wire.birth.Request.leave:type_name -> mesolith.wire.birth.Leave
-	6, // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
-	6, // 6: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7, // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
+	7, // 6: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
+	6, // 7: mesolith.wire.birth.Answer.known:type_name -> mesolith.wire.birth.Hardware
+	6, // 8: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Hardware
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_birth_birth_proto_init() }
@@ -880,7 +975,7 @@ func file_internal_wire_birth_birth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_birth_birth_proto_rawDesc), len(file_internal_wire_birth_birth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -349,6 +349,7 @@ type Node struct {
 	Incarnation     string                 `protobuf:"bytes,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`           // random id of this incarnation (32 hex digits), stored on the state file system
 	StateDir        string                 `protobuf:"bytes,13,opt,name=state_dir,json=stateDir,proto3" json:"state_dir,omitempty"` // /var/lib/mesolith: Raft, journal
 	WorkDir         string                 `protobuf:"bytes,14,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`    // /var/lib/mesos
+	Admitted        []*AdmittedHardware    `protobuf:"bytes,15,rep,name=admitted,proto3" json:"admitted,omitempty"`                 // masters: what an operator said since this boot
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -481,6 +482,127 @@ func (x *Node) GetWorkDir() string {
 	return ""
 }
 
+func (x *Node) GetAdmitted() []*AdmittedHardware {
+	if x != nil {
+		return x.Admitted
+	}
+	return nil
+}
+
+// AdmittedHardware: the operator lets this machine carry that master's name from now on.
+type AdmittedHardware struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Master        string                 `protobuf:"bytes,1,opt,name=master,proto3" json:"master,omitempty"`
+	Hardware      string                 `protobuf:"bytes,2,opt,name=hardware,proto3" json:"hardware,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmittedHardware) Reset() {
+	*x = AdmittedHardware{}
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmittedHardware) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmittedHardware) ProtoMessage() {}
+
+func (x *AdmittedHardware) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmittedHardware.ProtoReflect.Descriptor instead.
+func (*AdmittedHardware) Descriptor() ([]byte, []int) {
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AdmittedHardware) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *AdmittedHardware) GetHardware() string {
+	if x != nil {
+		return x.Hardware
+	}
+	return ""
+}
+
+// HeldHardware: another machine than the one known answers under a master's name.
+type HeldHardware struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Master        string                 `protobuf:"bytes,1,opt,name=master,proto3" json:"master,omitempty"`
+	Hardware      string                 `protobuf:"bytes,2,opt,name=hardware,proto3" json:"hardware,omitempty"`
+	Known         string                 `protobuf:"bytes,3,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldHardware) Reset() {
+	*x = HeldHardware{}
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldHardware) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldHardware) ProtoMessage() {}
+
+func (x *HeldHardware) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldHardware.ProtoReflect.Descriptor instead.
+func (*HeldHardware) Descriptor() ([]byte, []int) {
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HeldHardware) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *HeldHardware) GetHardware() string {
+	if x != nil {
+		return x.Hardware
+	}
+	return ""
+}
+
+func (x *HeldHardware) GetKnown() string {
+	if x != nil {
+		return x.Known
+	}
+	return ""
+}
+
 type Credentials struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	KeyPem                []byte                 `protobuf:"bytes,1,opt,name=key_pem,json=keyPem,proto3" json:"key_pem,omitempty"`                         // PKCS#8
@@ -495,7 +617,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[5]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +629,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[5]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +642,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{5}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Credentials) GetKeyPem() []byte {
@@ -576,7 +698,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[6]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +710,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[6]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +723,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{6}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Clock) GetSynced() bool {
@@ -645,7 +767,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[7]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +779,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[7]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +792,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{7}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Inventory) GetKernel() string {
@@ -772,7 +894,7 @@ type Nic struct {
 
 func (x *Nic) Reset() {
 	*x = Nic{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[8]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +906,7 @@ func (x *Nic) String() string {
 func (*Nic) ProtoMessage() {}
 
 func (x *Nic) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[8]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +919,7 @@ func (x *Nic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nic.ProtoReflect.Descriptor instead.
 func (*Nic) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{8}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Nic) GetName() string {
@@ -864,7 +986,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[9]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +998,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[9]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1011,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Disk) GetName() string {
@@ -955,7 +1077,7 @@ type Gpu struct {
 
 func (x *Gpu) Reset() {
 	*x = Gpu{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[10]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1089,7 @@ func (x *Gpu) String() string {
 func (*Gpu) ProtoMessage() {}
 
 func (x *Gpu) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[10]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1102,7 @@ func (x *Gpu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gpu.ProtoReflect.Descriptor instead.
 func (*Gpu) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{10}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Gpu) GetPci() string {
@@ -1034,7 +1156,7 @@ type PeerHints struct {
 
 func (x *PeerHints) Reset() {
 	*x = PeerHints{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[11]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1168,7 @@ func (x *PeerHints) String() string {
 func (*PeerHints) ProtoMessage() {}
 
 func (x *PeerHints) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[11]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1181,7 @@ func (x *PeerHints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHints.ProtoReflect.Descriptor instead.
 func (*PeerHints) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{11}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PeerHints) GetIssuers() []*Issuer {
@@ -1079,7 +1201,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[12]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1213,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[12]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1226,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{12}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Issuer) GetName() string {
@@ -1130,13 +1252,14 @@ type ClusterStatus struct {
 	Summary       string                 `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"` // one sentence
 	AgentId       string                 `protobuf:"bytes,6,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	TasksRunning  uint32                 `protobuf:"varint,7,opt,name=tasks_running,json=tasksRunning,proto3" json:"tasks_running,omitempty"`
+	Held          []*HeldHardware        `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"` // wait for an operator's word
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[13]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1271,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_noded_noded_proto_msgTypes[13]
+	mi := &file_internal_wire_noded_noded_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1284,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{13}
+	return file_internal_wire_noded_noded_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClusterStatus) GetRole() string {
@@ -1213,6 +1336,13 @@ func (x *ClusterStatus) GetTasksRunning() uint32 {
 	return 0
 }
 
+func (x *ClusterStatus) GetHeld() []*HeldHardware {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 var File_internal_wire_noded_noded_proto protoreflect.FileDescriptor
 
 const file_internal_wire_noded_noded_proto_rawDesc = "" +
@@ -1235,7 +1365,7 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\aprogram\x18\x02 \x01(\tR\aprogram\"\t\n" +
-	"\aGetNode\"\xf9\x03\n" +
+	"\aGetNode\"\xbc\x04\n" +
 	"\x04Node\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\fR\bdocument\x12\x16\n" +
 	"\x06anchor\x18\x02 \x01(\fR\x06anchor\x12)\n" +
@@ -1251,7 +1381,15 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\x05clock\x18\v \x01(\v2\x1a.mesolith.wire.noded.ClockR\x05clock\x12 \n" +
 	"\vincarnation\x18\f \x01(\tR\vincarnation\x12\x1b\n" +
 	"\tstate_dir\x18\r \x01(\tR\bstateDir\x12\x19\n" +
-	"\bwork_dir\x18\x0e \x01(\tR\aworkDir\"\xef\x01\n" +
+	"\bwork_dir\x18\x0e \x01(\tR\aworkDir\x12A\n" +
+	"\badmitted\x18\x0f \x03(\v2%.mesolith.wire.noded.AdmittedHardwareR\badmitted\"F\n" +
+	"\x10AdmittedHardware\x12\x16\n" +
+	"\x06master\x18\x01 \x01(\tR\x06master\x12\x1a\n" +
+	"\bhardware\x18\x02 \x01(\tR\bhardware\"X\n" +
+	"\fHeldHardware\x12\x16\n" +
+	"\x06master\x18\x01 \x01(\tR\x06master\x12\x1a\n" +
+	"\bhardware\x18\x02 \x01(\tR\bhardware\x12\x14\n" +
+	"\x05known\x18\x03 \x01(\tR\x05known\"\xef\x01\n" +
 	"\vCredentials\x12\x17\n" +
 	"\akey_pem\x18\x01 \x01(\fR\x06keyPem\x12'\n" +
 	"\x0fcertificate_pem\x18\x02 \x01(\fR\x0ecertificatePem\x12\x15\n" +
@@ -1307,7 +1445,7 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\aissuers\x18\x01 \x03(\v2\x1b.mesolith.wire.noded.IssuerR\aissuers\"6\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xc1\x01\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xf8\x01\n" +
 	"\rClusterStatus\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x12\n" +
@@ -1315,7 +1453,8 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\x06height\x18\x04 \x01(\x04R\x06height\x12\x18\n" +
 	"\asummary\x18\x05 \x01(\tR\asummary\x12\x19\n" +
 	"\bagent_id\x18\x06 \x01(\tR\aagentId\x12#\n" +
-	"\rtasks_running\x18\a \x01(\rR\ftasksRunningB2Z0github.com/mesolith/mesolith/internal/wire/nodedb\x06proto3"
+	"\rtasks_running\x18\a \x01(\rR\ftasksRunning\x125\n" +
+	"\x04held\x18\b \x03(\v2!.mesolith.wire.noded.HeldHardwareR\x04heldB2Z0github.com/mesolith/mesolith/internal/wire/nodedb\x06proto3"
 
 var (
 	file_internal_wire_noded_noded_proto_rawDescOnce sync.Once
@@ -1329,42 +1468,46 @@ func file_internal_wire_noded_noded_proto_rawDescGZIP() []byte {
 	return file_internal_wire_noded_noded_proto_rawDescData
 }
 
-var file_internal_wire_noded_noded_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_internal_wire_noded_noded_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_internal_wire_noded_noded_proto_goTypes = []any{
-	(*Request)(nil),       // 0: mesolith.wire.noded.Request
-	(*Response)(nil),      // 1: mesolith.wire.noded.Response
-	(*Hello)(nil),         // 2: mesolith.wire.noded.Hello
-	(*GetNode)(nil),       // 3: mesolith.wire.noded.GetNode
-	(*Node)(nil),          // 4: mesolith.wire.noded.Node
-	(*Credentials)(nil),   // 5: mesolith.wire.noded.Credentials
-	(*Clock)(nil),         // 6: mesolith.wire.noded.Clock
-	(*Inventory)(nil),     // 7: mesolith.wire.noded.Inventory
-	(*Nic)(nil),           // 8: mesolith.wire.noded.Nic
-	(*Disk)(nil),          // 9: mesolith.wire.noded.Disk
-	(*Gpu)(nil),           // 10: mesolith.wire.noded.Gpu
-	(*PeerHints)(nil),     // 11: mesolith.wire.noded.PeerHints
-	(*Issuer)(nil),        // 12: mesolith.wire.noded.Issuer
-	(*ClusterStatus)(nil), // 13: mesolith.wire.noded.ClusterStatus
+	(*Request)(nil),          // 0: mesolith.wire.noded.Request
+	(*Response)(nil),         // 1: mesolith.wire.noded.Response
+	(*Hello)(nil),            // 2: mesolith.wire.noded.Hello
+	(*GetNode)(nil),          // 3: mesolith.wire.noded.GetNode
+	(*Node)(nil),             // 4: mesolith.wire.noded.Node
+	(*AdmittedHardware)(nil), // 5: mesolith.wire.noded.AdmittedHardware
+	(*HeldHardware)(nil),     // 6: mesolith.wire.noded.HeldHardware
+	(*Credentials)(nil),      // 7: mesolith.wire.noded.Credentials
+	(*Clock)(nil),            // 8: mesolith.wire.noded.Clock
+	(*Inventory)(nil),        // 9: mesolith.wire.noded.Inventory
+	(*Nic)(nil),              // 10: mesolith.wire.noded.Nic
+	(*Disk)(nil),             // 11: mesolith.wire.noded.Disk
+	(*Gpu)(nil),              // 12: mesolith.wire.noded.Gpu
+	(*PeerHints)(nil),        // 13: mesolith.wire.noded.PeerHints
+	(*Issuer)(nil),           // 14: mesolith.wire.noded.Issuer
+	(*ClusterStatus)(nil),    // 15: mesolith.wire.noded.ClusterStatus
 }
 var file_internal_wire_noded_noded_proto_depIdxs = []int32{
 	2,  // 0: mesolith.wire.noded.Request.hello:type_name -> mesolith.wire.noded.Hello
 	3,  // 1: mesolith.wire.noded.Request.get_node:type_name -> mesolith.wire.noded.GetNode
-	11, // 2: mesolith.wire.noded.Request.peer_hints:type_name -> mesolith.wire.noded.PeerHints
-	13, // 3: mesolith.wire.noded.Request.status:type_name -> mesolith.wire.noded.ClusterStatus
+	13, // 2: mesolith.wire.noded.Request.peer_hints:type_name -> mesolith.wire.noded.PeerHints
+	15, // 3: mesolith.wire.noded.Request.status:type_name -> mesolith.wire.noded.ClusterStatus
 	2,  // 4: mesolith.wire.noded.Response.hello:type_name -> mesolith.wire.noded.Hello
 	4,  // 5: mesolith.wire.noded.Response.node:type_name -> mesolith.wire.noded.Node
-	5,  // 6: mesolith.wire.noded.Node.credentials:type_name -> mesolith.wire.noded.Credentials
-	7,  // 7: mesolith.wire.noded.Node.inventory:type_name -> mesolith.wire.noded.Inventory
-	6,  // 8: mesolith.wire.noded.Node.clock:type_name -> mesolith.wire.noded.Clock
-	8,  // 9: mesolith.wire.noded.Inventory.nics:type_name -> mesolith.wire.noded.Nic
-	9,  // 10: mesolith.wire.noded.Inventory.disks:type_name -> mesolith.wire.noded.Disk
-	10, // 11: mesolith.wire.noded.Inventory.gpus:type_name -> mesolith.wire.noded.Gpu
-	12, // 12: mesolith.wire.noded.PeerHints.issuers:type_name -> mesolith.wire.noded.Issuer
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	7,  // 6: mesolith.wire.noded.Node.credentials:type_name -> mesolith.wire.noded.Credentials
+	9,  // 7: mesolith.wire.noded.Node.inventory:type_name -> mesolith.wire.noded.Inventory
+	8,  // 8: mesolith.wire.noded.Node.clock:type_name -> mesolith.wire.noded.Clock
+	5,  // 9: mesolith.wire.noded.Node.admitted:type_name -> mesolith.wire.noded.AdmittedHardware
+	10, // 10: mesolith.wire.noded.Inventory.nics:type_name -> mesolith.wire.noded.Nic
+	11, // 11: mesolith.wire.noded.Inventory.disks:type_name -> mesolith.wire.noded.Disk
+	12, // 12: mesolith.wire.noded.Inventory.gpus:type_name -> mesolith.wire.noded.Gpu
+	14, // 13: mesolith.wire.noded.PeerHints.issuers:type_name -> mesolith.wire.noded.Issuer
+	6,  // 14: mesolith.wire.noded.ClusterStatus.held:type_name -> mesolith.wire.noded.HeldHardware
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_noded_noded_proto_init() }
@@ -1388,7 +1531,7 @@ func file_internal_wire_noded_noded_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_noded_noded_proto_rawDesc), len(file_internal_wire_noded_noded_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
