@@ -22,7 +22,7 @@ unit: ## the tests that need no virtual machine
 	$(GO) test ./...
 
 test: image lint unit ## every test, unit and VM, in about a quarter of an hour
-	$(GO) test -tags vm -count=1 -timeout 30m -v ./qemu-tests/... ./image
+	$(MAKE) --no-print-directory -j2 vm-tests image-tests
 
 test-all: image unit ## the long ones too: 200,000 walks through births, builds compared in every way
 	$(GO) test -count=1 -timeout 60m -run Walks ./clusterd/discovery/birth -walks 200000
@@ -45,7 +45,12 @@ lint: build/tools/staticcheck build/tools/gofumpt ## vet, staticcheck and the on
 clean: ## remove what was built; the cache of packages stays
 	rm -rf bin build/image build/qemu build/qemu-tests build/programs build/tools
 
-# Not listed by help: the parts of the above.
+# Not listed by help: the parts of the above. Only a package that is tested alone shows
+# its lines as they come.
+vm-tests:
+	$(GO) test -tags vm -count=1 -timeout 30m -v ./qemu-tests
+image-tests:
+	$(GO) test -tags vm -count=1 -timeout 30m ./qemu-tests/*/ ./image
 programs:
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o bin/ ./cmd/lith ./clusterd
 	CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags osusergo,netgo,runc_nocriu,seccomp \
@@ -58,5 +63,5 @@ build/tools/staticcheck:
 build/tools/gofumpt:
 	cd tools && $(GO) build -o $(GOBIN_TOOLS)/ mvdan.cc/gofumpt
 
-.PHONY: help tools build image demo unit test test-all bench generate lint clean programs
+.PHONY: help tools build image demo unit vm-tests image-tests test test-all bench generate lint clean programs
 .DEFAULT_GOAL := help
