@@ -35,6 +35,9 @@ func (m *Masters) rememberHardware() {
 		return
 	}
 	now := m.cfg.Hardware.Known()
+	if own := m.cfg.Hardware.Own; own != "" && now[m.cfg.Self] == own {
+		m.ownHold = ""
+	}
 	if len(now) == 0 || maps.Equal(now, m.hardware) {
 		return
 	}
@@ -134,7 +137,7 @@ func livingOf(a *birthwire.Answer) birth.Living {
 func (m *Masters) noteOwnHold(a *birthwire.Answer) {
 	known, own := hardwareOf(a.GetKnown())[m.cfg.Self], m.cfg.Hardware.Own
 	admitted := hardwareOf(a.GetAdmitted())[m.cfg.Self]
-	if a.GetLeader() == "" || known == "" {
+	if known == "" {
 		return
 	}
 	m.ownHold = ""

@@ -65,16 +65,17 @@ func (m *Masters) oneStep(ctx context.Context, r *replica.Replica) error {
 	}
 	s := birth.Replacement(m.cfg.List, list, living)
 	who := replica.Voter(s.Who)
+	what := ""
 	switch s.Kind {
 	case birth.AddLearner:
-		m.log.Info("a master came back as another incarnation: it catches up before it votes", "server", who.ServerID())
-		return r.AddLearner(ctx, who, prev)
+		what, err = "a master came back as another incarnation: it catches up before it votes", r.AddLearner(ctx, who, prev)
 	case birth.Remove:
-		m.log.Info("member removed", "server", who.ServerID())
-		return r.Remove(ctx, who, prev)
+		what, err = "member removed", r.Remove(ctx, who, prev)
 	case birth.AddVoter:
-		m.log.Info("member votes", "server", who.ServerID(), "placeholder", who.Placeholder())
-		return r.AddVoter(ctx, who, prev)
+		what, err = "member votes", r.AddVoter(ctx, who, prev)
 	}
-	return nil
+	if err == nil && what != "" { // committed
+		m.log.Info(what, "server", who.ServerID(), "placeholder", who.Placeholder())
+	}
+	return err
 }

@@ -71,10 +71,31 @@ func confirm(in io.Reader, out io.Writer, yes bool, question string) error {
 	return nil
 }
 
+// ownSide is the way to one machine's own side.
+type ownSide struct {
+	name   string
+	master bool
+	api    string // its Mesos API's URL; empty: nobody knows
+	client *node.Client
+}
+
+// ownSides are those of all nodes that can be reached from here.
+func (t *target) ownSides() []ownSide {
+	var out []ownSide
+	for _, n := range t.nodes {
+		out = append(out, ownSide{n.Name, n.Master, n.api, &node.Client{Base: n.node, HTTP: t.http}})
+	}
+	if len(out) == 0 && t.http.Transport != nil { // by URL: the node that it names
+		if u, err := url.Parse(t.api[0]); err == nil {
+			out = append(out, ownSide{name: u.Hostname(), api: t.api[0], client: &node.Client{Base: "https://" + net.JoinHostPort(u.Hostname(), strconv.Itoa(nodePort)), HTTP: t.http}})
+		}
+	}
+	return out
+}
+
 // report is what one node's own side said.
 type report struct {
-	name   string
-	client *node.Client
+	ownSide
 	health node.Health
 	err    error
 }
@@ -84,13 +105,8 @@ func (t *target) reports(ctx context.Context) []report {
 	ctx, cancel := context.WithTimeout(ctx, healthTime)
 	defer cancel()
 	var out []report
-	for _, n := range t.nodes {
-		out = append(out, report{name: n.Name, client: &node.Client{Base: n.node, HTTP: t.http}})
-	}
-	if len(out) == 0 && t.http.Transport != nil { // by URL: the node that it names
-		if u, err := url.Parse(t.api[0]); err == nil {
-			out = append(out, report{name: u.Hostname(), client: &node.Client{Base: "https://" + net.JoinHostPort(u.Hostname(), strconv.Itoa(nodePort)), HTTP: t.http}})
-		}
+	for _, s := range t.ownSides() {
+		out = append(out, report{ownSide: s})
 	}
 	var wg sync.WaitGroup
 	for i := range out {

@@ -82,3 +82,32 @@ func TestConfirmWithoutATerminal(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// One sentence says what is wrong and what it means for tasks.
+func TestStatusSentence(t *testing.T) {
+	ready, gone := nodeView{Name: "n1", State: nodeReady, Tasks: 2}, nodeView{Name: "n2", State: nodeUnreachable, Tasks: 3}
+	for want, s := range map[string]statusView{
+		"Cluster c is well: n1 leads, 1 of 1 node is ready, 2 tasks run.": {Leader: "n1", Nodes: []nodeView{ready}, Tasks: 2},
+		"Cluster c works, led by n1, but 1 of 2 nodes are ready: n2 is unreachable; 5 tasks run, 3 of them on nodes that are not heard: these may go on or be lost.": {
+			Leader: "n1", Nodes: []nodeView{ready, gone}, Tasks: 5,
+		},
+		"Cluster c has no leader: what runs goes on, nothing new can start, and nobody is told of what ends. 1 of 3 masters answer, 2 are needed: n2 is unreachable.": {
+			Nodes: []nodeView{ready, gone}, Masters: &mastersView{Listed: 3, Answer: 1, Needed: 2},
+		},
+		"Cluster c has no leader: what runs goes on, nothing new can start, and nobody is told of what ends. 2 of 3 masters answer: n1: waiting for n2.": {
+			Masters: &mastersView{Listed: 3, Answer: 2, Needed: 2, Why: "n1: waiting for n2"},
+		},
+		"Cluster c has no leader: what runs goes on, nothing new can start, and nobody is told of what ends. 3 of 3 masters answer, and an election takes a moment.": {
+			Masters: &mastersView{Listed: 3, Answer: 3, Needed: 2},
+		},
+		"Cluster c has no leader: what runs goes on, nothing new can start, and nobody is told of what ends. no node is missing.": {},
+		"Cluster c works, led by n1, but 1 of 1 node is ready: another machine than the cluster knows answers as n3 (hardware other for before), and has no vote until `lith nodes admit n3`; 2 tasks run.": {
+			Leader: "n1", Nodes: []nodeView{ready}, Tasks: 2, Held: []heldView{{"n3", "other", "before"}},
+		},
+	} {
+		s.Cluster = "c"
+		if s.judge(); s.Summary != want {
+			t.Errorf("%s\nwant %s", s.Summary, want)
+		}
+	}
+}

@@ -70,7 +70,7 @@ tasks on it. Commands find a cluster by its directory (--cluster DIR, $LITH_CLUS
 	root.AddCommand(
 		imageCommand(), upCommand(), downCommand(), superviseCommand(),
 		initCommand(), planCommand(),
-		statusCommand(), nodesCommand(), nodeCommand(),
+		statusCommand(), doctorCommand(), nodesCommand(), nodeCommand(),
 		runCommand(), tasksCommand(), logsCommand(), killCommand(),
 		versionCommand(),
 	)

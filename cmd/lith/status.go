@@ -23,6 +23,16 @@ type statusView struct {
 	Tasks   int        `json:"tasks"`
 	Nodes   []nodeView `json:"nodes"`
 	Held    []heldView `json:"held,omitempty"`
+	// Masters is absent where nobody can say which nodes are masters.
+	Masters *mastersView `json:"masters,omitempty"`
+}
+
+// mastersView is how many masters there are, as their own sides say.
+type mastersView struct {
+	Listed int    `json:"listed"`
+	Answer int    `json:"answer"`
+	Needed int    `json:"needed"`        // for a leader
+	Why    string `json:"why,omitempty"` // there is no leader, as one of them says
 }
 
 // heldView is another machine under a master's name, which waits for `lith nodes admit`.
@@ -93,30 +103,58 @@ func (t *target) status(ctx context.Context, now time.Time) (statusView, error) 
 	for _, n := range s.Nodes {
 		s.Tasks += n.Tasks
 	}
-	for _, h := range heldBy(t.reports(ctx)) {
+	all := t.reports(ctx)
+	for _, h := range heldBy(all) {
 		s.Held = append(s.Held, heldView{h.Master, h.Hardware, h.Known})
 	}
+	s.masters(all)
 	s.judge()
 	return s, nil
 }
 
-// judge puts the whole into one sentence.
+// masters counts those that answer, and asks one why there is no leader.
+func (s *statusView) masters(all []report) {
+	var m mastersView
+	for _, r := range all {
+		if !r.master {
+			continue
+		}
+		m.Listed++
+		if said := r.health.Status; r.err == nil && (said.Role == "master" || said.Role == "leader") {
+			m.Answer++
+			if said.Leader == "" && m.Why == "" && said.Summary != "" {
+				m.Why = r.name + ": " + said.Summary
+			}
+		}
+	}
+	if m.Listed > 0 {
+		m.Needed = m.Listed/2 + 1
+		s.Masters = &m
+	}
+}
+
+// judge puts the whole into one sentence: what is wrong, and what that means for tasks.
 func (s *statusView) judge() {
 	var bad []string
+	silent := 0
 	for _, n := range s.Nodes {
 		if n.State != nodeReady {
 			bad = append(bad, n.Name+" is "+n.State)
+			silent += n.Tasks
 		}
 	}
-	down := len(bad)
+	ready := fmt.Sprintf("%d of %s ready", len(s.Nodes)-len(bad), plural(len(s.Nodes), "node is", "nodes are"))
+	tasks := plural(s.Tasks, "task runs", "tasks run")
+	if silent > 0 {
+		tasks = fmt.Sprintf("%s, %d of them on nodes that are not heard: these may go on or be lost", tasks, silent)
+	}
+	nodes := orNothing(bad)
 	for _, h := range s.Held {
 		bad = append(bad, h.String())
 	}
-	ready := fmt.Sprintf("%d of %s ready", len(s.Nodes)-down, plural(len(s.Nodes), "node is", "nodes are"))
-	tasks := plural(s.Tasks, "task runs", "tasks run")
 	switch {
 	case s.Leader == "":
-		s.Summary = fmt.Sprintf("Cluster %s has no leader, so nothing new can start (what runs goes on): %s.", s.Cluster, orNothing(bad))
+		s.Summary = fmt.Sprintf("Cluster %s has no leader: what runs goes on, nothing new can start, and nobody is told of what ends. %s", s.Cluster, s.leaderless(nodes))
 	case len(bad) > 0:
 		s.Summary = fmt.Sprintf("Cluster %s works, led by %s, but %s: %s; %s.", s.Cluster, s.Leader, ready, strings.Join(bad, ", "), tasks)
 	case len(s.Nodes) == 0:
@@ -127,9 +165,23 @@ func (s *statusView) judge() {
 	}
 }
 
+// leaderless says what is missing for a leader.
+func (s *statusView) leaderless(nodes string) string {
+	m := s.Masters
+	switch {
+	case m == nil:
+		return nodes + "."
+	case m.Answer < m.Needed:
+		return fmt.Sprintf("%d of %s, %d are needed: %s.", m.Answer, plural(m.Listed, "master answers", "masters answer"), m.Needed, nodes)
+	case m.Why != "":
+		return fmt.Sprintf("%d of %s: %s.", m.Answer, plural(m.Listed, "master answers", "masters answer"), m.Why)
+	}
+	return fmt.Sprintf("%d of %s, and an election takes a moment.", m.Answer, plural(m.Listed, "master answers", "masters answer"))
+}
+
 func orNothing(list []string) string {
 	if len(list) == 0 {
-		return "no node was heard of"
+		return "no node is missing"
 	}
 	return strings.Join(list, ", ")
 }
