@@ -45,7 +45,7 @@ type membership struct {
 	bootID      string
 	hardware    string                   // hash of what the machine says of itself; empty: --dev
 	admitted    func() map[string]string // by master: hardware that an operator let in; nil: nobody can
-	address     string // LAN address, without prefix
+	address     string                   // LAN address, without prefix
 	mtu         uint32
 	closed      []string // addresses that tasks may not ask, as IPv4:port
 	apiPort     int
