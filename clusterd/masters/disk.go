@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 	"github.com/mesolith/mesolith/clusterd/replica"
@@ -98,7 +99,7 @@ func readPosition(dir string) (*position, error) {
 func (m *Masters) open() error {
 	r, err := replica.Open(replica.Config{
 		Dir: m.dir(m.gen), Self: m.self(), Generation: replica.Generation(m.gen), Machine: m.cfg.Machine, Links: links{m},
-		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Pulse: m.cfg.Pulse, Log: m.log,
+		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Disk: m.cfg.Disk, Pulse: m.cfg.Pulse, Log: m.log,
 	})
 	if err != nil {
 		return err
@@ -111,25 +112,51 @@ func (m *Masters) open() error {
 }
 
 // reopen follows a failure of the disk: the replica's directory is opened anew, or stays
-// closed and says why. Tasks and the agent's half go on either way.
+// closed and says why. Tasks and the agent's half go on either way; nothing else is done
+// meanwhile, because this master is still bound to what it cannot read.
 func (m *Masters) reopen(ctx context.Context) {
 	why := m.replica.Failure()
 	if m.term != nil {
 		m.endTerm()
 	}
-	if err := m.replica.Close(); err != nil {
-		m.log.Error("this master takes no part until clusterd is started again: its replica could not be closed", "why", why, "error", err)
-		m.replica = nil
-		<-ctx.Done()
-		return
-	}
+	m.accepting.Store(false)
+	failed := m.replica
 	m.replica = nil
-	if err := m.open(); err != nil {
-		m.log.Error("this master takes no part until clusterd is started again: its log cannot be opened", "why", why, "error", err)
-		<-ctx.Done()
-		return
+	m.ail("its log failed and is being opened anew: " + why.Error())
+	if err := failed.Close(); err != nil {
+		m.log.Error("this master takes no part while a write of its log hangs", "why", why, "error", err)
+		m.ail("it takes no part while a write of its log hangs: " + why.Error())
+		select {
+		case <-failed.Closed():
+		case <-ctx.Done():
+			return
+		}
 	}
+	last := ""
+	for {
+		err := m.open()
+		if err == nil {
+			break
+		}
+		if text := err.Error(); text != last {
+			last = text
+			m.log.Error("this master takes no part while its log cannot be opened", "why", why, "error", err)
+			m.ail("it takes no part while its log cannot be opened: " + text)
+		}
+		select {
+		case <-time.After(m.cfg.Stall):
+		case <-ctx.Done():
+			return
+		}
+	}
+	m.ailing = ""
 	m.log.Warn("replica opened anew after a failure", "why", why)
+}
+
+// ail says why this master takes no part.
+func (m *Masters) ail(why string) {
+	m.ailing = why
+	m.publish()
 }
 
 // shut closes the replica. One that cannot be closed may still be written to by what

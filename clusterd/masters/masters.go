@@ -63,6 +63,7 @@ type Config struct {
 	Wait        time.Duration // masters.wait
 	Heartbeat   time.Duration
 	Stall       time.Duration
+	Disk        replica.Disk // nil: what the replica writes is written at once
 	Machine     replica.Machine
 	Hardware    Hardware
 	Port        Port
@@ -101,6 +102,7 @@ type Masters struct {
 	birth   birth.State
 	replica *replica.Replica
 	gen     birth.Generation
+	ailing  string // why there is no replica though one is bound; empty: no disk has failed
 	legacy  *position
 	highest uint64
 	heard   map[string]heard  // by name: what the other masters said last
@@ -168,6 +170,9 @@ func (m *Masters) publish() {
 	}
 	if s.Why == "" || s.Leader == "" && m.ownHold != "" {
 		s.Why = m.ownHold
+	}
+	if m.ailing != "" {
+		s.Why = m.ailing
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

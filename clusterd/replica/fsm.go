@@ -13,13 +13,18 @@ import (
 // fsm puts a Machine under the library.
 type fsm struct {
 	m    Machine
+	disk Disk
 	fail func(error)
 }
 
 // Apply implements raft.FSM. An entry that this program cannot apply ends the replica:
 // to go on would be to differ from the others.
 func (f *fsm) Apply(l *raft.Log) any {
-	out := f.m.Apply(l.Index, l.Term, l.Data)
+	var out any
+	if err := f.disk.Do(Step{Point: EntryApply}, func() error { out = f.m.Apply(l.Index, l.Term, l.Data); return nil }); err != nil {
+		f.fail(fmt.Errorf("entry %d of term %d: %w", l.Index, l.Term, err))
+		return err
+	}
 	if x, ok := out.(interface{ Fatal() error }); ok && x.Fatal() != nil {
 		f.fail(fmt.Errorf("entry %d of term %d: %w", l.Index, l.Term, x.Fatal()))
 	}
@@ -38,7 +43,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	return f.m.Restore(r)
+	return f.disk.Do(Step{Point: StateRestore}, func() error { return f.m.Restore(r) })
 }
 
 type snapshot struct{ w io.WriterTo }

@@ -80,6 +80,7 @@ type Config struct {
 	Heartbeat  time.Duration // follower without word for that long: election
 	Stall      time.Duration // a write that takes longer ends the replica
 	Pulse      *Pulse        // counts heartbeats; nil: nobody does
+	Disk       Disk          // nil: every write is made at once
 	Log        *slog.Logger
 }
 
@@ -100,6 +101,7 @@ type Replica struct {
 	leading Leadership
 	changed chan struct{}
 	stop    chan struct{}
+	closed  chan struct{}
 	watch   sync.WaitGroup
 }
 
@@ -224,20 +226,21 @@ func Open(cfg Config) (*Replica, error) {
 	if g != cfg.Generation || server != cfg.Self.ServerID() {
 		return nil, fmt.Errorf("open replica: %s belongs to %s in generation %s, not to %s in %s", cfg.Dir, server, g.ID, cfg.Self.ServerID(), cfg.Generation.ID)
 	}
-	r := &Replica{cfg: cfg, failed: make(chan struct{}), changed: make(chan struct{}), stop: make(chan struct{})}
+	if cfg.Disk == nil {
+		cfg.Disk = atOnce{}
+	}
+	r := &Replica{cfg: cfg, failed: make(chan struct{}), changed: make(chan struct{}), stop: make(chan struct{}), closed: make(chan struct{})}
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, "wal"), 0o700); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	r.log, err = openStore(filepath.Join(cfg.Dir, "wal"), cfg.Stall, r.fail)
+	r.log, err = openStore(filepath.Join(cfg.Dir, "wal"), cfg.Disk, cfg.Stall, r.fail)
 	if err != nil {
 		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, snapshotRetain, quiet())
-	if err != nil {
+	if r.snaps, err = openSnapshots(cfg.Dir, cfg.Disk); err != nil {
 		r.log.close()
-		return nil, fmt.Errorf("open snapshots in %s: %w", cfg.Dir, err)
+		return nil, err
 	}
-	r.snaps = snaps
 	r.stream = newStreamLayer(cfg, r.failed)
 	r.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: r.stream, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: max(10*cfg.Heartbeat, 2*time.Second), Logger: adapt(cfg.Log),
@@ -247,7 +250,7 @@ func Open(cfg Config) (*Replica, error) {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	notify := make(chan bool, 16)
-	r.raft, err = raft.NewRaft(libraryConfig(cfg, notify), &fsm{m: cfg.Machine, fail: r.fail}, r.log, r.log, snaps, &transport{r.trans, r.stream})
+	r.raft, err = raft.NewRaft(libraryConfig(cfg, notify), &fsm{m: cfg.Machine, disk: cfg.Disk, fail: r.fail}, r.log, r.log, r.snaps, &transport{r.trans, r.stream})
 	if err != nil {
 		r.trans.Close()
 		r.log.close()
@@ -382,31 +385,35 @@ func outcome(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 }
 
-// Close ends the replica. One whose write hangs is left behind: its goroutines end with
-// the program, and its directory must not be opened again before.
+// Close ends the replica. While a write of it hangs it cannot be: then Close gives up, and
+// Closed says when its directory may be opened again.
 func (r *Replica) Close() error {
 	close(r.stop)
+	close(r.log.closing)
 	r.stream.cancel() // calls under way end now
 	r.trans.Close()
 	done := make(chan error, 1)
 	go func() {
 		err := r.raft.Shutdown().Error()
-		if err == nil {
-			err = r.log.close()
+		if lerr := r.log.close(); err == nil {
+			err = lerr
 		}
+		r.watch.Wait()
+		close(r.closed)
 		done <- err
 	}()
 	select {
 	case err := <-done:
-		r.watch.Wait()
 		return err
 	case <-r.failed:
 		select {
 		case err := <-done:
-			r.watch.Wait()
 			return err
 		case <-time.After(r.cfg.Stall + time.Second):
 			return fmt.Errorf("replica abandoned: %w", r.failure)
 		}
 	}
 }
+
+// Closed is closed when everything has ended that Close ends.
+func (r *Replica) Closed() <-chan struct{} { return r.closed }

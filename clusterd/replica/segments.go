@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
@@ -29,10 +28,10 @@ func (s segments) Open(info types.SegmentInfo) (types.SegmentReader, error) {
 }
 
 // openLog opens the log of a directory. The tables beside it must be closed after it.
-func openLog(dir string) (*wal.WAL, *metadb.BoltMetaDB, error) {
+func openLog(dir string, d Disk) (*wal.WAL, *metadb.BoltMetaDB, error) {
 	meta := &metadb.BoltMetaDB{}
-	log, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta),
-		wal.WithSegmentFiler(segments{segment.NewFiler(dir, fs.New())}))
+	log, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(&tables{meta, dir, d}),
+		wal.WithSegmentFiler(segments{segment.NewFiler(dir, newLogFiles(d))}))
 	if err != nil {
 		meta.Close()
 		return nil, nil, err

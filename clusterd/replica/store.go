@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,8 +17,8 @@ import (
 // that fails or hangs ends the replica, because afterwards nobody knows what is on disk.
 //
 // The library panics when term or vote cannot be saved, which would take the whole
-// program with it. After a failure its goroutine is therefore held here for good: it
-// belongs to a replica that is abandoned.
+// program with it. After a failure its goroutine is therefore held here until the replica
+// is closed, and ended then.
 type store struct {
 	inner *wal.WAL
 	meta  *metadb.BoltMetaDB // the log's own tables, which it does not close
@@ -26,7 +27,10 @@ type store struct {
 	dead  atomic.Bool
 	bytes atomic.Int64
 
-	mu sync.Mutex // one write at a time: a hung one must not be followed by another
+	closing chan struct{} // closed when the replica is being closed
+
+	mu   sync.Mutex   // one write at a time: a hung one must not be followed by another
+	hung <-chan error // of a write that was given up; it answers when it has ended after all
 
 	// The library does not say which index its newest configuration has; changes of
 	// membership must name it.
@@ -34,12 +38,12 @@ type store struct {
 	configs  []uint64 // indexes of the log's configuration entries, rising
 }
 
-func openStore(dir string, stall time.Duration, fail func(error)) (*store, error) {
-	inner, meta, err := openLog(dir)
+func openStore(dir string, d Disk, stall time.Duration, fail func(error)) (*store, error) {
+	inner, meta, err := openLog(dir, d)
 	if err != nil {
 		return nil, err
 	}
-	s := &store{inner: inner, meta: meta, stall: stall, fail: fail}
+	s := &store{inner: inner, meta: meta, stall: stall, fail: fail, closing: make(chan struct{})}
 	if err := s.findConfigs(); err != nil {
 		s.close()
 		return nil, err
@@ -110,6 +114,7 @@ func (s *store) guard(what string, write func() error) error {
 		return err
 	case <-limit.C:
 		err := fmt.Errorf("%s: %w (%s)", what, ErrStalled, s.stall)
+		s.hung = done
 		s.dead.Store(true)
 		s.fail(err)
 		return err
@@ -171,10 +176,12 @@ func (s *store) SetUint64(k []byte, v uint64) error {
 	return s.hold(s.guard("write term", func() error { return s.inner.SetUint64(k, v) }))
 }
 
-// hold never returns after a failure: the caller would panic.
+// hold does not return after a failure: the caller would panic. What the caller has
+// deferred answers that nothing was granted, to nobody: by then no connection is left.
 func (s *store) hold(err error) error {
 	if err != nil {
-		select {}
+		<-s.closing
+		runtime.Goexit()
 	}
 	return nil
 }
@@ -188,9 +195,14 @@ func (s *store) GetUint64(k []byte) (uint64, error) { return s.inner.GetUint64(k
 func (s *store) bytesSinceReset() int64 { return s.bytes.Load() }
 func (s *store) resetBytes()            { s.bytes.Store(0) }
 
+// close lets the directory go. It waits for a write that hangs: until that has ended it
+// may still change what is there, and nobody may open it.
 func (s *store) close() error {
-	if s.dead.Load() {
-		return nil
+	s.mu.Lock()
+	hung := s.hung
+	s.mu.Unlock()
+	if hung != nil {
+		<-hung
 	}
 	err := s.inner.Close()
 	if merr := s.meta.Close(); err == nil {

@@ -1,0 +1,185 @@
+package replica
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/types"
+)
+
+// Disk does what a replica writes. The one that is used when Config names none does each
+// step at once; one that models a disk decides whether, when and how far a step happens.
+type Disk interface {
+	// Do does a step by calling f, and answers what the replica shall take for its outcome.
+	Do(s Step, f func() error) error
+}
+
+// Step is one thing that happens between a log entry's arrival and its being forgotten.
+type Step struct {
+	Point  Point
+	Path   string // of the file or directory that is written
+	Offset int64  // LogWrite: where Data goes
+	Data   []byte // LogWrite, SnapshotWrite: only to be read
+}
+
+// Point names a kind of step; a power cut before and one after it are different things.
+type Point string
+
+// The points, in the order of an entry's life.
+const (
+	TermWrite     Point = "term written"
+	VoteWrite     Point = "vote written"
+	LogCreate     Point = "log file created"
+	LogWrite      Point = "log written"
+	LogFlush      Point = "log flushed"
+	LogSegments   Point = "list of log files written"
+	LogDelete     Point = "log file deleted"
+	EntryApply    Point = "entry applied"
+	SnapshotBegin Point = "snapshot begun"
+	SnapshotWrite Point = "snapshot written"
+	SnapshotClose Point = "snapshot flushed and named"
+	StateRestore  Point = "state restored"
+)
+
+// Points are all of them.
+func Points() []Point {
+	return []Point{
+		TermWrite, VoteWrite, LogCreate, LogWrite, LogFlush, LogSegments, LogDelete,
+		EntryApply, SnapshotBegin, SnapshotWrite, SnapshotClose, StateRestore,
+	}
+}
+
+// atOnce is the Disk that Config need not name.
+type atOnce struct{}
+
+// Do implements Disk.
+func (atOnce) Do(_ Step, f func() error) error { return f() }
+
+// logFiles are the log's files, written through a Disk.
+type logFiles struct {
+	types.VFS
+	disk Disk
+}
+
+func newLogFiles(d Disk) logFiles { return logFiles{fs.New(), d} }
+
+// Create implements types.VFS.
+func (l logFiles) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	path := filepath.Join(dir, name)
+	var f types.WritableFile
+	err := l.disk.Do(Step{Point: LogCreate, Path: path}, func() (err error) {
+		f, err = l.VFS.Create(dir, name, size)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &logFile{f, path, l.disk}, nil
+}
+
+// OpenWriter implements types.VFS.
+func (l logFiles) OpenWriter(dir, name string) (types.WritableFile, error) {
+	f, err := l.VFS.OpenWriter(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return &logFile{f, filepath.Join(dir, name), l.disk}, nil
+}
+
+// Delete implements types.VFS.
+func (l logFiles) Delete(dir, name string) error {
+	return l.disk.Do(Step{Point: LogDelete, Path: filepath.Join(dir, name)}, func() error { return l.VFS.Delete(dir, name) })
+}
+
+type logFile struct {
+	types.WritableFile
+	path string
+	disk Disk
+}
+
+// WriteAt implements io.WriterAt.
+func (f *logFile) WriteAt(p []byte, at int64) (n int, err error) {
+	err = f.disk.Do(Step{Point: LogWrite, Path: f.path, Offset: at, Data: p}, func() (err error) {
+		n, err = f.WritableFile.WriteAt(p, at)
+		return err
+	})
+	return n, err
+}
+
+// Sync implements types.WritableFile.
+func (f *logFile) Sync() error {
+	return f.disk.Do(Step{Point: LogFlush, Path: f.path}, f.WritableFile.Sync)
+}
+
+// tables are term, vote and the list of the log's files, written through a Disk.
+type tables struct {
+	*metadb.BoltMetaDB
+	dir  string
+	disk Disk
+}
+
+// CommitState implements types.MetaStore.
+func (t *tables) CommitState(s types.PersistentState) error {
+	return t.disk.Do(Step{Point: LogSegments, Path: t.dir}, func() error { return t.BoltMetaDB.CommitState(s) })
+}
+
+// SetStable implements types.MetaStore.
+func (t *tables) SetStable(key, value []byte) error {
+	point := VoteWrite
+	if string(key) == "CurrentTerm" {
+		point = TermWrite
+	}
+	return t.disk.Do(Step{Point: point, Path: t.dir}, func() error { return t.BoltMetaDB.SetStable(key, value) })
+}
+
+// snapshots are snapshots, written through a Disk.
+type snapshots struct {
+	raft.SnapshotStore
+	dir  string
+	disk Disk
+}
+
+func openSnapshots(dir string, d Disk) (raft.SnapshotStore, error) {
+	s, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotRetain, quiet())
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
+	}
+	return &snapshots{s, filepath.Join(dir, "snapshots"), d}, nil
+}
+
+// Create implements raft.SnapshotStore.
+func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, at uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	var sink raft.SnapshotSink
+	err := s.disk.Do(Step{Point: SnapshotBegin, Path: s.dir}, func() (err error) {
+		sink, err = s.SnapshotStore.Create(version, index, term, c, at, t)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &snapshotSink{sink, s}, nil
+}
+
+type snapshotSink struct {
+	raft.SnapshotSink
+	store *snapshots
+}
+
+func (s *snapshotSink) path() string { return filepath.Join(s.store.dir, s.ID()) }
+
+// Write implements io.Writer.
+func (s *snapshotSink) Write(p []byte) (n int, err error) {
+	err = s.store.disk.Do(Step{Point: SnapshotWrite, Path: s.path(), Data: p}, func() (err error) {
+		n, err = s.SnapshotSink.Write(p)
+		return err
+	})
+	return n, err
+}
+
+// Close implements io.Closer.
+func (s *snapshotSink) Close() error {
+	return s.store.disk.Do(Step{Point: SnapshotClose, Path: s.path()}, s.SnapshotSink.Close)
+}
