@@ -99,7 +99,7 @@ func readPosition(dir string) (*position, error) {
 func (m *Masters) open() error {
 	r, err := replica.Open(replica.Config{
 		Dir: m.dir(m.gen), Self: m.self(), Generation: replica.Generation(m.gen), Machine: m.cfg.Machine, Links: links{m},
-		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Disk: m.cfg.Disk, Pulse: m.cfg.Pulse, Log: m.log,
+		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Disk: m.cfg.Disk, Sizes: m.cfg.Sizes, Pulse: m.cfg.Pulse, Log: m.log,
 	})
 	if err != nil {
 		return err

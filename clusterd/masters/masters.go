@@ -63,7 +63,8 @@ type Config struct {
 	Wait        time.Duration // masters.wait
 	Heartbeat   time.Duration
 	Stall       time.Duration
-	Disk        replica.Disk // nil: what the replica writes is written at once
+	Disk        replica.Disk  // nil: what the replica writes is written at once
+	Sizes       replica.Sizes // zero: the usual ones
 	Machine     replica.Machine
 	Hardware    Hardware
 	Port        Port

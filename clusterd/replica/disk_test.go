@@ -46,14 +46,17 @@ func (d *badDisk) bite(p Point, n int, hang chan struct{}) {
 	d.point, d.left, d.hang, d.hit = p, n, hang, false
 }
 
+func (tr *trio) config(v Voter, d Disk) Config {
+	tr.machines[v.Name] = &counter{}
+	return Config{
+		Dir: filepath.Join(tr.dir, v.Name), Self: v, Generation: tr.gen, Machine: tr.machines[v.Name], Links: tr.room.open(v),
+		Heartbeat: heartbeat, Stall: 5 * time.Second, Disk: d, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+}
+
 func (tr *trio) startOn(v Voter, d Disk) *Replica {
 	tr.t.Helper()
-	m := &counter{}
-	tr.machines[v.Name] = m
-	r, err := Open(Config{
-		Dir: filepath.Join(tr.dir, v.Name), Self: v, Generation: tr.gen, Machine: m, Links: tr.room.open(v),
-		Heartbeat: heartbeat, Stall: 5 * time.Second, Disk: d, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	r, err := Open(tr.config(v, d))
 	if err != nil {
 		tr.t.Fatal(err)
 	}
@@ -103,6 +106,13 @@ func failOnce(t *testing.T, point Point) {
 		t.Errorf("failure: %v", err)
 	}
 	tr.close(name) // an error here would mean that it cannot be opened again
+	bad.bite(TermWrite, 1, nil)
+	if r, err := Open(tr.config(Voter{name, "i1"}, bad)); err == nil { // it may start without saving its term
+		tr.open[name] = r
+		tr.close(name)
+	} else if !errors.Is(err, syscall.EIO) {
+		t.Errorf("opened on a bad disk: %v", err)
+	}
 	tr.startOn(Voter{name, "i1"}, bad)
 	if tr.open[other] == nil {
 		tr.start(Voter{other, "i1"})

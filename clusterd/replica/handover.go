@@ -71,7 +71,7 @@ func replay(dir string, m Machine, from Position) (Position, error) {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return from, nil
 	}
-	log, meta, err := openLog(dir, atOnce{})
+	log, meta, err := openLog(dir, atOnce{}, ofCluster().Segment)
 	if err != nil {
 		return from, err
 	}
@@ -110,7 +110,7 @@ func Holds(dir string) (bool, error) {
 	if _, err := os.Stat(filepath.Join(dir, "wal")); errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
-	s, err := openStore(filepath.Join(dir, "wal"), atOnce{}, time.Minute, func(error) {})
+	s, err := openStore(filepath.Join(dir, "wal"), atOnce{}, ofCluster().Segment, time.Minute, func(error) {})
 	if err != nil {
 		return true, fmt.Errorf("look into %s: %w", dir, err)
 	}

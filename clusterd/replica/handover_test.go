@@ -24,7 +24,7 @@ func TestHandOverHoldsWhatWasNeverKnownToBeCommitted(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "wal"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	log, err := openStore(filepath.Join(dir, "wal"), atOnce{}, time.Minute, func(err error) { t.Error(err) })
+	log, err := openStore(filepath.Join(dir, "wal"), atOnce{}, ofCluster().Segment, time.Minute, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestALogThatWasCutIsReadAgain(t *testing.T) {
 	dir := t.TempDir()
 	term := map[uint64]uint64{} // of every entry that must be there
 	for round := uint64(1); round < 6; round++ {
-		s, err := openStore(dir, atOnce{}, time.Minute, func(err error) { t.Error(err) })
+		s, err := openStore(dir, atOnce{}, ofCluster().Segment, time.Minute, func(err error) { t.Error(err) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +177,7 @@ func TestALogThatWasCutIsReadAgain(t *testing.T) {
 func TestALogThatBeginsAnew(t *testing.T) {
 	dir := t.TempDir()
 	for round := uint64(0); round < 4; round++ {
-		s, err := openStore(dir, atOnce{}, time.Minute, func(err error) { t.Error(err) })
+		s, err := openStore(dir, atOnce{}, ofCluster().Segment, time.Minute, func(err error) { t.Error(err) })
 		if err != nil {
 			t.Fatal(err)
 		}

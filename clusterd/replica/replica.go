@@ -81,8 +81,19 @@ type Config struct {
 	Stall      time.Duration // a write that takes longer ends the replica
 	Pulse      *Pulse        // counts heartbeats; nil: nobody does
 	Disk       Disk          // nil: every write is made at once
+	Sizes      Sizes         // zero: those of a cluster
 	Log        *slog.Logger
 }
+
+// Sizes say how much log is kept in which pieces.
+type Sizes struct {
+	Segment  int    // bytes of a file of the log
+	Snapshot int64  // bytes of log since the last snapshot that lead to the next one
+	Trailing uint64 // entries kept behind a snapshot
+}
+
+// ofCluster are the usual ones; an entry is at most 256 KiB.
+func ofCluster() Sizes { return Sizes{Segment: 4 << 20, Snapshot: 8 << 20, Trailing: 256} }
 
 // Replica is an open one.
 type Replica struct {
@@ -111,12 +122,7 @@ type Leadership struct {
 	Term    uint64
 }
 
-const (
-	segmentBytes   = 4 << 20
-	trailingLogs   = 256     // entries kept behind a snapshot; each is ≤ 256 KiB
-	snapshotBytes  = 8 << 20 // of log since the last snapshot
-	snapshotRetain = 2
-)
+const snapshotRetain = 2
 
 type identity struct {
 	Generation Generation `json:"generation"`
@@ -229,11 +235,14 @@ func Open(cfg Config) (*Replica, error) {
 	if cfg.Disk == nil {
 		cfg.Disk = atOnce{}
 	}
+	if cfg.Sizes == (Sizes{}) {
+		cfg.Sizes = ofCluster()
+	}
 	r := &Replica{cfg: cfg, failed: make(chan struct{}), changed: make(chan struct{}), stop: make(chan struct{}), closed: make(chan struct{})}
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, "wal"), 0o700); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	r.log, err = openStore(filepath.Join(cfg.Dir, "wal"), cfg.Disk, cfg.Stall, r.fail)
+	r.log, err = openStore(filepath.Join(cfg.Dir, "wal"), cfg.Disk, cfg.Sizes.Segment, cfg.Stall, r.fail)
 	if err != nil {
 		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
 	}
@@ -250,8 +259,8 @@ func Open(cfg Config) (*Replica, error) {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	notify := make(chan bool, 16)
-	r.raft, err = raft.NewRaft(libraryConfig(cfg, notify), &fsm{m: cfg.Machine, disk: cfg.Disk, fail: r.fail}, r.log, r.log, r.snaps, &transport{r.trans, r.stream})
-	if err != nil {
+	if r.raft, err = r.begin(notify); err != nil {
+		r.stream.cancel()
 		r.trans.Close()
 		r.log.close()
 		return nil, fmt.Errorf("start raft in %s: %w", cfg.Dir, err)
@@ -259,6 +268,33 @@ func Open(cfg Config) (*Replica, error) {
 	r.watch.Go(func() { r.follow(notify) })
 	r.watch.Go(r.snapshotByBytes)
 	return r, nil
+}
+
+// begin starts the library. It saves the term before it has goroutines of its own: should
+// that fail, the one it runs in is held (see store), so it has one here.
+func (r *Replica) begin(notify chan bool) (*raft.Raft, error) {
+	type started struct {
+		raft *raft.Raft
+		err  error
+	}
+	done := make(chan started, 1)
+	go func() {
+		var out started
+		defer func() { done <- out }()
+		out.raft, out.err = raft.NewRaft(libraryConfig(r.cfg, notify), &fsm{m: r.cfg.Machine, disk: r.cfg.Disk, fail: r.fail}, r.log, r.log, r.snaps, &transport{r.trans, r.stream})
+	}()
+	select {
+	case out := <-done:
+		return out.raft, out.err
+	case <-r.failed:
+	}
+	close(r.log.closing)
+	if out := <-done; out.raft != nil {
+		if err := out.raft.Shutdown().Error(); err != nil {
+			return nil, errors.Join(r.failure, err)
+		}
+	}
+	return nil, r.failure
 }
 
 func libraryConfig(cfg Config, notify chan bool) *raft.Config {
@@ -269,7 +305,7 @@ func libraryConfig(cfg Config, notify chan bool) *raft.Config {
 	c.CommitTimeout = min(50*time.Millisecond, cfg.Heartbeat/5)
 	c.SnapshotThreshold = 1 << 40 // by bytes instead, see snapshotByBytes
 	c.SnapshotInterval = time.Hour
-	c.TrailingLogs = trailingLogs
+	c.TrailingLogs = cfg.Sizes.Trailing
 	c.ShutdownOnRemove = false
 	c.BatchApplyCh = false
 	c.NotifyCh = notify
@@ -310,7 +346,7 @@ func (r *Replica) snapshotByBytes() {
 		case <-r.stop:
 			return
 		case <-tick.C:
-			if r.log.bytesSinceReset() < snapshotBytes {
+			if r.log.bytesSinceReset() < r.cfg.Sizes.Snapshot {
 				continue
 			}
 			r.log.resetBytes()

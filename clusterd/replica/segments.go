@@ -28,7 +28,7 @@ func (s segments) Open(info types.SegmentInfo) (types.SegmentReader, error) {
 }
 
 // openLog opens the log of a directory. The tables beside it must be closed after it.
-func openLog(dir string, d Disk) (*wal.WAL, *metadb.BoltMetaDB, error) {
+func openLog(dir string, d Disk, segmentBytes int) (*wal.WAL, *metadb.BoltMetaDB, error) {
 	meta := &metadb.BoltMetaDB{}
 	log, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(&tables{meta, dir, d}),
 		wal.WithSegmentFiler(segments{segment.NewFiler(dir, newLogFiles(d))}))

@@ -38,8 +38,8 @@ type store struct {
 	configs  []uint64 // indexes of the log's configuration entries, rising
 }
 
-func openStore(dir string, d Disk, stall time.Duration, fail func(error)) (*store, error) {
-	inner, meta, err := openLog(dir, d)
+func openStore(dir string, d Disk, segment int, stall time.Duration, fail func(error)) (*store, error) {
+	inner, meta, err := openLog(dir, d, segment)
 	if err != nil {
 		return nil, err
 	}
