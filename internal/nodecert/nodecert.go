@@ -158,6 +158,13 @@ func VerifyChain(chain []*x509.Certificate, a nodedoc.Anchor, now time.Time) (Pe
 	if now.IsZero() {
 		now = chain[0].NotBefore.Add(chain[0].NotAfter.Sub(chain[0].NotBefore) / 2)
 	}
+	for _, cert := range chain {
+		// A certificate of the future shows that our clock is behind, and nothing else:
+		// to refuse it would cut this node off from all whose certificates are new.
+		if now.Before(cert.NotBefore) {
+			now = cert.NotBefore
+		}
+	}
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: between, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},

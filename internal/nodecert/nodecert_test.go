@@ -129,6 +129,7 @@ func TestVerifyChain(t *testing.T) {
 		{"a good one", chain(m1, issuing, root), start.Add(time.Hour), ""},
 		{"no time yet", chain(m1, issuing, root), time.Time{}, ""},
 		{"run out", chain(m1, issuing, root), start.AddDate(0, 0, 2), "expired"},
+		{"a clock that is hours behind", chain(m1, issuing, root), start.Add(-7 * time.Hour), ""},
 		{"another root", chain(forged, otherRoot), start.Add(time.Hour), "root"},
 		{"our root shown, another signed", chain(forged, otherRoot, root), start.Add(time.Hour), "unknown authority"},
 		{"root missing", chain(m1, issuing), start.Add(time.Hour), "root"},
