@@ -112,7 +112,7 @@ func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
 // invalid answers a task that will never be launched.
 func (l *Leader) invalid(acc *acceptance, t *mesosv1.TaskInfo, reason state.Reason, why string) {
 	l.tellStatus(acc.f, state.TaskID(t.GetTaskId().GetValue()), acc.agent, state.Status{
-		State: state.TaskError, Source: state.SourceMaster, Reason: reason, Message: why, TimeNS: time.Now().UnixNano(),
+		State: state.TaskError, Source: state.SourceMaster, Reason: reason, Message: why, TimeNS: l.wallNS(),
 	})
 }
 
@@ -171,7 +171,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 			l.sendRun(container)
 		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable):
 			l.tellStatus(acc.f, id, acc.agent, state.Status{
-				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonAgentRemoved, Message: err.Error(), TimeNS: time.Now().UnixNano(),
+				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonAgentRemoved, Message: err.Error(), TimeNS: l.wallNS(),
 			})
 			err = nil
 		case errors.Is(err, state.ErrTaskDuplicate):
@@ -241,7 +241,7 @@ func (l *Leader) loseAll(f *framework, a *scheduler.Call_Accept, reason state.Re
 			return
 		}
 		l.tellStatus(f, id, state.AgentID(t.GetAgentId().GetValue()), state.Status{
-			State: state.TaskDropped, Source: state.SourceMaster, Reason: reason, Message: why, TimeNS: time.Now().UnixNano(),
+			State: state.TaskDropped, Source: state.SourceMaster, Reason: reason, Message: why, TimeNS: l.wallNS(),
 		})
 	}
 	for _, op := range a.GetOperations() {
@@ -277,5 +277,5 @@ func (l *Leader) refuseOffer(f *framework, role string, agent state.AgentID, rs 
 	}
 	pause := time.Duration(math.Min(seconds*1e9, alloc.MaxRefuseNS))
 	pause = max(pause, l.cfg.AllocationInterval)
-	l.filters.Refuse(f.id, role, agent, rs, time.Now().Add(pause).UnixNano())
+	l.filters.Refuse(f.id, role, agent, rs, l.sinceNS(time.Now().Add(pause)))
 }

@@ -80,7 +80,13 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, answer func(error)
 	case scheduler.Call_SUPPRESS:
 		l.suppress(f, call.GetSuppress().GetRoles())
 	case scheduler.Call_RECONCILE:
-		l.reconcile(f, call.GetReconcile().GetTasks())
+		l.confirm(func(err error) {
+			if err == nil && l.frameworks[f.id] == f {
+				l.reconcile(f, call.GetReconcile().GetTasks())
+			}
+			answer(err)
+		})
+		return
 	case scheduler.Call_MESSAGE:
 		m := call.GetMessage()
 		l.log.Info("message to an executor dropped: custom executors are not supported yet", "framework", f.id,
@@ -230,7 +236,7 @@ func (l *Leader) onTick(now time.Time) {
 	l.retryUpdates(now)
 	l.watchAgents(now)
 	if now.Sub(l.lastRound) >= l.cfg.AllocationInterval {
-		l.filters.Expire(now.UnixNano())
+		l.filters.Expire(l.sinceNS(now))
 		l.allocate = true
 	}
 }

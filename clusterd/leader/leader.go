@@ -80,7 +80,10 @@ type Config struct {
 	// NetworkNamespaces is false where tasks see the host's network whatever their role
 	// (processes without isolation).
 	HostNetworkAlways bool
-	Logger            *slog.Logger
+	// Wall is the time of day, for people to read and for nothing else: no decision
+	// follows from it. time.Now by default.
+	Wall   func() time.Time
+	Logger *slog.Logger
 }
 
 const (
@@ -116,6 +119,7 @@ type Leader struct {
 	attaching  map[*agentConn]*agentwire.Attach // the newest, while one is on its way into the log
 	raising    map[uint64]bool                  // heights on their way into the log
 	waiting    []pending
+	confirming []func(error) // who must be sure that this master leads, see confirm
 	inFlight   bool
 	retries    map[state.ContainerID]*retry
 	// starting are launches on their way into the state, with what must wait for them.
@@ -176,9 +180,10 @@ type pending struct {
 }
 
 type landing struct {
-	batch   []pending
-	results []state.Result
-	err     error
+	batch     []pending
+	confirmed []func(error)
+	results   []state.Result
+	err       error
 }
 
 // New prepares a term; Run serves it.
@@ -188,6 +193,9 @@ func New(cfg Config) *Leader {
 	}
 	if cfg.AgentGrace == 0 {
 		cfg.AgentGrace = 25 * time.Second
+	}
+	if cfg.Wall == nil {
+		cfg.Wall = time.Now
 	}
 	l := &Leader{
 		cfg: cfg, log: cfg.Logger.With("term", cfg.Term), info: MasterInfo(cfg.Generation, cfg.Address),
@@ -297,9 +305,15 @@ func (l *Leader) leave() {
 	for _, p := range l.waiting {
 		p.then(state.Result{}, ErrNotLeader)
 	}
-	l.waiting = nil
+	for _, f := range l.confirming {
+		f(ErrNotLeader)
+	}
+	l.waiting, l.confirming = nil, nil
 	if l.inFlight {
 		landed := <-l.landed
+		for _, f := range landed.confirmed {
+			f(ErrNotLeader)
+		}
 		for _, p := range landed.batch {
 			p.then(state.Result{}, ErrUnknownOutcome)
 		}
@@ -316,22 +330,34 @@ func (l *Leader) propose(c state.Command, then func(state.Result, error)) {
 	l.waiting = append(l.waiting, pending{c, then})
 }
 
+// confirm calls then once an entry is committed that was proposed after this: whatever
+// anybody was told before is in the state by then, also if others led meanwhile without
+// this master's knowledge. It rides with what waits, or has an entry of its own.
+func (l *Leader) confirm(then func(error)) { l.confirming = append(l.confirming, then) }
+
 // launchEntry sends what waits as one entry, if none is on its way.
 func (l *Leader) launchEntry(ctx context.Context) {
-	if l.inFlight || len(l.waiting) == 0 {
+	if l.inFlight || len(l.waiting)+len(l.confirming) == 0 {
 		return
 	}
-	commands := make([]state.Command, 0, len(l.waiting))
-	for _, p := range l.waiting {
-		commands = append(commands, p.command)
+	var entry []byte // an empty one proves as much
+	var batch []pending
+	if len(l.waiting) > 0 {
+		commands := make([]state.Command, 0, len(l.waiting))
+		for _, p := range l.waiting {
+			commands = append(commands, p.command)
+		}
+		var n int
+		entry, n = state.EncodeEntry(l.wallNS(), commands, maxEntryBytes)
+		batch = l.waiting[:n:n]
+		l.waiting = append([]pending(nil), l.waiting[n:]...)
 	}
-	entry, n := state.EncodeEntry(time.Now().UnixNano(), commands, maxEntryBytes)
-	batch := l.waiting[:n:n]
-	l.waiting = append([]pending(nil), l.waiting[n:]...)
+	confirmed := l.confirming
+	l.confirming = nil
 	l.inFlight = true
 	go func() {
 		out, err := l.cfg.Log.Propose(ctx, entry)
-		landed := landing{batch: batch, err: err}
+		landed := landing{batch: batch, confirmed: confirmed, err: err}
 		if err == nil {
 			applied, ok := out.(state.Applied)
 			if !ok {
@@ -354,6 +380,13 @@ func (l *Leader) land(landed landing) {
 		r := landed.results[i]
 		l.tell(r.Events) // updates of tasks come before what is said of their agent
 		p.then(r, r.Err)
+	}
+	for _, f := range landed.confirmed {
+		if landed.err != nil {
+			f(ErrNotLeader) // a read had no outcome that anybody could wonder about
+			continue
+		}
+		f(nil)
 	}
 }
 
@@ -404,6 +437,12 @@ func (l *Leader) post(ctx context.Context, f func()) {
 	case <-ctx.Done():
 	}
 }
+
+// wallNS is the time of day in Unix nanoseconds.
+func (l *Leader) wallNS() int64 { return l.cfg.Wall().UnixNano() }
+
+// sinceNS counts this term's own time, which no setting of a clock moves.
+func (l *Leader) sinceNS(now time.Time) int64 { return int64(now.Sub(l.elected)) }
 
 func (l *Leader) count(name string) { l.counters[name]++ }
 

@@ -20,10 +20,10 @@ func (l *Leader) round(now time.Time) {
 	l.seed++
 	var fresh map[state.FrameworkID][]*mesosv1.Offer
 	l.cfg.Machine.View(func(s *state.State) {
-		made := alloc.Round(l.snapshot(s), l.filters, now.UnixNano(), l.seed)
+		made := alloc.Round(l.snapshot(s), l.filters, l.sinceNS(now), l.seed)
 		fresh = make(map[state.FrameworkID][]*mesosv1.Offer, len(l.frameworks))
 		for _, d := range made {
-			o := l.book.Make(d.Framework, d.Role, d.Agent, d.Resources, now.UnixNano())
+			o := l.book.Make(d.Framework, d.Role, d.Agent, d.Resources, l.wallNS())
 			a, ok := s.Agent(d.Agent)
 			f := l.frameworks[d.Framework]
 			if !ok || f == nil {

@@ -67,7 +67,7 @@ func (l *Leader) explain(f *framework, id state.TaskID, agent state.AgentID) {
 	if l.afterLaunch(f, id, func() { l.explain(f, id, agent) }) || l.tellPresent(f, id) {
 		return
 	}
-	st := state.Status{State: state.TaskUnknown, Source: state.SourceMaster, Reason: state.ReasonReconciliation, TimeNS: time.Now().UnixNano()}
+	st := state.Status{State: state.TaskUnknown, Source: state.SourceMaster, Reason: state.ReasonReconciliation, TimeNS: l.wallNS()}
 	waiting := false
 	l.cfg.Machine.View(func(s *state.State) {
 		if agent == "" {

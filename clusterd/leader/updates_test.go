@@ -265,11 +265,11 @@ func TestRefuseSeconds(t *testing.T) {
 				synctest.Wait()
 				if test.want > time.Hour { // nobody plays an agent for a year
 					until := time.Now().Add(test.want + time.Minute)
-					c.l.filters.Expire(until.Add(-2 * time.Minute).UnixNano())
+					c.l.filters.Expire(c.l.sinceNS(until.Add(-2 * time.Minute)))
 					if c.l.filters.Len() != 1 {
 						t.Error("it expired too early")
 					}
-					c.l.filters.Expire(until.UnixNano())
+					c.l.filters.Expire(c.l.sinceNS(until))
 					if c.l.filters.Len() != 0 {
 						t.Error("it does not expire")
 					}

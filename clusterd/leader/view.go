@@ -32,11 +32,26 @@ type Presence struct {
 }
 
 // View shows the present state and what goes with it, at one moment between two
-// decisions. f must not keep what the state points to.
+// decisions. f must not keep what the state points to. A master that was cut off, or
+// slept, may show what was before: who must see everything that anybody has been told
+// calls Read.
 func (l *Leader) View(ctx context.Context, f func(*state.State, Live)) error {
 	return l.enter(ctx, func(answer func(error)) {
 		l.cfg.Machine.View(func(s *state.State) { f(s, l.live(s)) })
 		answer(nil)
+	})
+}
+
+// Read is View after a commit that was begun after the call: it shows everything that was
+// decided before, whoever led then.
+func (l *Leader) Read(ctx context.Context, f func(*state.State, Live)) error {
+	return l.enter(ctx, func(answer func(error)) {
+		l.confirm(func(err error) {
+			if err == nil {
+				l.cfg.Machine.View(func(s *state.State) { f(s, l.live(s)) })
+			}
+			answer(err)
+		})
 	})
 }
 

@@ -79,7 +79,7 @@ type allocation struct {
 // Collect takes the picture from a term in office.
 func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want) (*Picture, error) {
 	r := rows{gone: map[state.AgentID]bool{}}
-	if err := l.View(ctx, func(s *state.State, live leader.Live) { r.copy(s, live, want) }); err != nil {
+	if err := l.Read(ctx, func(s *state.State, live leader.Live) { r.copy(s, live, want) }); err != nil {
 		return nil, fmt.Errorf("look at the cluster: %w", err)
 	}
 	m.History(func(h state.History) {
