@@ -302,14 +302,31 @@ func (m *machine) lock() {
 	m.log.Say("no module can be loaded any more")
 }
 
+// reapAgain is how soon a sweep that failed is tried again: no signal will ask for it.
+const reapAgain = time.Second
+
 // reap takes the dead for as long as the machine lives.
 func (m *machine) reap() {
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
-	for range died {
-		if err := m.reaper.Sweep(); err != nil {
-			m.log.Warn("reap: %v", err)
+	failed := false
+	for {
+		var again <-chan time.Time
+		if failed {
+			again = time.After(reapAgain)
 		}
+		select {
+		case <-died:
+		case <-again:
+		}
+		err := m.reaper.Sweep()
+		switch {
+		case err != nil && !failed:
+			m.log.Warn("reap: %v; the dead wait", err)
+		case err == nil && failed:
+			m.log.Warn("reap: the dead are taken again")
+		}
+		failed = err != nil
 	}
 }
 

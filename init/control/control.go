@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/mesolith/mesolith/init/reap"
 	"golang.org/x/sys/unix"
@@ -55,15 +56,32 @@ func Listen(path string) (int, error) {
 	return fd, nil
 }
 
-// Run accepts until the listening socket is closed.
+// scarceFor is how long a server waits that has no descriptor, or no memory, for a caller.
+const scarceFor = 200 * time.Millisecond
+
+// Run accepts until the listening socket is closed. Who calls while there is no descriptor
+// for him waits in the kernel's queue.
 func (s *Server) Run(listener int) error {
+	scarce := false
 	for {
 		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
 			continue
 		}
+		if shortage(err) {
+			if !scarce {
+				s.Warn("init.sock: callers wait: %v", err)
+			}
+			scarce = true
+			time.Sleep(scarceFor)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("accept: %w", err)
+		}
+		if scarce {
+			scarce = false
+			s.Warn("init.sock: callers are answered again")
 		}
 		who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 		if err != nil || who.Uid != 0 {
@@ -84,6 +102,11 @@ func (s *Server) Run(listener int) error {
 			}
 		}()
 	}
+}
+
+// shortage reports whether an error passes by itself.
+func shortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS)
 }
 
 func (s *Server) enter(n int) bool {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"net"
 	"path/filepath"
 	"testing"
@@ -120,4 +121,51 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("accepted body %d", r.body)
 		}
 	})
+}
+
+// Who calls while there is no descriptor for him waits, and is answered when there is.
+func TestCallersWaitForADescriptor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	warned := make(chan string, 16)
+	server := &Server{Reaper: reap.New(4), Warn: func(f string, a ...any) { warned <- fmt.Sprintf(f, a...) }}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(fd) }()
+	says := <-warned
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if says != "init.sock: callers wait: too many open files" {
+		t.Errorf("said %q", says)
+	}
+	if err := wire.Write(c, requests()[0]); err != nil {
+		t.Fatal(err)
+	}
+	got := new(pid1.Response)
+	if err := wire.Read(c, got, wire.MaxFrame); err != nil || got.GetHello() == nil {
+		t.Errorf("answered %v, %v", got, err)
+	}
+	if says := <-warned; says != "init.sock: callers are answered again" || len(warned) > 0 {
+		t.Errorf("said %q, and %d lines more", says, len(warned))
+	}
+	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	unix.Close(fd)
 }

@@ -1,13 +1,14 @@
 // Package reap takes every dead child of PID 1, and only here: the one place that waits.
 //
-// It peeks at a zombie without taking it, reads who it was, takes exactly that pid and
+// It peeks at a zombie without taking it, finds out who it was, takes exactly that pid and
 // hands the status to its owner: a program that was started through Start, or a process
 // that was registered (a container's first process, which becomes PID 1's child when its
 // keeper dies). All others are reaped and forgotten.
 //
 // Invariant: between fork and registration no other pid is taken (one lock covers both);
-// a registered status is kept until it is acknowledged; the table is bounded, and a full
-// one refuses a registration instead of forgetting an old one.
+// a registered status is kept until it is acknowledged, and its zombie until somebody can
+// say whose it is; the table is bounded, and a full one refuses a registration instead of
+// forgetting an old one.
 //
 // Nobody in init may use os/exec or os.StartProcess: a peek returns the same zombie until
 // somebody takes it.
@@ -16,6 +17,7 @@ package reap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -101,8 +103,12 @@ func (r *Reaper) Register(k Key, pid int) error {
 	if len(r.byKey) >= r.max {
 		return fmt.Errorf("register %s: %w (%d)", k.Container, ErrFull, r.max)
 	}
-	if start, err := r.startTime(pid); err != nil || start != k.StartTime {
+	start, err := r.startTime(pid)
+	if err == nil && start != k.StartTime || gone(err) {
 		return fmt.Errorf("register %s as pid %d: %w", k.Container, pid, ErrNotThat)
+	}
+	if err != nil {
+		return fmt.Errorf("register %s as pid %d: %w", k.Container, pid, err)
 	}
 	r.byKey[k] = &entry{pid: pid, done: make(chan struct{})}
 	r.byPID[pid] = k
@@ -120,10 +126,11 @@ func (r *Reaper) Status(k Key) (State, unix.WaitStatus) {
 	case e.dead:
 		return Exited, e.status
 	}
-	if start, err := r.startTime(e.pid); err != nil || start != k.StartTime {
+	start, err := r.startTime(e.pid)
+	if err == nil && start != k.StartTime || gone(err) {
 		return Unknown, 0 // its own parent took the status
 	}
-	return Running, 0
+	return Running, 0 // also when it cannot be asked now: what is not known is not lost
 }
 
 // Wait gives a channel that is closed when the status is known, nil for an unknown one.
@@ -179,32 +186,80 @@ func (r *Reaper) one() (more bool, err error) {
 	if err != nil || pid == 0 {
 		return false, err
 	}
-	start, startErr := r.startTime(pid)
-	var status unix.WaitStatus
-	for {
-		if _, err = unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
-			break
-		}
+	k, registered := r.byPID[pid]
+	if r.programs[pid] != nil || !registered { // most orphans are nobody's
+		return true, r.take(pid)
 	}
+	start, err := r.startTime(pid)
 	if err != nil {
-		return false, fmt.Errorf("take pid %d: %w", pid, err)
+		// Without a descriptor nobody can say whose it is. It stays a zombie, so that its
+		// status is not lost, and a peek shows nothing else: the programs are asked for.
+		return false, errors.Join(err, r.takePrograms())
+	}
+	status, err := wait(pid, 0)
+	if err != nil {
+		return false, err
+	}
+	r.reaped++
+	delete(r.byPID, pid)
+	if e := r.byKey[k]; e != nil && start == k.StartTime {
+		e.dead, e.status = true, status
+		close(e.done)
+	}
+	return true, nil
+}
+
+// take takes a zombie and hands its status to the program's owner, if it has one.
+func (r *Reaper) take(pid int) error {
+	status, err := wait(pid, 0)
+	if err != nil {
+		return err
 	}
 	r.reaped++
 	if owner := r.programs[pid]; owner != nil {
 		delete(r.programs, pid)
 		owner <- status
-		return true, nil
 	}
-	k, known := r.byPID[pid]
-	if !known {
-		return true, nil
+	return nil
+}
+
+// takePrograms takes those that are dead of the programs.
+func (r *Reaper) takePrograms() error {
+	for pid, owner := range r.programs {
+		status, err := wait(pid, unix.WNOHANG)
+		if errors.Is(err, errAlive) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.reaped++
+		delete(r.programs, pid)
+		owner <- status
 	}
-	delete(r.byPID, pid)
-	if e := r.byKey[k]; e != nil && startErr == nil && start == k.StartTime {
-		e.dead, e.status = true, status
-		close(e.done)
+	return nil
+}
+
+var errAlive = errors.New("still alive")
+
+func wait(pid, options int) (status unix.WaitStatus, err error) {
+	for {
+		got, err := unix.Wait4(pid, &status, options, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("take pid %d: %w", pid, err)
+		case got == 0:
+			return 0, errAlive
+		}
+		return status, nil
 	}
-	return true, nil
+}
+
+// gone tells a process that is not there from one that cannot be asked now.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
 // peek gives the pid of a zombie without taking it, 0 when there is none.

@@ -165,3 +165,53 @@ func FuzzStartTime(f *testing.F) {
 	f.Add(")")
 	f.Fuzz(func(t *testing.T, s string) { parseStartTime(s) })
 }
+
+// Without a descriptor nobody can say whose a zombie is: its status waits, and the
+// programs' are taken all the same.
+func TestNoStatusIsLostWithoutDescriptors(t *testing.T) {
+	r := New(2)
+	fine := r.startTime
+	pid, err := fork(t, "exit7", 0)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, err := StartTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := Key{"c", start}
+	if err := r.Register(k, pid); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	r.startTime = func(int) (uint64, error) { refused++; return 0, os.NewSyscallError("open", unix.EMFILE) }
+	if err := r.Register(Key{"d", start}, pid); errors.Is(err, ErrNotThat) || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("registering: %v", err)
+	}
+	if s, _ := r.Status(k); s != Running {
+		t.Errorf("state %v of a process that cannot be asked", s)
+	}
+	_, exit, err := r.Start(fork(t, "exit7", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); len(exit) == 0; runtime.Gosched() {
+		if err := r.Sweep(); err != nil && !errors.Is(err, unix.EMFILE) {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatal("the program's status did not come")
+		}
+	}
+	if status := <-exit; status.ExitStatus() != 7 {
+		t.Errorf("program's status %v", status)
+	}
+	if refused < 3 {
+		t.Errorf("the fault fired %d times", refused)
+	}
+	r.startTime = fine
+	sweepUntil(t, r, func() bool { s, _ := r.Status(k); return s == Exited })
+	if _, status := r.Status(k); status.ExitStatus() != 7 {
+		t.Errorf("registered process's status %v", status)
+	}
+}

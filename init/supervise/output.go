@@ -20,14 +20,22 @@ const (
 func output(name string, pipe *os.File, log *ring, warn func(format string, args ...any)) {
 	in := bufio.NewReaderSize(pipe, longestLine)
 	var burst time.Time
-	said := 0
+	said, losing := 0, false
 	for {
 		line, err := in.ReadSlice('\n')
 		if len(line) > 0 {
 			if line[len(line)-1] != '\n' {
 				line = append(bytes.Clone(line), '\n')
 			}
-			log.Write(line) // a full /run loses lines of a log, never a program
+			// A full /run, or no descriptor left, loses lines of a log, never a program.
+			if _, err := log.Write(line); err != nil != losing {
+				losing = err != nil
+				if losing {
+					warn("log of %s loses lines: %v", name, err)
+				} else {
+					warn("log of %s goes on", name)
+				}
+			}
 			if now := time.Now(); now.Sub(burst) > 10*time.Second {
 				burst, said = now, 0
 			}
