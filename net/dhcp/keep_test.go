@@ -21,6 +21,7 @@ type servers struct {
 	began   time.Time
 	asked   []string // "discover", "renew 1h0m0s", "anybody 1h45m0s"
 	answer  func(anybody bool) ([]dhcpv4.Modifier, error)
+	silent  time.Duration // nobody is there before
 	granted []Lease
 	lost    []time.Duration
 	said    []string
@@ -32,6 +33,9 @@ const twoHours = 7200
 
 func (s *servers) discover(ctx context.Context) (*nclient4.Lease, error) {
 	s.asked = append(s.asked, "discover")
+	if time.Since(s.began) < s.silent {
+		return nil, errSilent
+	}
 	a := ack(s.t, dhcpv4.WithLeaseTime(twoHours), dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(net.IPv4(10, 7, 0, 1)),
 		dhcpv4.WithDNS(net.IPv4(10, 7, 0, 2)), dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{0x05, 0x78}))
 	return &nclient4.Lease{Offer: a, ACK: a}, ctx.Err()
@@ -54,6 +58,12 @@ func (s *servers) renew(ctx context.Context, lease *nclient4.Lease, anybody bool
 // live runs a card's lease for so long.
 func live(t *testing.T, how long, answer func(anybody bool) ([]dhcpv4.Modifier, error)) *servers {
 	s := &servers{t: t, began: time.Now(), answer: answer}
+	s.live(how)
+	return s
+}
+
+func (s *servers) live(how long) {
+	t := s.t
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(how))
 	defer cancel()
 	err := run(ctx, Config{
@@ -64,7 +74,6 @@ func live(t *testing.T, how long, answer func(anybody bool) ([]dhcpv4.Modifier, 
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ended with %v", err)
 	}
-	return s
 }
 
 type long time.Duration
@@ -134,6 +143,23 @@ func TestRunsOut(t *testing.T) {
 		if s.asked[len(s.asked)-1] != "discover" || len(s.asked) > 200 {
 			t.Errorf("asked %d times, last %q", len(s.asked), s.asked[len(s.asked)-1])
 		}
+	})
+}
+
+// Ten minutes without a network: it is asked for again and again, more and more seldom,
+// said once, and granted soon after there is one.
+func TestNobodyForTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &servers{t: t, began: time.Now(), silent: 10 * time.Minute}
+		s.live(long(11 * time.Minute))
+		// Half a second, doubled up to half a minute, each with its jitter.
+		if n := len(s.asked); n < 15 || n > 60 {
+			t.Errorf("asked %d times", n)
+		}
+		if len(s.granted) != 1 || len(s.lost) != 0 || len(s.said) != 3 {
+			t.Errorf("granted %d, lost %v, said %q", len(s.granted), s.lost, s.said)
+		}
+		t.Logf("asked %d times in ten minutes", len(s.asked))
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -171,6 +172,36 @@ func TestACardComesBack(t *testing.T) {
 			if got := s.last(); len(got.Addresses) != 0 || !s.says(name+" is gone; waiting for a card") {
 				t.Fatalf("state %+v without %s, said %q", got, name, s.lines)
 			}
+		}
+	})
+}
+
+// Ten minutes without any card are said in one line, and leave nothing behind.
+func TestTenMinutesWithoutACard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bus{}
+		s := start(t, b, fixed)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := runtime.NumGoroutine(); n > before {
+			t.Errorf("%d goroutines, %d ten minutes before", n, before)
+		}
+		said := map[string]int{} // the console says each but once
+		s.mu.Lock()
+		for _, line := range s.lines {
+			said[line]++
+		}
+		s.mu.Unlock()
+		if len(said) != 1 {
+			t.Errorf("said %v", said)
+		}
+		b.plug(2, "eth0")
+		time.Sleep(time.Second)
+		if got := s.last(); len(got.Addresses) != 1 {
+			t.Errorf("state %+v", got)
 		}
 	})
 }
