@@ -187,6 +187,7 @@ func (k *Keeper) adopt(c *container, j *Job) (*Process, error) {
 		}
 	}
 	if !alive(p) {
+		k.log.Info("container ended while nobody kept it", "container", j.ID, "pid", p.PID)
 		return p, nil
 	}
 	if rec.Container.GetLimitation() != keeper.Container_NO_LIMITATION {

@@ -40,6 +40,7 @@ func (n *machine) keepCredentials(ctx context.Context) error {
 	found := n.document()
 	set, err := credentials.Load(n.cfg.SecretDir, n.who(v.node, found), n.cfg.Clock.Now())
 	if err == nil {
+		n.cfg.Log.Info("certificate of an earlier start taken up again", "until", set.Leaf.NotAfter.UTC().Format(time.RFC3339))
 		n.useKeys(found, set)
 	}
 	asked := addressesOf(n.hub.view().node) // for which the present one was asked

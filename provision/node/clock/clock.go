@@ -98,6 +98,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 		state, err := k.round(ctx)
 		switch {
 		case err == nil:
+			if retry != firstRetry {
+				k.Log.Info("a server tells the time again", "server", state.Source)
+			}
 			retry = firstRetry
 			k.Changed(state)
 			if first != nil {
@@ -148,6 +151,7 @@ func (k *Keeper) apply(offset time.Duration) error {
 		return fmt.Errorf("it says %s, which is before %s, when this node's image and document were made already", to.Format(time.RFC3339), k.Floor.Format(time.RFC3339))
 	}
 	if offset.Abs() > stepAbove {
+		k.Log.Warn("clock moved to a server's time", "by", offset.Round(time.Millisecond).String())
 		return k.Machine.Step(to)
 	}
 	return k.Machine.Slew(offset)
