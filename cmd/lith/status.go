@@ -23,6 +23,7 @@ type statusView struct {
 	Tasks   int        `json:"tasks"`
 	Nodes   []nodeView `json:"nodes"`
 	Held    []heldView `json:"held,omitempty"`
+	Clocks  []string   `json:"clocks,omitempty"` // those that are far apart, in words
 	// Masters is absent where nobody can say which nodes are masters.
 	Masters *mastersView `json:"masters,omitempty"`
 }
@@ -58,7 +59,7 @@ func statusCommand() *cobra.Command {
   booting      it does not answer, and the cluster was started less than 3 minutes ago
   unreachable  it does not answer
 
-The exit code is 0 when all is well and 1 when not.`,
+Clocks that are more than five minutes apart are named. The exit code is 0 when all is well and 1 when not.`,
 		Example: "  lith status\n  lith status --json | jq -r .leader\n  lith status --api http://127.0.0.1:5050",
 		Args:    noArgs, ValidArgsFunction: nothingToComplete,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -109,7 +110,15 @@ func (t *target) status(ctx context.Context, now time.Time) (statusView, error) 
 	}
 	s.masters(all)
 	s.judge()
+	s.addClocks(t.clocks(ctx))
 	return s, nil
+}
+
+// addClocks tells of clocks that are far apart; the cluster works all the same.
+func (s *statusView) addClocks(skewed []string) {
+	if s.Clocks = skewed; len(skewed) > 0 {
+		s.Summary += " But " + strings.Join(skewed, ", and ") + "."
+	}
 }
 
 // masters counts those that answer, and asks one why there is no leader.
