@@ -15,6 +15,16 @@ import (
 
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 	"github.com/mesolith/mesolith/clusterd/replica"
+	"github.com/mesolith/mesolith/internal/wholefile"
+)
+
+// The files beside the generations' directories, and in those that were left.
+var (
+	epochKind    = wholefile.Kind{Name: "masters-epoch", Format: 1}
+	promiseKind  = wholefile.Kind{Name: "masters-promise", Format: 1}
+	positionKind = wholefile.Kind{Name: "masters-position", Format: 1}
+	stateKind    = wholefile.Kind{Name: "masters-state", Format: 1}
+	hardwareKind = wholefile.Kind{Name: "masters-hardware", Format: 1}
 )
 
 // position is how far the state of a left generation goes.
@@ -41,19 +51,47 @@ func newUUID() string {
 
 func (m *Masters) dir(g birth.Generation) string { return filepath.Join(m.cfg.Dir, "g-"+g.ID) }
 
+// begin recalls, again and again until it can: a master that cannot read what it is bound
+// to takes no part and says why, and the agent's half of this program goes on.
+func (m *Masters) begin(ctx context.Context) (promise birth.Promise, ok bool) {
+	last := ""
+	for {
+		var err error
+		if promise, err = m.readPromise(); err == nil {
+			err = m.recall()
+		}
+		if err == nil {
+			m.ailing = ""
+			return promise, true
+		}
+		if text := err.Error(); text != last {
+			last = text
+			m.log.Error("this master takes no part while its files cannot be read", "error", err)
+			m.ail("it takes no part while its files cannot be read: " + text)
+		}
+		select {
+		case <-time.After(m.cfg.Stall):
+		case <-ctx.Done():
+			return promise, false
+		}
+	}
+}
+
 // recall finds what this incarnation was bound to when the program last ran.
 func (m *Masters) recall() error {
 	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("open masters' directory: %w", err)
 	}
-	m.recallHardware()
-	raw, err := os.ReadFile(filepath.Join(m.cfg.Dir, "epoch"))
+	if err := m.recallHardware(); err != nil {
+		return err
+	}
+	raw, err := epochKind.Read(filepath.Join(m.cfg.Dir, "epoch"))
 	if err == nil {
-		if m.epoch, err = strconv.Atoi(strings.TrimSpace(string(raw))); err != nil {
+		if m.epoch, err = strconv.Atoi(string(raw)); err != nil {
 			return fmt.Errorf("read %s: %w", filepath.Join(m.cfg.Dir, "epoch"), err)
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("read epoch: %w", err)
+		return err
 	}
 	entries, err := os.ReadDir(m.cfg.Dir)
 	if err != nil {
@@ -65,15 +103,25 @@ func (m *Masters) recall() error {
 		}
 		dir := filepath.Join(m.cfg.Dir, e.Name())
 		g, server, err := replica.Remembered(dir)
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
 			continue // its founding was not finished: it is none
+		}
+		if err != nil {
+			return err // it may be the one that this master is bound to
 		}
 		m.highest = max(m.highest, g.Height)
 		if server == m.self().ServerID() && g.Height >= m.gen.Height {
 			m.gen = birth.Generation(g)
 			continue
 		}
-		if p, err := readPosition(dir); err == nil && (m.legacy == nil || p.Generation.Height > m.legacy.Generation.Height) {
+		p, err := readPosition(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was not left, and is not this server's: another began it and ended
+		}
+		if err != nil {
+			return err // it may be all that is left of the cluster
+		}
+		if m.legacy == nil || p.Generation.Height > m.legacy.Generation.Height {
 			m.legacy = p
 		}
 	}
@@ -84,13 +132,14 @@ func (m *Masters) recall() error {
 }
 
 func readPosition(dir string) (*position, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, "position"))
+	path := filepath.Join(dir, "position")
+	raw, err := positionKind.Read(path)
 	if err != nil {
 		return nil, err
 	}
 	p := &position{dir: dir}
 	if err := json.Unmarshal(raw, p); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return p, nil
 }
@@ -210,13 +259,13 @@ func (m *Masters) keep(p *position, state []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(p.dir, "state"), state); err != nil {
+	if err := stateKind.Write(filepath.Join(p.dir, "state"), state); err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(p.dir, "position"), raw); err != nil {
+	if err := positionKind.Write(filepath.Join(p.dir, "position"), raw); err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(m.cfg.Dir, "epoch"), []byte(strconv.Itoa(m.epoch+1))); err != nil {
+	if err := epochKind.Write(filepath.Join(m.cfg.Dir, "epoch"), []byte(strconv.Itoa(m.epoch+1))); err != nil {
 		return err
 	}
 	m.epoch++
@@ -247,17 +296,21 @@ func (m *Masters) unjoin() {
 	}
 }
 
-// readPromise gives the promise that was open when the program ended.
-func (m *Masters) readPromise() birth.Promise {
+// readPromise gives the promise that was open when the program ended. One that cannot be
+// read must not be broken either.
+func (m *Masters) readPromise() (birth.Promise, error) {
 	var p birth.Promise
-	raw, err := os.ReadFile(filepath.Join(m.cfg.Dir, "promise"))
+	path := filepath.Join(m.cfg.Dir, "promise")
+	raw, err := promiseKind.Read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return p, nil
+	}
 	if err == nil {
-		err = json.Unmarshal(raw, &p)
+		if err = json.Unmarshal(raw, &p); err != nil {
+			err = fmt.Errorf("read %s: %w", path, err)
+		}
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		m.log.Warn("reading the open promise", "error", err)
-	}
-	return p
+	return p, err
 }
 
 func (m *Masters) writePromise(p birth.Promise) error {
@@ -272,7 +325,7 @@ func (m *Masters) writePromise(p birth.Promise) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, raw)
+	return promiseKind.Write(path, raw)
 }
 
 // legacyState is what was kept of the generation that was left.
@@ -280,7 +333,7 @@ func (m *Masters) legacyState() ([]byte, error) {
 	if m.legacy == nil {
 		return nil, nil
 	}
-	return os.ReadFile(filepath.Join(m.legacy.dir, "state"))
+	return stateKind.Read(filepath.Join(m.legacy.dir, "state"))
 }
 
 // bind makes this incarnation a member of a new generation, by its first snapshot.
@@ -334,32 +387,4 @@ func (m *Masters) forgetOthers() {
 			}
 		}
 	}
-}
-
-// writeFile replaces a file, flushed.
-func writeFile(path string, data []byte) error {
-	next := path + ".next"
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(next, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

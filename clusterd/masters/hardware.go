@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -43,7 +44,7 @@ func (m *Masters) rememberHardware() {
 	}
 	raw, err := json.Marshal(now)
 	if err == nil {
-		err = writeFile(filepath.Join(m.cfg.Dir, "hardware"), raw)
+		err = hardwareKind.Write(filepath.Join(m.cfg.Dir, "hardware"), raw)
 	}
 	if err != nil {
 		m.log.Error("the masters' hardware cannot be written down", "error", err)
@@ -52,15 +53,19 @@ func (m *Masters) rememberHardware() {
 	m.hardware = maps.Clone(now)
 }
 
-func (m *Masters) recallHardware() {
-	raw, err := os.ReadFile(filepath.Join(m.cfg.Dir, "hardware"))
-	if err == nil {
-		err = json.Unmarshal(raw, &m.hardware)
+func (m *Masters) recallHardware() error {
+	path := filepath.Join(m.cfg.Dir, "hardware")
+	raw, err := hardwareKind.Read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		m.log.Warn("reading what was known of the masters' hardware", "error", err)
-		m.hardware = nil
+	if err != nil {
+		return err
 	}
+	if err := json.Unmarshal(raw, &m.hardware); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
 }
 
 // told is what this master knows now. Its maps are never changed.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -146,7 +145,7 @@ func TestAnotherMachineMakesNoQuorum(t *testing.T) {
 		s.write("first")
 		s.known(map[string]string{"m1": "h1", "m3": "h3"})
 		s.eventually("noting it", func() bool {
-			raw, _ := os.ReadFile(filepath.Join(s.dirs["m1"], "hardware"))
+			raw, _ := hardwareKind.Read(filepath.Join(s.dirs["m1"], "hardware"))
 			return string(raw) == `{"m1":"h1","m3":"h3"}`
 		})
 		s.off("m1", "m3")

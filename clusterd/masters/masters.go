@@ -203,13 +203,14 @@ func (m *Masters) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer m.talks.Wait()
 	defer cancel()
-	if err := m.recall(); err != nil {
-		return err
+	promise, ok := m.begin(ctx)
+	if !ok {
+		return nil
 	}
 	m.birth = birth.New(birth.Config{
 		Self: m.cfg.Self, List: m.cfg.List, ListVersion: m.cfg.ListVersion, Disks: m.cfg.Disks,
 		Wait: m.cfg.Wait, Quiet: m.quiet(), Promise: m.cfg.Wait + 10*m.cfg.Heartbeat,
-	}, time.Now(), m.readPromise())
+	}, time.Now(), promise)
 	defer m.stop()
 	m.listen(ctx, RaftALPN, m.takeRaft)
 	m.listen(ctx, BirthALPN, m.takeBirth)

@@ -1,12 +1,9 @@
 package replica
 
 import (
-	"fmt"
 	"path/filepath"
 
-	"github.com/hashicorp/raft"
 	"github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/types"
 )
 
@@ -112,74 +109,4 @@ func (f *logFile) WriteAt(p []byte, at int64) (n int, err error) {
 // Sync implements types.WritableFile.
 func (f *logFile) Sync() error {
 	return f.disk.Do(Step{Point: LogFlush, Path: f.path}, f.WritableFile.Sync)
-}
-
-// tables are term, vote and the list of the log's files, written through a Disk.
-type tables struct {
-	*metadb.BoltMetaDB
-	dir  string
-	disk Disk
-}
-
-// CommitState implements types.MetaStore.
-func (t *tables) CommitState(s types.PersistentState) error {
-	return t.disk.Do(Step{Point: LogSegments, Path: t.dir}, func() error { return t.BoltMetaDB.CommitState(s) })
-}
-
-// SetStable implements types.MetaStore.
-func (t *tables) SetStable(key, value []byte) error {
-	point := VoteWrite
-	if string(key) == "CurrentTerm" {
-		point = TermWrite
-	}
-	return t.disk.Do(Step{Point: point, Path: t.dir}, func() error { return t.BoltMetaDB.SetStable(key, value) })
-}
-
-// snapshots are snapshots, written through a Disk.
-type snapshots struct {
-	raft.SnapshotStore
-	dir  string
-	disk Disk
-}
-
-func openSnapshots(dir string, d Disk) (raft.SnapshotStore, error) {
-	s, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotRetain, quiet())
-	if err != nil {
-		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
-	}
-	return &snapshots{s, filepath.Join(dir, "snapshots"), d}, nil
-}
-
-// Create implements raft.SnapshotStore.
-func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, at uint64, t raft.Transport) (raft.SnapshotSink, error) {
-	var sink raft.SnapshotSink
-	err := s.disk.Do(Step{Point: SnapshotBegin, Path: s.dir}, func() (err error) {
-		sink, err = s.SnapshotStore.Create(version, index, term, c, at, t)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &snapshotSink{sink, s}, nil
-}
-
-type snapshotSink struct {
-	raft.SnapshotSink
-	store *snapshots
-}
-
-func (s *snapshotSink) path() string { return filepath.Join(s.store.dir, s.ID()) }
-
-// Write implements io.Writer.
-func (s *snapshotSink) Write(p []byte) (n int, err error) {
-	err = s.store.disk.Do(Step{Point: SnapshotWrite, Path: s.path(), Data: p}, func() (err error) {
-		n, err = s.SnapshotSink.Write(p)
-		return err
-	})
-	return n, err
-}
-
-// Close implements io.Closer.
-func (s *snapshotSink) Close() error {
-	return s.store.disk.Do(Step{Point: SnapshotClose, Path: s.path()}, s.SnapshotSink.Close)
 }

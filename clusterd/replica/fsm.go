@@ -40,10 +40,16 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return &snapshot{w}, nil
 }
 
-// Restore implements raft.FSM.
+// Restore implements raft.FSM. A snapshot that this program cannot take in, as one of a
+// newer version, ends the replica: the library would go back to an older one.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	return f.disk.Do(Step{Point: StateRestore}, func() error { return f.m.Restore(r) })
+	err := f.disk.Do(Step{Point: StateRestore}, func() error { return f.m.Restore(r) })
+	if err != nil {
+		err = fmt.Errorf("restore a snapshot: %w", err)
+		f.fail(err)
+	}
+	return err
 }
 
 type snapshot struct{ w io.WriterTo }

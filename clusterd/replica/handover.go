@@ -71,11 +71,10 @@ func replay(dir string, m Machine, from Position) (Position, error) {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return from, nil
 	}
-	log, meta, err := openLog(dir, atOnce{}, ofCluster().Segment)
+	log, err := openLog(dir, atOnce{}, ofCluster().Segment)
 	if err != nil {
 		return from, err
 	}
-	defer meta.Close()
 	defer log.Close()
 	last, err := log.LastIndex()
 	if err != nil {

@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/mesolith/mesolith/internal/wholefile"
 )
 
 var (
@@ -136,7 +138,7 @@ func Found(dir string, self Voter, g Generation, voters []Voter, state []byte) e
 	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700); err != nil {
 		return fmt.Errorf("found generation: %w", err)
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotRetain, quiet())
+	snaps, err := openSnapshots(dir, atOnce{})
 	if err != nil {
 		return fmt.Errorf("found generation: %w", err)
 	}
@@ -163,54 +165,33 @@ func Join(dir string, self Voter, g Generation) error {
 	return remember(dir, self, g)
 }
 
+var generationKind = wholefile.Kind{Name: "generation", Format: 1}
+
 // remember is the last step: a directory without this file is none.
 func remember(dir string, self Voter, g Generation) error {
 	raw, err := json.Marshal(identity{g, self.ServerID()})
 	if err != nil {
 		return err
 	}
-	next := filepath.Join(dir, "generation.next")
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("remember generation: %w", err)
-	}
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(next, filepath.Join(dir, "generation"))
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
+	if err := generationKind.Write(filepath.Join(dir, "generation"), raw); err != nil {
 		return fmt.Errorf("remember generation: %w", err)
 	}
 	return nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 // Remembered says which generation a directory belongs to; os.ErrNotExist: to none.
 func Remembered(dir string) (Generation, string, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, "generation"))
+	path := filepath.Join(dir, "generation")
+	raw, err := generationKind.Read(path)
+	if errors.Is(err, wholefile.ErrDamaged) {
+		err = fmt.Errorf("%w: which generation this master belongs to is lost: %s", err, newNode)
+	}
 	if err != nil {
 		return Generation{}, "", err
 	}
 	var id identity
 	if err := json.Unmarshal(raw, &id); err != nil {
-		return Generation{}, "", fmt.Errorf("read %s: %w", filepath.Join(dir, "generation"), err)
+		return Generation{}, "", fmt.Errorf("read %s: %w", path, err)
 	}
 	return id.Generation, id.Server, nil
 }
@@ -225,6 +206,11 @@ func configuration(voters []Voter) raft.Configuration {
 
 // Open starts the replica of a directory that Found or Join made.
 func Open(cfg Config) (*Replica, error) {
+	r, err := open(cfg)
+	return r, advise(cfg.Dir, err)
+}
+
+func open(cfg Config) (*Replica, error) {
 	g, server, err := Remembered(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
@@ -259,42 +245,12 @@ func Open(cfg Config) (*Replica, error) {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	notify := make(chan bool, 16)
-	if r.raft, err = r.begin(notify); err != nil {
-		r.stream.cancel()
-		r.trans.Close()
-		r.log.close()
+	if err := r.startLibrary(notify); err != nil {
 		return nil, fmt.Errorf("start raft in %s: %w", cfg.Dir, err)
 	}
 	r.watch.Go(func() { r.follow(notify) })
 	r.watch.Go(r.snapshotByBytes)
 	return r, nil
-}
-
-// begin starts the library. It saves the term before it has goroutines of its own: should
-// that fail, the one it runs in is held (see store), so it has one here.
-func (r *Replica) begin(notify chan bool) (*raft.Raft, error) {
-	type started struct {
-		raft *raft.Raft
-		err  error
-	}
-	done := make(chan started, 1)
-	go func() {
-		var out started
-		defer func() { done <- out }()
-		out.raft, out.err = raft.NewRaft(libraryConfig(r.cfg, notify), &fsm{m: r.cfg.Machine, disk: r.cfg.Disk, fail: r.fail}, r.log, r.log, r.snaps, &transport{r.trans, r.stream})
-	}()
-	select {
-	case out := <-done:
-		return out.raft, out.err
-	case <-r.failed:
-	}
-	close(r.log.closing)
-	if out := <-done; out.raft != nil {
-		if err := out.raft.Shutdown().Error(); err != nil {
-			return nil, errors.Join(r.failure, err)
-		}
-	}
-	return nil, r.failure
 }
 
 func libraryConfig(cfg Config, notify chan bool) *raft.Config {
@@ -360,6 +316,7 @@ func (r *Replica) snapshotByBytes() {
 // fail ends this replica: it stops speaking at once. Who owns it closes it.
 func (r *Replica) fail(err error) {
 	r.failOnce.Do(func() {
+		err = advise(r.cfg.Dir, err)
 		r.failure = err
 		close(r.failed)
 		r.cfg.Log.Error("this replica ends: its log can no longer be trusted to be on disk", "error", err)

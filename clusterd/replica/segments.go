@@ -1,40 +1,151 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// segments opens the log's files, also those that the library itself cannot read again:
-// when it cuts the end of the log off (entries of a leader that died before they were
-// committed) it seals the file without the index that it wants to find there after a
-// restart. Such a file is read through once, as the unsealed one is.
-type segments struct{ types.SegmentFiler }
+// segments opens the log's files, each read through before it is believed; also those
+// that the library itself cannot read again: when it cuts the end of the log off (entries
+// of a leader that died before they were committed) it seals the file without the index
+// that it wants to find there after a restart. Such a file is read as the unsealed one is.
+type segments struct {
+	types.SegmentFiler
+	files logFiles
+	dir   string
+	meta  *metaFile
+}
+
+func newSegments(dir string, d Disk, meta *metaFile) segments {
+	files := newLogFiles(d)
+	return segments{segment.NewFiler(dir, files), files, dir, meta}
+}
+
+// tail is the file that is written to.
+type tail struct {
+	types.SegmentWriter
+	id   uint64
+	meta *metaFile
+}
+
+// Append implements types.SegmentWriter.
+func (t *tail) Append(entries []types.LogEntry) error {
+	if err := t.SegmentWriter.Append(entries); err != nil {
+		return t.meta.cause(err)
+	}
+	return t.meta.begin(t.id)
+}
+
+// Create implements types.SegmentFiler.
+func (s segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
+	if s.meta.begun(info.ID) {
+		return nil, s.complain(info, fmt.Errorf("%w: it is missing", errDamaged))
+	}
+	w, err := s.SegmentFiler.Create(info)
+	if err != nil {
+		s.meta.note(err)
+		return nil, err
+	}
+	return &tail{w, info.ID, s.meta}, nil
+}
 
 // Open implements types.SegmentFiler.
 func (s segments) Open(info types.SegmentInfo) (types.SegmentReader, error) {
-	if info.IndexStart > 0 {
-		return s.SegmentFiler.Open(info)
+	if info.IndexStart == 0 {
+		w, err := s.RecoverTail(info)
+		if err == nil && w.LastIndex() < info.MaxIndex {
+			w.Close()
+			err = s.complain(info, fmt.Errorf("%w: it ends with entry %d, %d was written", errDamaged, w.LastIndex(), info.MaxIndex))
+		}
+		return w, err
 	}
-	r, err := s.RecoverTail(info)
+	f, err := s.files.OpenReader(s.dir, segment.FileName(info))
 	if err != nil {
-		return nil, fmt.Errorf("segment of the log from entry %d: %w", info.BaseIndex, err)
+		return nil, s.complain(info, err)
 	}
-	return r, nil
+	err = checkSealed(f, info)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, s.complain(info, err)
+	}
+	return s.SegmentFiler.Open(info)
 }
 
-// openLog opens the log of a directory. The tables beside it must be closed after it.
-func openLog(dir string, d Disk, segmentBytes int) (*wal.WAL, *metadb.BoltMetaDB, error) {
-	meta := &metadb.BoltMetaDB{}
-	log, err := wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(&tables{meta, dir, d}),
-		wal.WithSegmentFiler(segments{segment.NewFiler(dir, newLogFiles(d))}))
+// RecoverTail implements types.SegmentFiler.
+func (s segments) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, error) {
+	f, err := s.files.OpenWriter(s.dir, segment.FileName(info))
 	if err != nil {
-		meta.Close()
-		return nil, nil, err
+		return nil, err // that there is none yet has a meaning
 	}
-	return log, meta, nil
+	least := 0
+	if s.meta.begun(info.ID) {
+		least = int(info.SizeLimit)
+	}
+	err = cutTorn(f, least)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, s.complain(info, err)
+	}
+	w, err := s.SegmentFiler.RecoverTail(info)
+	if err != nil {
+		return nil, s.complain(info, err)
+	}
+	return &tail{w, info.ID, s.meta}, nil
+}
+
+func (s segments) complain(info types.SegmentInfo, err error) error {
+	err = fmt.Errorf("%s (entries from %d on): %w", filepath.Join(s.dir, segment.FileName(info)), info.BaseIndex, err)
+	if errors.Is(err, errDamaged) || errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %s", err, newNode)
+	}
+	return err
+}
+
+// openLog opens the log of a directory.
+func openLog(dir string, d Disk, segmentBytes int) (*wal.WAL, error) {
+	if err := settle(dir, d); err != nil {
+		return nil, fmt.Errorf("flush what is there: %w", err)
+	}
+	meta := &metaFile{disk: d}
+	return wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta),
+		wal.WithSegmentFiler(newSegments(dir, d, meta)))
+}
+
+// settle makes memory and medium agree before anything is read: what a program wrote that
+// died before it had flushed is flushed, and what a flush could not write is forgotten.
+// The kernel keeps such pages and calls them clean; a log that is opened anew after an
+// error would count entries that are on no medium.
+func settle(dir string, d Disk) error {
+	names, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil {
+		return err
+	}
+	files := newLogFiles(d)
+	for _, path := range names {
+		f, err := files.OpenWriter(dir, filepath.Base(path))
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err == nil {
+			err = dropCached(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
 )
 
 // store is log and stable store under the library, with a watch on every write: one
@@ -21,7 +21,6 @@ import (
 // is closed, and ended then.
 type store struct {
 	inner *wal.WAL
-	meta  *metadb.BoltMetaDB // the log's own tables, which it does not close
 	stall time.Duration
 	fail  func(error)
 	dead  atomic.Bool
@@ -39,11 +38,11 @@ type store struct {
 }
 
 func openStore(dir string, d Disk, segment int, stall time.Duration, fail func(error)) (*store, error) {
-	inner, meta, err := openLog(dir, d, segment)
+	inner, err := openLog(dir, d, segment)
 	if err != nil {
 		return nil, err
 	}
-	s := &store{inner: inner, meta: meta, stall: stall, fail: fail, closing: make(chan struct{})}
+	s := &store{inner: inner, stall: stall, fail: fail, closing: make(chan struct{})}
 	if err := s.findConfigs(); err != nil {
 		s.close()
 		return nil, err
@@ -127,8 +126,27 @@ func (s *store) FirstIndex() (uint64, error) { return s.inner.FirstIndex() }
 // LastIndex implements raft.LogStore.
 func (s *store) LastIndex() (uint64, error) { return s.inner.LastIndex() }
 
-// GetLog implements raft.LogStore.
-func (s *store) GetLog(i uint64, l *raft.Log) error { return s.inner.GetLog(i, l) }
+// GetLog implements raft.LogStore. An entry that is there and cannot be read ends the
+// replica; the library would panic where it applies entries.
+func (s *store) GetLog(i uint64, l *raft.Log) error {
+	err := s.inner.GetLog(i, l)
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) || s.shutting() {
+		return err
+	}
+	err = fmt.Errorf("read entry %d: %w", i, err)
+	s.dead.Store(true)
+	s.fail(err)
+	return s.hold(err)
+}
+
+func (s *store) shutting() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
 
 // IsMonotonic implements raft.MonotonicLogStore, as the log below does: the library then
 // empties it before it goes on after a snapshot.
@@ -204,9 +222,5 @@ func (s *store) close() error {
 	if hung != nil {
 		<-hung
 	}
-	err := s.inner.Close()
-	if merr := s.meta.Close(); err == nil {
-		err = merr
-	}
-	return err
+	return s.inner.Close()
 }
