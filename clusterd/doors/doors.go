@@ -4,7 +4,8 @@
 // read; a client that may not is told so in plain HTTP and the connection ends.
 //
 // Invariants: a client that sends nothing holds no goroutine longer than helloWait; a
-// slow handshake delays nobody else; HTTP/1.1 only, because streams must be chunked.
+// slow handshake delays nobody else; one that vanishes without a word is let go after
+// vanishWait, with its stream and its offers; HTTP/1.1 only, because streams must be chunked.
 //
 // Who the caller is and what it may do is package auth's.
 package doors
@@ -19,6 +20,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/mesolith/mesolith/internal/vanish"
 )
 
 const (
@@ -27,6 +30,9 @@ const (
 	headerWait = 15 * time.Second
 	idleWait   = 2 * time.Minute
 	maxHeaders = 64 << 10 // bytes
+	// vanishWait is how long a client may acknowledge nothing of what it is sent. A
+	// subscriber is sent a heartbeat every five seconds.
+	vanishWait = 30 * time.Second
 	// recordTypeHandshake is the first byte of every TLS ClientHello.
 	recordTypeHandshake = 0x16
 )
@@ -112,6 +118,10 @@ func isTransient(err error) bool {
 }
 
 func (s *sorter) sort(c net.Conn) {
+	if err := vanish.After(c, vanishWait); err != nil {
+		c.Close() // it is gone already
+		return
+	}
 	if s.cfg.TLS == nil {
 		s.hand(c)
 		return

@@ -27,6 +27,7 @@ import (
 
 	"github.com/mesolith/mesolith/internal/nodecert"
 	"github.com/mesolith/mesolith/internal/nodedoc"
+	"github.com/mesolith/mesolith/internal/vanish"
 )
 
 // The conversations.
@@ -385,6 +386,8 @@ func mayBegin(alpn string, p nodecert.Peer) error {
 func tune(conn net.Conn) {
 	if t, ok := conn.(*net.TCPConn); ok {
 		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveEvery, Count: keepaliveCount})
+		// A connection that cannot be told so ends at its first use.
+		_ = vanish.After(conn, keepaliveIdle+keepaliveCount*keepaliveEvery)
 	}
 }
 
