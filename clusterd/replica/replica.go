@@ -387,6 +387,10 @@ func (r *Replica) Close() error {
 	r.trans.Close()
 	done := make(chan error, 1)
 	go func() {
+		// The library never answers for what is on its way to the machine when it ends.
+		for try := 0; try < 100 && r.raft.Stats()["fsm_pending"] != "0"; try++ {
+			time.Sleep(time.Millisecond)
+		}
 		err := r.raft.Shutdown().Error()
 		if lerr := r.log.close(); err == nil {
 			err = lerr
