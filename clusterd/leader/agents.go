@@ -31,11 +31,10 @@ func (l *Leader) fromAgent(ctx context.Context, c *agentConn, m *agentwire.FromA
 	})
 }
 
+// agentOf is the agent that attached by this connection last, unless by another since.
 func (l *Leader) agentOf(c *agentConn) *agent {
-	for _, a := range l.agents {
-		if a.conn == c {
-			return a
-		}
+	if a := l.agents[c.attached]; a != nil && a.conn == c {
+		return a
 	}
 	return nil
 }
@@ -117,12 +116,13 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 func (l *Leader) attached(c *agentConn, at *agentwire.Attach, id state.AgentID, info *mesosv1.AgentInfo) {
 	info.Id = &mesosv1.AgentID{Value: proto.String(string(id))}
 	l.rescindAgent(id)
+	c.attached = id
 	l.agents[id] = &agent{id: id, node: c.node, conn: c, info: info, lastHeard: time.Now()}
 	l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Attached{Attached: &agentwire.Attached{
 		AgentId: string(id), Sequence: at.GetSequence(), Generation: l.cfg.Generation, PingIntervalNs: int64(pingInterval),
 	}}})
 	l.log.Info("agent attached", "agent", id, "node", c.node, "holds", len(at.GetHeld()))
-	l.tellNetwork()
+	l.tellNetwork(l.agents[id])
 	l.settle(id, at.GetHeld())
 	l.allocate = true
 }
@@ -306,98 +306,6 @@ func (l *Leader) forgotten(c *agentConn, ids []string) {
 		containers = append(containers, state.ContainerID(id))
 	}
 	l.propose(state.ContainersForgotten{Agent: a.id, Containers: containers}, func(state.Result, error) {})
-}
-
-// tellNetwork gives every attached agent the newest plan of the tasks' networks.
-func (l *Leader) tellNetwork() {
-	var plan *agentwire.NetworkPlan
-	l.cfg.Machine.View(func(s *state.State) {
-		plan = &agentwire.NetworkPlan{Version: s.NetworkVersion(), Pool: s.Pool()}
-		for a := range s.Agents() {
-			if a.Subnet != "" {
-				plan.Subnets = append(plan.Subnets, &agentwire.Subnet{Node: a.Node, Subnet: a.Subnet, Address: a.Address})
-			}
-		}
-	})
-	for id, a := range l.agents {
-		if a.network != plan.GetVersion() {
-			a.network = plan.GetVersion()
-			l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Network{Network: plan}})
-		}
-	}
-}
-
-// watchAgents pings, and finds who has been silent for too long. Time is this master's
-// own monotonic clock.
-func (l *Leader) watchAgents(now time.Time) {
-	if now.Sub(l.lastPing) >= pingInterval {
-		l.lastPing = now
-		l.pingNumber++
-		for _, a := range l.agents {
-			a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Ping{Ping: &agentwire.Ping{Sequence: l.pingNumber}}})
-		}
-	}
-	var silent []state.AgentID
-	for id, a := range l.agents {
-		if now.Sub(a.lastHeard) > l.cfg.AgentGrace {
-			silent = append(silent, id)
-		}
-	}
-	if len(silent) > 1 && 3*len(silent) > len(l.agents) && l.cfg.Handover != nil {
-		l.log.Warn("more than a third of the agents fell silent together; handing over before any is given up", "silent", len(silent), "attached", len(l.agents))
-		handover := l.cfg.Handover
-		l.cfg.Handover = nil // once a term
-		go handover()
-		for _, id := range silent {
-			l.agents[id].lastHeard = now // as long as that takes
-		}
-		return
-	}
-	for _, id := range silent {
-		l.unreachable(id)
-	}
-	if now.After(l.unattached) {
-		l.unattached = now.Add(l.cfg.AgentGrace)
-		l.giveUpRecovered(now)
-	}
-}
-
-// giveUpRecovered marks agents that never attached in this term.
-func (l *Leader) giveUpRecovered(now time.Time) {
-	var lost []state.AgentID
-	agents := 0
-	l.cfg.Machine.View(func(s *state.State) {
-		for a := range s.Agents() {
-			agents++
-			if l.recovered(a) {
-				lost = append(lost, a.ID)
-			}
-		}
-	})
-	// When many are missing it is more likely that the network is: they get as long as a
-	// framework does.
-	if len(lost) > 1 && 3*len(lost) > agents && now.Before(l.elected.Add(afterElection)) {
-		return
-	}
-	for _, id := range lost {
-		l.unreachable(id)
-	}
-}
-
-func (l *Leader) unreachable(id state.AgentID) {
-	a := l.agents[id]
-	delete(l.agents, id)
-	l.propose(state.MarkUnreachable{ID: id}, func(_ state.Result, err error) {
-		if err != nil {
-			return
-		}
-		l.count("master/slave_unreachable_completed")
-		l.log.Warn("agent is unreachable: its tasks are lost to their frameworks until it returns", "agent", id)
-		l.agentLost(id)
-	})
-	if a != nil {
-		a.conn.close()
-	}
 }
 
 // agentLost ends the agent's offers and tells connected frameworks, after the updates

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/wire"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 )
@@ -49,6 +50,8 @@ type agentConn struct {
 	desk  *Desk
 	node  string // verified by the transport
 	close func()
+
+	attached state.AgentID // the leader's loop's own; "": by none in this term
 
 	mu     sync.Mutex
 	out    chan *agentwire.FromMaster

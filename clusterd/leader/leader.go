@@ -133,9 +133,13 @@ type Leader struct {
 	allocate   bool
 	lastRound  time.Time
 	lastPing   time.Time
-	seed       uint64
-	pingNumber uint64
-	counters   map[string]float64
+	givingUp   map[state.AgentID]bool // called unreachable, on the way into the log
+	// network is the newest plan of the tasks' networks that anybody was told.
+	network     *agentwire.NetworkPlan
+	lastNetwork time.Time
+	seed        uint64
+	pingNumber  uint64
+	counters    map[string]float64
 }
 
 // framework is a framework's presence in this term.
@@ -203,8 +207,8 @@ func New(cfg Config) *Leader {
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]*agentwire.Attach{},
 		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
-		raising: map[uint64]bool{},
-		seed:    cfg.Term<<32 ^ cfg.Height,
+		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{},
+		seed: cfg.Term<<32 ^ cfg.Height,
 	}
 	l.height.Store(cfg.Height)
 	return l
@@ -243,6 +247,8 @@ func (l *Leader) Run(ctx context.Context) error {
 	close(l.ready)
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
+	rest := time.NewTimer(time.Hour) // until the next round may be
+	defer rest.Stop()
 	for {
 		l.launchEntry(ctx)
 		select {
@@ -259,9 +265,15 @@ func (l *Leader) Run(ctx context.Context) error {
 			}
 		case now := <-tick.C:
 			l.onTick(now)
+		case <-rest.C:
 		}
 		if l.allocate {
-			l.round(time.Now())
+			now := time.Now()
+			if left := l.roundPause() - now.Sub(l.lastRound); left > 0 {
+				rest.Reset(left)
+				continue
+			}
+			l.round(now)
 		}
 	}
 }

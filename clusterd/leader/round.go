@@ -10,6 +10,18 @@ import (
 	"github.com/mesolith/mesolith/clusterd/state"
 )
 
+// Every call may free something, and a round looks at every agent: in a large cluster
+// rounds keep a distance, so that they leave time for the calls.
+const (
+	smallCluster  = 100 // agents, of which a round costs nothing
+	pausePerAgent = 50 * time.Microsecond
+)
+
+// roundPause is the least time between the beginnings of two rounds.
+func (l *Leader) roundPause() time.Duration {
+	return min(time.Duration(max(0, len(l.agents)-smallCluster))*pausePerAgent, l.cfg.AllocationInterval)
+}
+
 // round divides what is free and tells who got what.
 func (l *Leader) round(now time.Time) {
 	l.allocate, l.lastRound = false, now
