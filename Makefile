@@ -27,7 +27,7 @@ test: image lint unit ## every test, unit and VM, in about a quarter of an hour
 test-all: image unit ## the long ones too: 200,000 walks through births, builds compared in every way
 	$(GO) test -count=1 -timeout 60m -run Walks ./clusterd/discovery/birth -walks 200000
 	$(GO) test -count=1 -timeout 60m -run ChainOfUpdates ./clusterd/leader -chains 3000
-	$(GO) test -count=1 -timeout 120m ./clusterd/sim -sim.lives 5 -sim.time 20m
+	$(GO) test -count=1 -timeout 120m ./clusterd/sim -sim.lives 5 -sim.time 20m -sim.agents 1000
 	$(GO) test -tags vm,long -count=1 -timeout 60m -v ./qemu-tests/... ./image/...
 
 bench: image ## the figures of speed and size, in one table

@@ -32,7 +32,8 @@ type worker struct {
 	held         map[string]*container
 	started      map[string]int // by task id, ever
 	attaches     int
-	removed      int // how often a leader called it removed
+	asked        map[uint64]bool // terms whose leader it asked to attach it
+	removed      int             // how often a leader called it removed
 	mute         bool
 	uuids        uint64
 }
@@ -69,7 +70,29 @@ func (s *speaker) send(m *agentwire.FromAgent) {
 }
 
 func newWorker(w *world, name string) *worker {
-	return &worker{w: w, name: name, run: 20 * beat, held: map[string]*container{}, started: map[string]int{}}
+	return &worker{w: w, name: name, run: 20 * beat, held: map[string]*container{}, started: map[string]int{}, asked: map[uint64]bool{}}
+}
+
+// setMute has it hear and say nothing, with its connections open, or speak again.
+func (a *worker) setMute(mute bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mute = mute
+	if !mute {
+		a.w.net.sever(a.name) // it begins anew: what it was told meanwhile is lost
+	}
+}
+
+func (a *worker) is() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.id
+}
+
+func (a *worker) askedIn(term uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked[term]
 }
 
 func (a *worker) live(ctx context.Context) {
@@ -169,6 +192,7 @@ func (a *worker) hear(s *speaker, m *agentwire.FromMaster) {
 
 func (a *worker) attach() {
 	a.sequence++
+	a.asked[a.term] = true
 	at := &agentwire.Attach{AgentId: a.id, AttachKey: "key of " + a.name, AgentInfo: a.info(), Node: a.name, Address: "10.0.0.9", Sequence: a.sequence}
 	for id, c := range a.held {
 		at.Held = append(at.Held, &agentwire.Held{ContainerId: id, TaskId: c.task, Terminal: c.ended})
@@ -271,7 +295,7 @@ func (a *worker) change(id string, s mesosv1.TaskState) {
 // report sends the oldest update that nobody has acknowledged.
 func (a *worker) report(id string) {
 	c := a.held[id]
-	if !a.attached || c == nil || len(c.pending) == 0 {
+	if !a.attached || a.mute || c == nil || len(c.pending) == 0 {
 		return
 	}
 	u := c.pending[0]

@@ -19,8 +19,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// player is a framework on the real client: it launches a task with every second offer
-// that it gets, and writes down what it did and heard.
+// player is a framework on the real client: it launches tasks with most of the
+// offers that it gets, and writes down what it did and heard.
 type player struct {
 	w      *world
 	name   string
@@ -98,10 +98,21 @@ func (p *player) hear(ctx context.Context, e *scheduler.Event) error {
 		p.ids[e.GetSubscribed().GetFrameworkId().GetValue()] = true
 		p.mu.Unlock()
 	case scheduler.Event_OFFERS:
+		var left []*mesosv1.OfferID
+		launched := 0
 		for _, o := range e.GetOffers().GetOffers() {
-			if err := p.answer(ctx, o); err != nil {
-				return err
+			p.w.offers.saw(p.w, o.GetId().GetValue(), o.GetAgentId().GetValue())
+			if launched < 5 && p.wants() {
+				launched++
+				if err := p.launch(ctx, o); err != nil {
+					return err
+				}
+				continue
 			}
+			left = append(left, o.GetId())
+		}
+		if len(left) > 0 {
+			return lostOnly(p.client.Decline(ctx, left, p.refusal()))
 		}
 	case scheduler.Event_UPDATE:
 		p.w.ops.heardOf(e.GetUpdate().GetStatus())
@@ -109,17 +120,27 @@ func (p *player) hear(ctx context.Context, e *scheduler.Event) error {
 	return nil
 }
 
-func (p *player) answer(ctx context.Context, o *mesosv1.Offer) error {
+// refusal is for how many seconds it wants nothing of what it declines.
+func (p *player) refusal() float64 {
 	p.mu.Lock()
-	rest := p.resting || p.rng.IntN(3) == 0
+	defer p.mu.Unlock()
+	if p.resting {
+		return 600
+	}
+	return 3
+}
+
+func (p *player) wants() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.resting && p.rng.IntN(3) > 0
+}
+
+func (p *player) launch(ctx context.Context, o *mesosv1.Offer) error {
+	p.mu.Lock()
 	id := fmt.Sprintf("%s-%d", p.name, p.launches)
-	if !rest {
-		p.launches++
-	}
+	p.launches++
 	p.mu.Unlock()
-	if rest {
-		return lostOnly(p.client.Decline(ctx, []*mesosv1.OfferID{o.GetId()}, 3))
-	}
 	t := &mesosv1.TaskInfo{
 		Name: proto.String(id), TaskId: &mesosv1.TaskID{Value: proto.String(id)}, AgentId: o.GetAgentId(),
 		Command:   &mesosv1.CommandInfo{Value: proto.String("true")},

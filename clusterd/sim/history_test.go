@@ -142,6 +142,13 @@ func (h *history) note(commands []state.Command, fate launchFate, results []stat
 	}
 }
 
+// lostCount is how many agents were called unreachable so far.
+func (h *history) lostCount() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.lost)
+}
+
 func (h *history) fateOf(task string) launchFate {
 	h.mu.Lock()
 	defer h.mu.Unlock()

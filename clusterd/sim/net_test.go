@@ -107,6 +107,19 @@ func (n *network) die(name string, dark bool) {
 	n.changed()
 }
 
+// sever resets all connections of a host, whose program goes on.
+func (n *network) sever(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		if c.from == name || c.to == name {
+			c.broken = true
+			delete(n.conns, c)
+			c.changed()
+		}
+	}
+}
+
 // rise gives a host power; what is left of its former connections is reset.
 func (n *network) rise(name string) {
 	n.mu.Lock()
