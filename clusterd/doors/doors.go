@@ -5,7 +5,9 @@
 //
 // Invariants: a client that sends nothing holds no goroutine longer than helloWait; a
 // slow handshake delays nobody else; one that vanishes without a word is let go after
-// vanishWait, with its stream and its offers; HTTP/1.1 only, because streams must be chunked.
+// vanishWait, with its stream and its offers; one address has no more than mostPerAddress
+// connections, so that whoever hoards them is the one who gets no more; HTTP/1.1 only,
+// because streams must be chunked.
 //
 // Who the caller is and what it may do is package auth's.
 package doors
@@ -85,6 +87,7 @@ type sorter struct {
 	once   sync.Once
 	closed chan struct{}
 	failed error // set before closed is closed
+	crowds crowds
 }
 
 func (s *sorter) run() {
@@ -108,7 +111,13 @@ func (s *sorter) run() {
 			return
 		}
 		pause = time.Millisecond
-		wg.Go(func() { s.sort(c) })
+		if err := vanish.After(c, vanishWait); err != nil {
+			c.Close() // it is gone already
+			continue
+		}
+		if c = s.crowds.enter(c); c != nil {
+			wg.Go(func() { s.sort(c) })
+		}
 	}
 }
 
@@ -118,10 +127,6 @@ func isTransient(err error) bool {
 }
 
 func (s *sorter) sort(c net.Conn) {
-	if err := vanish.After(c, vanishWait); err != nil {
-		c.Close() // it is gone already
-		return
-	}
 	if s.cfg.TLS == nil {
 		s.hand(c)
 		return
