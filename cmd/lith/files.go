@@ -86,7 +86,12 @@ func (f *sandboxFile) copy(ctx context.Context, w io.Writer) (int64, error) {
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
-		return 0, nil // nothing new
+		// Nothing new, or a new file: a full one was put aside.
+		var size int64
+		if n, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes */%d", &size); n == 1 && err == nil && size < f.offset {
+			f.offset = 0
+		}
+		return 0, nil
 	case http.StatusPartialContent:
 	case http.StatusOK: // the whole file, which only an empty one or a server without ranges gives
 		if _, err := io.CopyN(io.Discard, resp.Body, f.offset); errors.Is(err, io.EOF) {

@@ -46,12 +46,13 @@ type oldSandbox struct {
 }
 
 func (k *Keeper) collectOnce(ctx context.Context) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(k.cfg.WorkDir, &st); err != nil {
+	most, err := k.sandboxesMay()
+	if err != nil {
 		k.log.Warn("sandboxes cannot be counted", "error", err)
 		return
 	}
-	k.collectBeyond(ctx, st.Blocks*uint64(st.Bsize)/sandboxShare)
+	k.collectBeyond(ctx, most)
+	var st unix.Statfs_t
 	if err := unix.Statfs(k.cfg.StoreDir, &st); err != nil {
 		k.log.Warn("image store cannot be measured", "error", err)
 		return
@@ -75,6 +76,8 @@ func (k *Keeper) askCollect() {
 }
 
 func (k *Keeper) collectBeyond(ctx context.Context, most uint64) {
+	k.left.mu.Lock() // one at a time
+	defer k.left.mu.Unlock()
 	// A pattern of fixed depth never walks into a sandbox. Who lives is asked afterwards:
 	// a container is known before it has a sandbox.
 	dirs, err := filepath.Glob(filepath.Join(k.cfg.WorkDir, "slaves/*/frameworks/*/executors/*/runs/*"))
@@ -91,12 +94,26 @@ func (k *Keeper) collectBeyond(ctx context.Context, most uint64) {
 	k.mu.Unlock()
 	var old []oldSandbox
 	var sum uint64
+	known := k.left.bytes
+	k.left.bytes = map[string]uint64{}
 	for _, d := range dirs {
 		info, err := os.Lstat(d)
-		if err != nil || !info.IsDir() || live[filepath.Base(d)] {
+		if err != nil || !info.IsDir() {
 			continue
 		}
-		s := oldSandbox{path: d, ended: info.ModTime(), bytes: tree.Use(ctx, d)}
+		bytes, measured := known[d]
+		if live[filepath.Base(d)] {
+			if measured { // its end is about to be told
+				k.left.bytes[d] = bytes
+				sum += bytes
+			}
+			continue
+		}
+		if !measured {
+			bytes = tree.Use(ctx, d)
+		}
+		k.left.bytes[d] = bytes
+		s := oldSandbox{path: d, ended: info.ModTime(), bytes: bytes}
 		if out, err := os.Lstat(filepath.Join(d, "stdout")); err == nil && out.ModTime().After(s.ended) {
 			s.ended = out.ModTime()
 		}
@@ -114,6 +131,7 @@ func (k *Keeper) collectBeyond(ctx context.Context, most uint64) {
 		}
 		k.log.Info("old sandbox is removed", "path", s.path, "bytes", s.bytes)
 		sum -= s.bytes
+		delete(k.left.bytes, s.path)
 		k.removeEmpty(filepath.Dir(s.path))
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/mesolith/mesolith/internal/fault"
@@ -81,6 +80,7 @@ type Keeper struct {
 	runtime Runtime
 	pulls   *pulls
 	sweep   chan struct{} // asks the collector of sandboxes to look
+	left    leftovers
 	work    chan struct{} // bound 1: something was launched or has ended
 
 	mu         sync.Mutex
@@ -176,11 +176,14 @@ func (k *Keeper) Configure(c *keeper.Configure) error {
 // above when its own is gone. Without this, tasks would be ended for what others left,
 // far below their own limits.
 func (k *Keeper) leftInMemory() uint64 {
-	var st unix.Statfs_t
-	if err := unix.Statfs(k.cfg.WorkDir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+	if !k.filesAreMemory() {
 		return 0
 	}
-	return st.Blocks * uint64(st.Bsize) / sandboxShare
+	most, err := k.sandboxesMay()
+	if err != nil {
+		return 0
+	}
+	return most
 }
 
 func (k *Keeper) settings() *keeper.Configure {

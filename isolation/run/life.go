@@ -352,6 +352,10 @@ func describeEnd(c *container, j *Job, status uint32, lost bool, peak uint64, oo
 	case oom && killedBySignal && !c.killed:
 		o.Limitation = keeper.Container_MEMORY
 		limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes())
+		if limit == spec.NoMemoryLimit {
+			o.Message = fmt.Sprintf("All memory of tasks is in use: the container has no limit, was given %d MB and used %d MB; ask for more mem", j.Launch.GetMemoryBytes()>>20, peak>>20)
+			return
+		}
 		o.Message = fmt.Sprintf("Memory limit exceeded: the container may use %d MB and used %d MB; ask for more mem, or set limits.mem", limit>>20, peak>>20)
 	}
 }
@@ -367,6 +371,7 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 			k.log.Error("something of a container is left; it is tried again", "container", id, "error", err)
 			k.lives.Go(func() { k.undoAgain(ctx, j) })
 		}
+		k.settle(ctx, j.Paths.sandbox)
 	}
 	var startTime uint64
 	err := k.change(c, true, func(c *container) {
@@ -464,7 +469,7 @@ func (k *Keeper) pump(c *container, j *Job) {
 	c.pumpStop = stop
 	uid, gid := k.owner(j)
 	for _, name := range stdio.Streams {
-		pump, err := stdio.Open(j.Paths.pipes, j.Paths.sandbox, name, uid, gid)
+		pump, err := stdio.Open(j.Paths.pipes, j.Paths.sandbox, name, uid, gid, k.outputLimit(j))
 		if err != nil {
 			k.log.Error("output of a container is lost", "container", j.ID, "stream", name, "error", err)
 			continue

@@ -38,7 +38,13 @@ type house struct {
 }
 
 func newHouse(t *testing.T) *house {
-	h := &house{t: t, dir: t.TempDir()}
+	t.Helper()
+	return newHouseIn(t, t.TempDir())
+}
+
+func newHouseIn(t *testing.T, dir string) *house {
+	t.Helper()
+	h := &house{t: t, dir: dir}
 	h.open()
 	t.Cleanup(func() {
 		for _, c := range h.k.List() {

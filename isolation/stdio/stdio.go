@@ -5,6 +5,9 @@
 // the keeper is away. Bytes go by splice(2) to the end of the file: what has left the
 // pipe is in the file, whatever kills the keeper.
 //
+// A file that reaches its limit becomes NAME.1 and a new one is begun, so that a task's
+// output takes no more than two files of that size for each stream.
+//
 // Invariants: nothing that a task puts in place of its files is followed or written to;
 // a full disk drops bytes, counted, and never stops the task; after the end the pipe is
 // emptied until it has nothing more, never until all writers are gone. Who may read the
@@ -68,18 +71,27 @@ func OpenWriter(dir, name string) (*os.File, error) {
 type Pump struct {
 	pipe    *os.File
 	file    *os.File // nil: what is in its place is not ours
+	before  *os.File // the file that was full before this one, whatever its name is now
+	limit   int64    // bytes of one file; 0: none
+	reopen  func() (*os.File, error)
+	sandbox string
+	name    string
 	dropped atomic.Int64
 }
 
+// Before is what is added to the name of the file that was full before the present one.
+const Before = ".1"
+
 // Open opens a stream's pipe for reading and its file in the sandbox, making the file
-// if it is not there.
-func Open(dir, sandbox, name string, uid, gid int) (*Pump, error) {
+// if it is not there. A file is no larger than limit, unless that is 0.
+func Open(dir, sandbox, name string, uid, gid int, limit int64) (*Pump, error) {
 	fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open pipe %s: %w", name, err)
 	}
-	p := &Pump{pipe: os.NewFile(uintptr(fd), name)}
-	if p.file, err = openFile(sandbox, name, uid, gid); err != nil {
+	p := &Pump{pipe: os.NewFile(uintptr(fd), name), limit: limit, sandbox: sandbox, name: name}
+	p.reopen = func() (*os.File, error) { return openFile(sandbox, name, uid, gid) }
+	if p.file, err = p.reopen(); err != nil {
 		p.pipe.Close()
 		return nil, err
 	}
@@ -176,7 +188,17 @@ func (p *Pump) move(fd int) (int64, error) {
 		if err != nil {
 			return p.drop(fd)
 		}
-		n, err := unix.Splice(fd, nil, int(p.file.Fd()), &end, chunk, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		most := chunk
+		if p.limit > 0 {
+			if end >= p.limit {
+				if err := p.turn(); err != nil {
+					return p.drop(fd)
+				}
+				continue
+			}
+			most = int(min(chunk, p.limit-end))
+		}
+		n, err := unix.Splice(fd, nil, int(p.file.Fd()), &end, most, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -204,8 +226,46 @@ func (p *Pump) drop(fd int) (int64, error) {
 	}
 }
 
+// turn puts a full file aside and begins the next. Whatever a task has done with names,
+// what was written for it is let go of by the descriptor; a file that is no longer under
+// its name is emptied in place.
+func (p *Pump) turn() error {
+	if p.before != nil {
+		if err := p.before.Truncate(0); err != nil {
+			return err
+		}
+		p.before.Close()
+		p.before = nil
+	}
+	if !p.aside() {
+		return p.file.Truncate(0)
+	}
+	p.before = p.file
+	var err error
+	p.file, err = p.reopen()
+	return err
+}
+
+// aside gives the present file the older name, if it still has its own.
+func (p *Pump) aside() bool {
+	root, err := os.OpenRoot(p.sandbox)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	ours, err := p.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := root.Lstat(p.name)
+	return err == nil && os.SameFile(ours, there) && root.Rename(p.name, p.name+Before) == nil
+}
+
 func (p *Pump) close() {
 	p.pipe.Close()
+	if p.before != nil {
+		p.before.Close()
+	}
 	if p.file != nil {
 		p.file.Close()
 	}

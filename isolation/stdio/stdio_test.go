@@ -22,7 +22,7 @@ func TestOutputArrivesWhole(t *testing.T) {
 	}
 	want := bytes.Repeat([]byte("0123456789abcdef"), 200_000)
 	for i, part := range [][]byte{want[:1000], want[1000:]} {
-		p, err := Open(dir, sandbox, "stdout", os.Geteuid(), os.Getegid())
+		p, err := Open(dir, sandbox, "stdout", os.Geteuid(), os.Getegid(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +53,7 @@ func TestEndsWhenWritersAreGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(dir, sandbox, "stderr", os.Geteuid(), os.Getegid())
+	p, err := Open(dir, sandbox, "stderr", os.Geteuid(), os.Getegid(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestWhatTheTaskPutThereIsNotFollowed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := Open(dir, sandbox, name, os.Geteuid(), os.Getegid())
+		p, err := Open(dir, sandbox, name, os.Geteuid(), os.Getegid(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestFileInTroubleDropsBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(dir, sandbox, "stdout", os.Geteuid(), os.Getegid())
+	p, err := Open(dir, sandbox, "stdout", os.Geteuid(), os.Getegid(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

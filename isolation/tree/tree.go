@@ -22,8 +22,12 @@ import (
 // batch is how many names are read at once.
 const batch = 1024
 
-// Use is what the blocks of some trees take, in bytes. A file with several names counts
-// once; what is gone or cannot be read counts nothing. When ctx ends, the sum is what was
+// perName is what a file takes beside its blocks: on a tmpfs an inode and its name are
+// about a kilobyte of the kernel's memory.
+const perName = 1024
+
+// Use is what some trees take, in bytes: their blocks and their names. The blocks of a
+// file with several names count once; what is gone or cannot be read counts nothing. When ctx ends, the sum is what was
 // counted until then.
 func Use(ctx context.Context, dirs ...string) uint64 {
 	var sum uint64
@@ -75,7 +79,7 @@ func openAt(top int, at string) (*os.File, error) {
 func useOf(d *os.File, at string, seen map[inode]bool) (sum uint64, below []string) {
 	var st unix.Stat_t
 	if unix.Fstat(int(d.Fd()), &st) == nil {
-		sum += uint64(st.Blocks) * 512
+		sum += uint64(st.Blocks)*512 + perName
 	}
 	for {
 		names, err := d.Readdirnames(batch)
@@ -87,6 +91,7 @@ func useOf(d *os.File, at string, seen map[inode]bool) (sum uint64, below []stri
 				below = append(below, path.Join(at, name))
 				continue
 			}
+			sum += perName
 			if st.Nlink > 1 {
 				key := inode{st.Dev, st.Ino}
 				if seen[key] {
