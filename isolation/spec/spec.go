@@ -33,6 +33,7 @@ const (
 	MaxPIDs        = 1024
 	MinMemory      = 32 << 20 // bytes; as Mesos
 	oomScoreAdj    = 500
+	oomScoreBeyond = 900 // of a task that may use more memory than it was given
 	shmBytes       = 64 << 20
 	maxOpenFiles   = 524288
 	cpuPeriod      = uint64(100_000) // microseconds
@@ -95,6 +96,9 @@ func Build(in Input) (*specs.Spec, error) {
 		return nil, err
 	}
 	score := oomScoreAdj
+	if MemoryMax(in.Memory, in.MemoryLimit) > MemoryMax(in.Memory, 0) {
+		score = oomScoreBeyond
+	}
 	s := &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
