@@ -125,6 +125,8 @@ func sizesOf(p nodeplan.Plan) mounts.Sized {
 	return mounts.Sized{
 		StateBytes: p.StateBytes, StateInodes: p.StateInodes,
 		StoreBytes: p.RAMStoreBytes, StoreInodes: p.RAMStoreInodes,
+		// More than tasks' memory can hold, in files or in inodes, which are a kilobyte each.
+		TasksBytes: p.TasksMaxBytes + 2*p.RAMStoreBytes, TasksInodes: (p.TasksMaxBytes + 2*p.RAMStoreBytes) / 512,
 	}
 }
 

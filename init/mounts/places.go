@@ -68,14 +68,17 @@ func makePlaces(list []place) error {
 	return nil
 }
 
-// Sized are the two tmpfs of RAM mode.
+// Sized are the tmpfs of RAM mode.
 type Sized struct {
 	StateBytes, StateInodes uint64
 	StoreBytes, StoreInodes uint64
+	TasksBytes, TasksInodes uint64
 }
 
-// RAM mounts the two tmpfs, or gives them another size when they are there already, and
-// makes the directories on them.
+// RAM mounts the tmpfs, or gives them another size when they are there already, and
+// makes the directories on them. Images have one of their own: what tasks write is their
+// own memory, so that each comes to its own limit first, and never to the end of a file
+// system that others need too.
 func RAM(s Sized) error {
 	if err := tmpfs("state", StateDir, s.StateBytes, s.StateInodes, quiet); err != nil {
 		return err
@@ -84,18 +87,26 @@ func RAM(s Sized) error {
 	if err := tmpfs("ramStore", StoreDir, s.StoreBytes, s.StoreInodes, unix.MS_NODEV); err != nil {
 		return err
 	}
+	const tasks = StoreDir + "/tasks"
+	if err := tmpfs("ramTasks", tasks, s.TasksBytes, s.TasksInodes, unix.MS_NODEV); err != nil {
+		return err
+	}
 	if err := makePlaces(statePlaces); err != nil {
 		return err
 	}
-	work := StoreDir + "/mesos"
-	if err := makePlaces([]place{{work, 0o755, 0}, {WorkDir, 0o755, 0}}); err != nil {
+	return errors.Join(bind(tasks+"/mesos", WorkDir, 0o755), bind(tasks+"/containers", StoreDir+"/containers", 0o711))
+}
+
+// bind shows a directory at another place, making both.
+func bind(from, to string, mode fs.FileMode) error {
+	if err := makePlaces([]place{{from, mode, 0}, {to, mode, 0}}); err != nil {
 		return err
 	}
-	if mounted, err := isMounted(WorkDir, "tmpfs"); err != nil || mounted {
+	if mounted, err := isMounted(to, "tmpfs"); err != nil || mounted {
 		return err
 	}
-	if err := unix.Mount(work, WorkDir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s to %s: %w", work, WorkDir, err)
+	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s to %s: %w", from, to, err)
 	}
 	return nil
 }

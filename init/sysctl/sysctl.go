@@ -32,6 +32,10 @@ var table = []setting{
 	{"kernel.core_pattern", "core"}, // below the sandbox, if a task's limits allow one at all
 	{"kernel.core_uses_pid", "1"},
 	{"kernel.pid_max", "4194304"},
+	// Counts for the whole machine that a single task could use up. What threads and open
+	// files cost is memory, which is counted for each task.
+	{"kernel.threads-max", "4194304"},
+	{"fs.file-max", "9223372036854775807"},
 	{"kernel.keys.maxkeys", "20000"},
 	{"fs.protected_hardlinks", "1"},
 	{"fs.protected_symlinks", "1"},
