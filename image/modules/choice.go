@@ -11,7 +11,7 @@ var Boot = []string{
 	"overlay", // before the first container, or libcontainer copies itself
 	"veth", "bridge", "tun",
 	"nf_conntrack", "nf_nat", "nf_conntrack_netlink",
-	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_connlimit",
 	"nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
 	"nft_reject", "nft_reject_inet",
 	"inet_diag", "tcp_diag", "vsock",

@@ -119,7 +119,11 @@ func (n *Network) makeNode(ctx context.Context) error {
 		}
 		n.log.Debug("task network", "did", d.String())
 	}
-	return errors.Join(failed, n.replaceTable())
+	failed = errors.Join(failed, n.replaceTable())
+	if err := firewall.LimitFlows(Bridge, "/proc"); err != nil { // a host in development may lack it
+		n.log.Warn("a task may use up the connections that this node tracks", "error", err)
+	}
+	return failed
 }
 
 // replaceTable puts the table in place that records and settings describe; n.mu is held.

@@ -140,8 +140,9 @@ func distinct(list []Mapping) error {
 }
 
 // rawIn comes before connection tracking. Packets between the node's own programs are
-// not tracked, so that a flood of connections that fills the table cannot stop Raft. A
-// task's packet with a foreign source address, or to the node's loopback (which
+// not tracked, nor are those between them and whoever calls their APIs, so that a flood of
+// connections that fills the table cannot stop Raft or silence the node. (What the node
+// calls is tracked: answers from another node's APIs may be a task's.) A task's packet with a foreign source address, or to the node's loopback (which
 // route_localnet would let in), goes no further.
 func (s Settings) rawIn() []Rule {
 	rules := []Rule{
@@ -150,7 +151,7 @@ func (s Settings) rawIn() []Rule {
 	}
 	for _, p := range []Protocol{TCP, UDP} {
 		rules = append(rules,
-			Rule{In: Not(s.Bridge), Local: true, Protocol: p, To: Ports{closedFirst, ownLast}, Do: NoTrack},
+			Rule{In: Not(s.Bridge), Local: true, Protocol: p, To: Ports{ownFirst, ownLast}, Do: NoTrack},
 			Rule{In: Not(s.Bridge), Local: true, Protocol: p, From: Ports{closedFirst, ownLast}, Do: NoTrack})
 	}
 	return rules
@@ -161,7 +162,7 @@ func (s Settings) rawOut() []Rule {
 	for _, p := range []Protocol{TCP, UDP} {
 		rules = append(rules,
 			Rule{Out: Not(s.Bridge), Protocol: p, To: Ports{closedFirst, ownLast}, Do: NoTrack},
-			Rule{Out: Not(s.Bridge), Protocol: p, From: Ports{closedFirst, ownLast}, Do: NoTrack})
+			Rule{Out: Not(s.Bridge), Protocol: p, From: Ports{ownFirst, ownLast}, Do: NoTrack})
 	}
 	return rules
 }
