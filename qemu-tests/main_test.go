@@ -236,7 +236,12 @@ func three(t *testing.T) *world {
 	t.Helper()
 	stopwatch(t)
 	if theLab.shared == nil {
-		w, err := makeWorld(t.Context(), "shared", options{nodes: 3})
+		text, err := cluster.GeneratedFile("test", 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// One role may use the nodes' network: what its tasks may do is tested too.
+		w, err := makeWorld(t.Context(), "shared", options{file: text + "tasks: { hostNetworkRoles: [" + "host-network" + "] }\n"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,13 +324,24 @@ func (w *world) framework(t *testing.T, protobuf bool) *framework {
 	return w.frameworkVia(t, protobuf, w.APIs()...)
 }
 
+// frameworkAs is one whose tasks have a role.
+func (w *world) frameworkAs(t *testing.T, role string) *framework {
+	t.Helper()
+	return w.newFramework(t, false, role, w.APIs())
+}
+
 // frameworkVia speaks to the first of these as long as that answers.
 func (w *world) frameworkVia(t *testing.T, protobuf bool, apis ...string) *framework {
+	t.Helper()
+	return w.newFramework(t, protobuf, "*", apis)
+}
+
+func (w *world) newFramework(t *testing.T, protobuf bool, role string, apis []string) *framework {
 	t.Helper()
 	c, err := client.New(client.Config{
 		Masters: apis, HTTP: w.Client(), Protobuf: protobuf,
 		Framework: &mesosv1.FrameworkInfo{
-			User: proto.String("root"), Name: proto.String(t.Name()), Roles: []string{"*"}, FailoverTimeout: proto.Float64(600),
+			User: proto.String("root"), Name: proto.String(t.Name()), Roles: []string{role}, FailoverTimeout: proto.Float64(600),
 			Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}},
 		},
 	})

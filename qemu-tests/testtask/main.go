@@ -27,7 +27,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: say TEXT | show FILE | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
+		return fmt.Errorf("usage: bomb | eat-and-stay MB | attempt | neighbour URL | spin SECONDS | eat-in-child MB | fill DIR… | inodes DIR | flood | packets HOST:PORT… | flows HOST:PORT | connections HOST:PORT | hoard | inspect NAME=ADDRESS… | say TEXT | show FILE | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -57,7 +57,7 @@ func run(args []string) error {
 	case "stay":
 		return stay()
 	case "eat":
-		return eat(arg(1))
+		return eat(arg(1), false)
 	case "serve":
 		return serve(nil)
 	case "serve-self": // and visits itself by the address that it is given
@@ -66,6 +66,34 @@ func run(args []string) error {
 		return get(arg(1))
 	case "udp":
 		return udp(arg(1))
+	case "neighbour":
+		return neighbour(arg(1))
+	case "spin":
+		return spin(arg(1))
+	case "bomb":
+		return bomb()
+	case "eat-and-stay":
+		return eat(arg(1), true)
+	case "eat-in-child":
+		return eatInChild(arg(1))
+	case "fill":
+		return fill(args[1:])
+	case "inodes":
+		return inodes(arg(1))
+	case "flood":
+		return flood()
+	case "packets":
+		return packets(args[1:])
+	case "flows":
+		return flows(arg(1))
+	case "connections":
+		return connections(arg(1))
+	case "hoard":
+		return hoard()
+	case "attempt":
+		return attempt()
+	case "inspect":
+		return inspect(args[1:])
 	case "probe":
 		return probe(args[1:])
 	}
@@ -106,8 +134,8 @@ func stay() error {
 	return nil
 }
 
-// eat takes memory and touches every page of it.
-func eat(text string) error {
+// eat takes memory, touches every page of it, and stays if it is to.
+func eat(text string, stays bool) error {
 	megabytes, err := strconv.Atoi(text)
 	if err != nil {
 		return err
@@ -120,6 +148,10 @@ func eat(text string) error {
 		}
 		held = append(held, page)
 		fmt.Println("holding", len(held), "MB")
+	}
+	for stays {
+		time.Sleep(time.Hour)
+		held[0][0]++ // all of it is still wanted
 	}
 	return nil
 }

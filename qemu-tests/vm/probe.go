@@ -175,7 +175,6 @@ func pad(b *bytes.Buffer) {
 // PrintingProgram is the smallest ELF program for x86-64 Linux that writes a line and
 // then waits for ever: write(1, text, len); for { pause() }.
 func PrintingProgram(text string) []byte {
-	const base, headers = 0x400000, 64 + 56
 	line := text + "\n"
 	code := []byte{
 		0xb8, 1, 0, 0, 0, // mov eax, 1 (write)
@@ -190,8 +189,14 @@ func PrintingProgram(text string) []byte {
 	le := binary.LittleEndian
 	le.PutUint32(code[13:], uint32(len(code)-17))
 	le.PutUint32(code[18:], uint32(len(line)))
-	size := uint64(headers + len(code) + len(line))
+	return SmallProgram(append(code, line...))
+}
 
+// SmallProgram is an ELF program for x86-64 Linux whose code begins at the first byte.
+func SmallProgram(code []byte) []byte {
+	const base, headers = 0x400000, 64 + 56
+	le := binary.LittleEndian
+	size := uint64(headers + len(code))
 	elf := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	elf = le.AppendUint16(elf, 2)  // executable
 	elf = le.AppendUint16(elf, 62) // x86-64
@@ -208,5 +213,5 @@ func PrintingProgram(text string) []byte {
 	for _, v := range []uint64{0, base, base, size, size, 0x1000} {
 		elf = le.AppendUint64(elf, v)
 	}
-	return append(append(elf, code...), line...)
+	return append(elf, code...)
 }

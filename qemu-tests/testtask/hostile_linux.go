@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// neighbour does what a decent task does, over and over, and says what goes wrong: it
+// computes, writes and reads a file, opens some, makes a connection to its node.
+func neighbour(url string) error {
+	path := filepath.Join(os.Getenv("MESOS_SANDBOX"), "work")
+	body := bytes.Repeat([]byte("decent"), 10<<10)
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	hurt := func(what string, err error) { fmt.Println("hurt:", what, err) }
+	connected := time.Now()
+	for n := 1; ; n++ {
+		if err := os.WriteFile(path, body, 0o600); err != nil {
+			hurt("write a file:", err)
+		}
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, body) {
+			hurt(fmt.Sprintf("%d of %d bytes read:", len(got), len(body)), err)
+		}
+		for i := range 8 {
+			f, err := os.Create(path + strconv.Itoa(i))
+			if err != nil {
+				hurt("make a file:", err)
+				continue
+			}
+			f.Close()
+			os.Remove(f.Name())
+		}
+		if url != "" && time.Since(connected) > time.Second {
+			connected = time.Now()
+			if resp, err := client.Get(url); err != nil {
+				hurt("ask its node:", err)
+			} else {
+				resp.Body.Close()
+				fmt.Println("answered", n)
+			}
+		}
+		fmt.Println("beat", n)
+		<-tick.C
+	}
+}
+
+// bomb starts a program that forks without end, and says how many processes there are.
+func bomb() error {
+	if err := exec.Command("/bomb").Start(); err != nil {
+		return err
+	}
+	for most := 0; ; time.Sleep(50 * time.Millisecond) {
+		n, err := strconv.Atoi(strings.TrimSpace(read("/sys/fs/cgroup/pids.current")))
+		if err != nil {
+			return err
+		}
+		if n > most {
+			most = n
+			fmt.Println("processes", n)
+		}
+	}
+}
+
+// spin computes in two threads for some seconds, and says how much of a processor it got.
+func spin(text string) error {
+	seconds, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	for range 2 {
+		go func() {
+			for i := uint64(0); ; i++ {
+				if i%1e6 == 0 && time.Since(began) > time.Hour {
+					return
+				}
+			}
+		}()
+	}
+	time.Sleep(time.Duration(seconds) * time.Second)
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		return err
+	}
+	cpu := time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	fmt.Printf("got %d thousandths of a processor\n", 1000*cpu/time.Since(began))
+	throttled := ""
+	for line := range strings.SplitSeq(read("/sys/fs/cgroup/cpu.stat"), "\n") {
+		if n, ok := strings.CutPrefix(line, "nr_throttled "); ok {
+			throttled = n
+		}
+	}
+	fmt.Println("throttled", throttled)
+	return nil
+}
+
+// eatInChild lets a child eat, and survives it if it may.
+func eatInChild(megabytes string) error {
+	child := exec.Command("/proc/self/exe", "eat", megabytes)
+	child.Stdout = os.Stdout
+	err := child.Run()
+	fmt.Println("the child is gone, the parent lives:", err)
+	return nil
+}
+
+// again repeats something until it fails, says so once, and goes on trying: whatever
+// becomes free is taken again.
+func again(what string, try func() error) error {
+	failed := false
+	for n := 0; ; n++ {
+		err := try()
+		switch {
+		case err == nil:
+			if n%1000 == 0 && n < 100_000 {
+				fmt.Println(what, n)
+			}
+		case !failed:
+			failed = true
+			fmt.Println(what, "until", n, err)
+			fallthrough
+		default:
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// fill writes files of a megabyte, in turns in each directory.
+func fill(dirs []string) error {
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	n := 0
+	return again("filled", func() error {
+		n++
+		err := os.WriteFile(filepath.Join(dirs[n%len(dirs)], fmt.Sprint("fill-", n)), body, 0o600)
+		if n%16 == 0 {
+			fmt.Println("wrote", n, "MB")
+		}
+		return err
+	})
+}
+
+// inodes makes files without contents.
+func inodes(dir string) error {
+	n := 0
+	return again("made files", func() error {
+		n++
+		if n%4096 == 0 {
+			fmt.Println("made", n)
+		}
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint("file-", n)))
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	})
+}
+
+// flood writes to its output as fast as that takes it.
+func flood() error {
+	body := []byte(strings.Repeat("nobody wants to read this line\n", 2048))
+	for {
+		if _, err := os.Stdout.Write(body); err != nil {
+			return err
+		}
+	}
+}
+
+// packets sends datagrams to several addresses as fast as it can.
+func packets(to []string) error {
+	var conns []net.Conn
+	for _, at := range to {
+		c, err := net.Dial("udp", at)
+		if err != nil {
+			return err
+		}
+		conns = append(conns, c)
+	}
+	body := make([]byte, 64)
+	began, sent := time.Now(), 0
+	for n := 0; ; n++ {
+		if _, err := conns[n%len(conns)].Write(body); err == nil {
+			sent++
+		}
+		if time.Since(began) > time.Second {
+			fmt.Println("sent", sent)
+			began = time.Now()
+		}
+	}
+}
+
+// flows asks a server that answers by UDP from ever new ports, and then sends to all of
+// its ports without asking for an answer: each is a connection to track.
+func flows(at string) error {
+	host, _, err := net.SplitHostPort(at)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 1500)
+	answered, sent, began := 0, 0, time.Now()
+	for n := 1; ; n++ {
+		c, err := net.Dial("udp4", at)
+		if err != nil {
+			continue
+		}
+		for range 2 { // the second makes it a stream, which is kept longer
+			_, _ = c.Write([]byte("?"))
+			_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			if _, err := c.Read(buf); err == nil {
+				answered++
+			}
+		}
+		c.Close()
+		for range 20 {
+			sent++
+			if c, err := net.Dial("udp4", net.JoinHostPort(host, strconv.Itoa(1024+sent%60000))); err == nil {
+				_, _ = c.Write([]byte("?"))
+				c.Close()
+			}
+		}
+		if time.Since(began) > time.Second {
+			fmt.Println("flows", n+sent, "answered", answered/2)
+			began = time.Now()
+		}
+	}
+}
+
+// connections opens as many connections to one address as it may, and keeps them.
+func connections(at string) error {
+	var held []net.Conn
+	return again("connected", func() error {
+		c, err := net.DialTimeout("tcp4", at, 2*time.Second)
+		if err == nil {
+			held = append(held, c)
+		}
+		return err
+	})
+}
+
+// hoard opens files until none can be opened, and then one more whenever that is possible.
+func hoard() error {
+	limit := unix.Rlimit{}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = limit.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	n := 0
+	return again("hoarded", func() error {
+		// Not os.Open: its files cost this program memory of its own.
+		_, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
+		if err == nil {
+			n++
+		}
+		return err
+	})
+}
