@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -134,6 +135,10 @@ func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
 	}
 	if status.Leader != "n1" || len(status.Nodes) != 1 || status.Nodes[0].State != "ready" {
 		t.Errorf("status %+v", status)
+	}
+	out, err := l.run(t, toRun, "doctor")
+	if fmt.Println(out); err != nil || !strings.Contains(out, "nothing is wrong") || !strings.Contains(out, "n1 leads") {
+		t.Errorf("doctor: %v", err)
 	}
 
 	supervisor, machines := l.processes(t)
