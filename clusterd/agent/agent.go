@@ -87,6 +87,7 @@ type Agent struct {
 	sequence   uint64
 	sentAt     time.Time // of the last Attach without an answer
 	retiring   string    // reason; set: everything here is being ended for a new identity
+	gap        string    // why the journal does not hold all of it; what it lacks the keeper knows
 	network    *wire.NetworkPlan
 	again      map[string]bool // containers of which the keeper could not do what it was asked
 	strays     bool            // some that are nobody's could not be ended yet
@@ -149,14 +150,14 @@ func (a *Agent) recover() error {
 	a.journal = o.Journal
 	switch {
 	case o.Aside != "":
-		a.log.Error("agent journal damaged and set aside; this agent begins anew and ends what it ran", "file", o.Aside, "why", o.Why)
+		a.log.Error("agent journal damaged and set aside; containers are adopted from the keeper's records", "file", o.Aside, "why", o.Why, "records before the damage", len(o.Records)-1)
 	case o.CutAt > 0:
 		a.log.Warn("agent journal ended in a record that was not finished; cut off", "offset", o.CutAt)
 	}
 	for _, r := range o.Records {
 		a.replay(r)
 	}
-	if a.key == "" {
+	if a.key == "" && a.gap == "" {
 		if err := a.newIdentity(); err != nil {
 			return err
 		}
@@ -213,6 +214,8 @@ func (a *Agent) replay(r *journal.Record) {
 			a.put(t)
 		}
 		t.KillRequested, t.KillGrace = true, time.Duration(k.GetGraceNs())
+	case *journal.Record_Damaged:
+		a.gap = b.Damaged.GetWhy()
 	case *journal.Record_Dropped:
 		for _, id := range b.Dropped.GetContainerIds() {
 			a.remove(id)
@@ -370,7 +373,7 @@ func (a *Agent) onTick(now time.Time) error {
 	if a.retiring != "" {
 		return a.retire()
 	}
-	if a.journal.Size() > rewriteAbove {
+	if a.journal.Size() > rewriteAbove && a.gap == "" {
 		return a.compact()
 	}
 	return nil

@@ -124,13 +124,19 @@ func (m *playedMaster) attach(id string) *agentwire.Attach {
 	return at
 }
 
-func (m *playedMaster) update(want mesosv1.TaskState) *mesosv1.TaskStatus {
+func (m *playedMaster) anyUpdate() *mesosv1.TaskStatus {
 	m.t.Helper()
 	u := m.read().GetUpdate()
 	st := &mesosv1.TaskStatus{}
 	if err := proto.Unmarshal(u.GetStatus(), st); err != nil {
 		m.t.Fatal(err)
 	}
+	return st
+}
+
+func (m *playedMaster) update(want mesosv1.TaskState) *mesosv1.TaskStatus {
+	m.t.Helper()
+	st := m.anyUpdate()
 	if st.GetState() != want {
 		m.t.Fatalf("update %s, want %s", st.GetState(), want)
 	}
@@ -166,6 +172,7 @@ type playedKeeper struct {
 	refuse     func(*keeper.Request) *keeper.Error // nil: nothing
 	conn       net.Conn
 	containers map[string]*keeper.Container
+	launches   map[string]*keeper.Launch
 }
 
 func startKeeper(t *testing.T) *playedKeeper {
@@ -175,7 +182,7 @@ func startKeeper(t *testing.T) *playedKeeper {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	k := &playedKeeper{t: t, path: filepath.Join(dir, "s"), requests: make(chan *keeper.Request, 100), containers: map[string]*keeper.Container{}}
+	k := &playedKeeper{t: t, path: filepath.Join(dir, "s"), requests: make(chan *keeper.Request, 100), containers: map[string]*keeper.Container{}, launches: map[string]*keeper.Launch{}}
 	l, err := net.Listen("unix", k.path)
 	if err != nil {
 		t.Fatal(err)
@@ -218,10 +225,15 @@ func (k *playedKeeper) serve(c net.Conn) {
 		case *keeper.Request_Hello:
 			resp.Body = &keeper.Response_Hello{Hello: &keeper.Hello{Protocol: 1, Runtime: "containers"}}
 			k.conn = c
+		case *keeper.Request_Launch:
+			k.launches[r.GetLaunch().GetContainerId()] = r.GetLaunch()
 		case *keeper.Request_List:
 			list := &keeper.ContainerList{}
 			for _, c := range k.containers {
 				list.Containers = append(list.Containers, c)
+				if l := k.launches[c.GetContainerId()]; l != nil && r.GetList().GetLaunches() {
+					list.Launches = append(list.Launches, l)
+				}
 			}
 			resp.Body = &keeper.Response_List{List: list}
 		}

@@ -121,7 +121,7 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 	case e.response == nil:
 		e.link.send(&keeper.Request{Body: &keeper.Request_Hello{Hello: &keeper.Hello{Protocol: 1, Program: "clusterd"}}})
 		e.link.send(&keeper.Request{Body: &keeper.Request_Configure{Configure: a.cfg.Keeper}})
-		e.link.send(&keeper.Request{Body: &keeper.Request_List{List: &keeper.List{}}})
+		e.link.send(&keeper.Request{Body: &keeper.Request_List{List: &keeper.List{Launches: a.gap != ""}}})
 		return nil
 	}
 	m := e.response
@@ -141,6 +141,9 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 		a.runtime = b.Hello.GetRuntime()
 		a.log.Info("container keeper answers", "runtime", a.runtime, "why", b.Hello.GetRuntimeReason())
 	case *keeper.Response_List:
+		if err := a.adoptContainers(b.List); err != nil {
+			return err
+		}
 		return a.onList(e.link, b.List.GetContainers())
 	case *keeper.Response_Event:
 		return a.onContainer(b.Event)

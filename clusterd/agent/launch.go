@@ -27,6 +27,9 @@ func (a *Agent) launchRequest(t *task.Task) *keeper.Launch {
 		a.log.Error("task cannot be encoded", "container", t.ContainerID, "error", err)
 	}
 	l.TaskInfo = info
+	if l.FrameworkInfo, err = (proto.MarshalOptions{AllowPartial: true, Deterministic: true}).Marshal(t.Framework); err != nil {
+		a.log.Error("framework cannot be encoded", "container", t.ContainerID, "error", err)
+	}
 	for _, r := range t.Info.GetResources() {
 		addResource(l, r)
 	}

@@ -207,7 +207,7 @@ func (a *Agent) onHello(l *masterLink, m *agentwire.FromMaster, h *agentwire.Mas
 
 // attach tells the leader who we are and everything that the journal holds.
 func (a *Agent) attach() {
-	if a.retiring != "" || a.leader == nil || a.keeper == nil {
+	if a.retiring != "" || a.leader == nil || a.keeper == nil || a.gap != "" {
 		return // without the keeper nothing true could be said of the containers
 	}
 	a.sequence++

@@ -45,6 +45,21 @@ func (k *Keeper) List() []*keeper.Container {
 	return out
 }
 
+// Launches says how each container was launched that was.
+func (k *Keeper) Launches() []*keeper.Launch {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []*keeper.Launch
+	for _, c := range k.containers {
+		c.mu.Lock()
+		if c.rec.Launch != nil {
+			out = append(out, proto.CloneOf(c.rec.Launch))
+		}
+		c.mu.Unlock()
+	}
+	return out
+}
+
 // tell counts a change and hands it to all watchers. The caller holds k.mu and c.mu.
 func (k *Keeper) tell(c *container) {
 	c.rec.Container.Sequence++

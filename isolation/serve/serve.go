@@ -241,7 +241,11 @@ func (c *client) answer(ctx context.Context, m *keeper.Request) (*keeper.Respons
 	case *keeper.Request_Kill:
 		err = k.Kill(b.Kill)
 	case *keeper.Request_List:
-		out.Body = &keeper.Response_List{List: &keeper.ContainerList{Containers: k.List()}}
+		list := &keeper.ContainerList{Containers: k.List()}
+		if b.List.GetLaunches() {
+			list.Launches = k.Launches()
+		}
+		out.Body = &keeper.Response_List{List: list}
 	case *keeper.Request_Forget:
 		err = k.Forget(b.Forget.GetContainerIds())
 	case *keeper.Request_OpenFile:

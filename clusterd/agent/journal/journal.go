@@ -3,10 +3,10 @@
 //
 // The file is a header line with the format's number, then records: u32 length, u32
 // CRC-32C of the body, the body (a protobuf Record). A record that the end of the file
-// cuts short was never acted upon and is cut off; damage anywhere else sets the whole
-// file aside under another name, and Open says so, because acting on half a memory is
-// worse than beginning anew (the containers' own records are isolated's). A file of a
-// newer format is refused and left as it is.
+// cuts short was never acted upon and is cut off. Damage anywhere else sets the file
+// aside under another name, and Open says so: the new file begins with the records before
+// the damage and one that says that more is lost, so that nobody takes them for all. An
+// empty file is damaged too. A file of a newer format is refused and left as it is.
 //
 // What the records mean is the agent's business; this package neither interprets nor
 // forgets any of them except when Rewrite replaces them all.
@@ -21,6 +21,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -55,7 +56,7 @@ type Opened struct {
 	Records []*Record
 	CutAt   int64  // offset of a torn last record that was cut off; 0: none
 	Aside   string // where a damaged file was moved; empty: none
-	Why     string // what was wrong with it
+	Why     string // what was wrong with it; Records then end with a Damaged
 }
 
 // Open reads the journal at path, creating it when absent.
@@ -64,7 +65,7 @@ func Open(path string) (Opened, error) {
 		return Opened{}, fmt.Errorf("open journal: %w", err)
 	}
 	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) || (err == nil && len(raw) == 0) {
+	if errors.Is(err, os.ErrNotExist) {
 		j, err := create(path, nil)
 		return Opened{Journal: j}, err
 	}
@@ -80,8 +81,9 @@ func Open(path string) (Opened, error) {
 		if err := os.Rename(path, aside); err != nil {
 			return Opened{}, fmt.Errorf("set damaged journal aside: %w", err)
 		}
-		j, cerr := create(path, nil)
-		return Opened{Journal: j, Aside: aside, Why: err.Error()}, cerr
+		records = append(records, &Record{Body: &Record_Damaged{Damaged: &Damaged{Why: err.Error()}}})
+		j, cerr := create(path, records)
+		return Opened{Journal: j, Records: records, Aside: aside, Why: err.Error()}, cerr
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
 	if err != nil {
@@ -103,7 +105,7 @@ func Open(path string) (Opened, error) {
 }
 
 // Decode reads a journal's bytes. good is the length up to the last whole record; a
-// torn last record is no error.
+// torn last record is no error. With damage it gives the records before that.
 func Decode(raw []byte) (records []*Record, good int64, err error) {
 	if !bytes.HasPrefix(raw, []byte(header)) {
 		if len(raw) < len(header) && bytes.HasPrefix([]byte(header), raw) {
@@ -125,9 +127,12 @@ func Decode(raw []byte) (records []*Record, good int64, err error) {
 			return records, at, nil // blocks that were allocated and never written
 		}
 		if n == 0 || n > maxRecord {
-			return nil, 0, fmt.Errorf("%w: record of %d bytes at offset %d", errDamaged, n, at)
+			return records, at, fmt.Errorf("%w: record of %d bytes at offset %d", errDamaged, n, at)
 		}
 		if uint64(len(rest)-8) < uint64(n) {
+			if followed(rest) {
+				return records, at, fmt.Errorf("%w: length of the record at offset %d", errDamaged, at)
+			}
 			return records, at, nil
 		}
 		body := rest[8 : 8+n]
@@ -136,12 +141,28 @@ func Decode(raw []byte) (records []*Record, good int64, err error) {
 			if int64(len(rest)) == int64(8+n) {
 				return records, at, nil // the last one: its blocks were not all written
 			}
-			return nil, 0, fmt.Errorf("%w: checksum of the record at offset %d", errDamaged, at)
+			return records, at, fmt.Errorf("%w: checksum of the record at offset %d", errDamaged, at)
 		}
 		records = append(records, rec)
 		at += int64(8 + n)
 	}
 	return records, at, nil
+}
+
+// followed reports whether a whole record comes after what looks like a torn one: then it
+// is not the last.
+func followed(rest []byte) bool {
+	for at := 8; at+8 < len(rest); at++ {
+		n := uint64(binary.BigEndian.Uint32(rest[at:]))
+		if n == 0 || n > uint64(len(rest)-at-8) {
+			continue
+		}
+		body := rest[at+8 : at+8+int(n)]
+		if crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) == binary.BigEndian.Uint32(rest[at+4:]) {
+			return true
+		}
+	}
+	return false
 }
 
 func create(path string, records []*Record) (*Journal, error) {
@@ -218,15 +239,21 @@ func (j *Journal) Append(records ...*Record) error {
 		return nil
 	}
 	if _, err := j.file.Write(buf); err != nil {
-		j.failed = fmt.Errorf("write journal %s: %w", j.path, err)
-		return j.failed
+		return j.fail("write", err)
 	}
 	if err := j.file.Sync(); err != nil {
-		j.failed = fmt.Errorf("flush journal %s: %w", j.path, err)
-		return j.failed
+		return j.fail("flush", err)
 	}
 	j.size += int64(len(buf))
 	return nil
+}
+
+func (j *Journal) fail(what string, err error) error {
+	j.failed = fmt.Errorf("%s journal %s: %w", what, j.path, err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		j.failed = fmt.Errorf("%w: make room on the file system of %s", j.failed, filepath.Dir(j.path))
+	}
+	return j.failed
 }
 
 // Size is the file's length in bytes.
@@ -239,8 +266,7 @@ func (j *Journal) Rewrite(records []*Record) error {
 	}
 	next, err := create(j.path, records)
 	if err != nil {
-		j.failed = err
-		return err
+		return j.fail("rewrite", err)
 	}
 	j.file.Close()
 	j.file, j.size = next.file, next.size

@@ -36,6 +36,7 @@ type Record struct {
 	//	*Record_Acknowledged
 	//	*Record_KillAsked
 	//	*Record_Dropped
+	//	*Record_Damaged
 	Body          isRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -141,6 +142,15 @@ func (x *Record) GetDropped() *Dropped {
 	return nil
 }
 
+func (x *Record) GetDamaged() *Damaged {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Damaged); ok {
+			return x.Damaged
+		}
+	}
+	return nil
+}
+
 type isRecord_Body interface {
 	isRecord_Body()
 }
@@ -173,6 +183,10 @@ type Record_Dropped struct {
 	Dropped *Dropped `protobuf:"bytes,7,opt,name=dropped,proto3,oneof"`
 }
 
+type Record_Damaged struct {
+	Damaged *Damaged `protobuf:"bytes,8,opt,name=damaged,proto3,oneof"`
+}
+
 func (*Record_Identity) isRecord_Body() {}
 
 func (*Record_Seen) isRecord_Body() {}
@@ -186,6 +200,8 @@ func (*Record_Acknowledged) isRecord_Body() {}
 func (*Record_KillAsked) isRecord_Body() {}
 
 func (*Record_Dropped) isRecord_Body() {}
+
+func (*Record_Damaged) isRecord_Body() {}
 
 // Identity begins an agent id's life; agent_id is empty until the leader gave one.
 type Identity struct {
@@ -613,11 +629,56 @@ func (x *Dropped) GetContainerIds() []string {
 	return nil
 }
 
+// Damaged: what was recorded after the records before this one is lost.
+type Damaged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Why           string                 `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Damaged) Reset() {
+	*x = Damaged{}
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Damaged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Damaged) ProtoMessage() {}
+
+func (x *Damaged) ProtoReflect() protoreflect.Message {
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Damaged.ProtoReflect.Descriptor instead.
+func (*Damaged) Descriptor() ([]byte, []int) {
+	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Damaged) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 var File_clusterd_agent_journal_journal_proto protoreflect.FileDescriptor
 
 const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\n" +
-	"$clusterd/agent/journal/journal.proto\x12\x16mesolith.agent.journal\"\xce\x03\n" +
+	"$clusterd/agent/journal/journal.proto\x12\x16mesolith.agent.journal\"\x8b\x04\n" +
 	"\x06Record\x12>\n" +
 	"\bidentity\x18\x01 \x01(\v2 .mesolith.agent.journal.IdentityH\x00R\bidentity\x122\n" +
 	"\x04seen\x18\x02 \x01(\v2\x1c.mesolith.agent.journal.SeenH\x00R\x04seen\x12>\n" +
@@ -626,7 +687,8 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\facknowledged\x18\x05 \x01(\v2$.mesolith.agent.journal.AcknowledgedH\x00R\facknowledged\x12B\n" +
 	"\n" +
 	"kill_asked\x18\x06 \x01(\v2!.mesolith.agent.journal.KillAskedH\x00R\tkillAsked\x12;\n" +
-	"\adropped\x18\a \x01(\v2\x1f.mesolith.agent.journal.DroppedH\x00R\adroppedB\x06\n" +
+	"\adropped\x18\a \x01(\v2\x1f.mesolith.agent.journal.DroppedH\x00R\adropped\x12;\n" +
+	"\adamaged\x18\b \x01(\v2\x1f.mesolith.agent.journal.DamagedH\x00R\adamagedB\x06\n" +
 	"\x04body\"D\n" +
 	"\bIdentity\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
@@ -658,7 +720,9 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\atask_id\x18\x03 \x01(\tR\x06taskId\x12\x19\n" +
 	"\bgrace_ns\x18\x04 \x01(\x03R\agraceNs\".\n" +
 	"\aDropped\x12#\n" +
-	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIdsB5Z3github.com/mesolith/mesolith/clusterd/agent/journalb\x06proto3"
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"\x1b\n" +
+	"\aDamaged\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03whyB5Z3github.com/mesolith/mesolith/clusterd/agent/journalb\x06proto3"
 
 var (
 	file_clusterd_agent_journal_journal_proto_rawDescOnce sync.Once
@@ -672,7 +736,7 @@ func file_clusterd_agent_journal_journal_proto_rawDescGZIP() []byte {
 	return file_clusterd_agent_journal_journal_proto_rawDescData
 }
 
-var file_clusterd_agent_journal_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_clusterd_agent_journal_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_clusterd_agent_journal_journal_proto_goTypes = []any{
 	(*Record)(nil),       // 0: mesolith.agent.journal.Record
 	(*Identity)(nil),     // 1: mesolith.agent.journal.Identity
@@ -682,6 +746,7 @@ var file_clusterd_agent_journal_journal_proto_goTypes = []any{
 	(*Acknowledged)(nil), // 5: mesolith.agent.journal.Acknowledged
 	(*KillAsked)(nil),    // 6: mesolith.agent.journal.KillAsked
 	(*Dropped)(nil),      // 7: mesolith.agent.journal.Dropped
+	(*Damaged)(nil),      // 8: mesolith.agent.journal.Damaged
 }
 var file_clusterd_agent_journal_journal_proto_depIdxs = []int32{
 	1, // 0: mesolith.agent.journal.Record.identity:type_name -> mesolith.agent.journal.Identity
@@ -691,11 +756,12 @@ var file_clusterd_agent_journal_journal_proto_depIdxs = []int32{
 	5, // 4: mesolith.agent.journal.Record.acknowledged:type_name -> mesolith.agent.journal.Acknowledged
 	6, // 5: mesolith.agent.journal.Record.kill_asked:type_name -> mesolith.agent.journal.KillAsked
 	7, // 6: mesolith.agent.journal.Record.dropped:type_name -> mesolith.agent.journal.Dropped
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	8, // 7: mesolith.agent.journal.Record.damaged:type_name -> mesolith.agent.journal.Damaged
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_clusterd_agent_journal_journal_proto_init() }
@@ -711,6 +777,7 @@ func file_clusterd_agent_journal_journal_proto_init() {
 		(*Record_Acknowledged)(nil),
 		(*Record_KillAsked)(nil),
 		(*Record_Dropped)(nil),
+		(*Record_Damaged)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -718,7 +785,7 @@ func file_clusterd_agent_journal_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clusterd_agent_journal_journal_proto_rawDesc), len(file_clusterd_agent_journal_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

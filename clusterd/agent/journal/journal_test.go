@@ -2,9 +2,11 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,33 +89,94 @@ func TestEveryTornTailIsCut(t *testing.T) {
 	}
 }
 
+// Whatever is damaged, the file is kept, what was whole before the damage is given, and it
+// is said, also by the next opening, that more is lost.
 func TestDamageSetsTheFileAside(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	o, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := o.Journal.Append(identity("k"), updated("a"), updated("b")); err != nil {
+	if err := o.Journal.Append(identity("k"), updated("a"), updated("b"), updated("c")); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(path)
+	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw[len(header)+9] ^= 0xff
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
+	second := bytes.Index(whole, []byte("\x0a\x01a")) // in the second record
+	last := bytes.Index(whole, []byte("\x0a\x01c"))
+	for _, c := range []struct {
+		name string
+		kept int
+		raw  func([]byte) []byte
+	}{
+		{"one bit of the first record", 0, func(raw []byte) []byte { raw[len(header)+9] ^= 4; return raw }},
+		{"one bit in the middle", 1, func(raw []byte) []byte { raw[second] ^= 4; return raw }},
+		{"a length, to a great one", 1, func(raw []byte) []byte { raw[second-10] ^= 0xff; return raw }},
+		{"a length, to one that reaches beyond the end", 1, func(raw []byte) []byte { raw[second-8] ^= 0x10; return raw }},
+		{"zeros in the middle", 1, func(raw []byte) []byte { clear(raw[second : last-40]); return raw }},
+		{"header", 0, func(raw []byte) []byte { raw[3] ^= 1; return raw }},
+		{"cut in the header", 0, func(raw []byte) []byte { return raw[:5] }},
+		{"empty", 0, func([]byte) []byte { return nil }},
+		{"all zeros", 0, func(raw []byte) []byte { return make([]byte, len(raw)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "journal")
+			raw := c.raw(bytes.Clone(whole))
+			if err := os.WriteFile(path, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			first, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kept, err := os.ReadFile(first.Aside); err != nil || !bytes.Equal(kept, raw) || first.Why == "" {
+				t.Errorf("aside %q, why %q: %v", first.Aside, first.Why, err)
+			}
+			second, err := Open(path)
+			if err != nil || second.Aside != "" {
+				t.Fatalf("opened again: %+v, %v", second, err)
+			}
+			for _, o := range []Opened{first, second} {
+				if n := len(o.Records); n != c.kept+1 || o.Records[n-1].GetDamaged().GetWhy() == "" {
+					t.Errorf("%d records, want %d and one that says that more is lost: %v", n, c.kept, o.Records)
+				}
+			}
+		})
+	}
+}
+
+// With no space left nothing that Append has taken is lost, nothing more is taken, and it
+// is said what to do.
+func TestAFullDiskTakesNothingMore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	o, err := Open(path)
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := o.Journal.Append(identity("k"), updated("a")); err != nil {
+		t.Fatal(err)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := o.Journal.file
+	o.Journal.file = full
+	for range 2 {
+		if err := o.Journal.Append(updated("b")); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "make room on the file system of "+filepath.Dir(path)) {
+			t.Errorf("it says: %v", err)
+		}
+	}
+	if err := o.Journal.Rewrite(nil); err == nil {
+		t.Error("it is written after a failure")
+	}
+	full.Close()
+	whole.Close()
 	again, err := Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again.Aside == "" || !strings.Contains(again.Why, "checksum") || len(again.Records) != 0 {
-		t.Errorf("aside %q why %q records %d", again.Aside, again.Why, len(again.Records))
-	}
-	kept, err := os.ReadFile(again.Aside)
-	if err != nil || !bytes.Equal(kept, raw) {
-		t.Errorf("the damaged file was not kept: %v", err)
+	if err != nil || len(again.Records) != 2 {
+		t.Errorf("%d records, %v", len(again.Records), err)
 	}
 }
 

@@ -873,7 +873,8 @@ type Launch struct {
 	Env              []*Variable            `protobuf:"bytes,16,rep,name=env,proto3" json:"env,omitempty"`     // MESOS_* and friends that the agent knows
 	Height           uint64                 `protobuf:"varint,17,opt,name=height,proto3" json:"height,omitempty"`
 	Term             uint64                 `protobuf:"varint,18,opt,name=term,proto3" json:"term,omitempty"`
-	UserId           uint32                 `protobuf:"varint,19,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"` // of user, should the container's passwd not have it; 0: none was given
+	UserId           uint32                 `protobuf:"varint,19,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`                     // of user, should the container's passwd not have it; 0: none was given
+	FrameworkInfo    []byte                 `protobuf:"bytes,20,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo: kept for an agent that has lost its journal
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1039,6 +1040,13 @@ func (x *Launch) GetUserId() uint32 {
 		return x.UserId
 	}
 	return 0
+}
+
+func (x *Launch) GetFrameworkInfo() []byte {
+	if x != nil {
+		return x.FrameworkInfo
+	}
+	return nil
 }
 
 type PortRange struct {
@@ -1215,6 +1223,7 @@ func (x *Kill) GetTerm() uint64 {
 
 type List struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Launches      bool                   `protobuf:"varint,1,opt,name=launches,proto3" json:"launches,omitempty"` // tell also how each was launched
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1249,9 +1258,17 @@ func (*List) Descriptor() ([]byte, []int) {
 	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
 }
 
+func (x *List) GetLaunches() bool {
+	if x != nil {
+		return x.Launches
+	}
+	return false
+}
+
 type ContainerList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Containers    []*Container           `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
+	Launches      []*Launch              `protobuf:"bytes,2,rep,name=launches,proto3" json:"launches,omitempty"` // of those that were launched
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1289,6 +1306,13 @@ func (*ContainerList) Descriptor() ([]byte, []int) {
 func (x *ContainerList) GetContainers() []*Container {
 	if x != nil {
 		return x.Containers
+	}
+	return nil
+}
+
+func (x *ContainerList) GetLaunches() []*Launch {
+	if x != nil {
+		return x.Launches
 	}
 	return nil
 }
@@ -2023,7 +2047,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xf2\x04\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\x99\x05\n" +
 	"\x06Launch\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12!\n" +
@@ -2047,7 +2071,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x03env\x18\x10 \x03(\v2\x1e.mesolith.wire.keeper.VariableR\x03env\x12\x16\n" +
 	"\x06height\x18\x11 \x01(\x04R\x06height\x12\x12\n" +
 	"\x04term\x18\x12 \x01(\x04R\x04term\x12\x17\n" +
-	"\auser_id\x18\x13 \x01(\rR\x06userId\"3\n" +
+	"\auser_id\x18\x13 \x01(\rR\x06userId\x12%\n" +
+	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"3\n" +
 	"\tPortRange\x12\x14\n" +
 	"\x05begin\x18\x01 \x01(\rR\x05begin\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\"4\n" +
@@ -2058,12 +2083,14 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bgrace_ns\x18\x02 \x01(\x03R\agraceNs\x12\x16\n" +
 	"\x06height\x18\x03 \x01(\x04R\x06height\x12\x12\n" +
-	"\x04term\x18\x04 \x01(\x04R\x04term\"\x06\n" +
-	"\x04List\"P\n" +
+	"\x04term\x18\x04 \x01(\x04R\x04term\"\"\n" +
+	"\x04List\x12\x1a\n" +
+	"\blaunches\x18\x01 \x01(\bR\blaunches\"\x8a\x01\n" +
 	"\rContainerList\x12?\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x1f.mesolith.wire.keeper.ContainerR\n" +
-	"containers\"\xb5\b\n" +
+	"containers\x128\n" +
+	"\blaunches\x18\x02 \x03(\v2\x1c.mesolith.wire.keeper.LaunchR\blaunches\"\xb5\b\n" +
 	"\tContainer\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12;\n" +
 	"\x05phase\x18\x02 \x01(\x0e2%.mesolith.wire.keeper.Container.PhaseR\x05phase\x12\x19\n" +
@@ -2210,17 +2237,18 @@ var file_internal_wire_keeper_keeper_proto_depIdxs = []int32{
 	11, // 17: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
 	12, // 18: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
 	16, // 19: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
-	1,  // 20: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
-	17, // 21: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
-	3,  // 22: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
-	2,  // 23: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
-	21, // 24: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
-	24, // 25: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	10, // 20: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
+	1,  // 21: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
+	17, // 22: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
+	3,  // 23: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
+	2,  // 24: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
+	21, // 25: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
+	24, // 26: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_keeper_keeper_proto_init() }
