@@ -110,7 +110,7 @@ func (c RegisterAgent) again(s *State, a *Agent) Result {
 		return r
 	}
 	a.Unreachable, a.UnreachableNS = false, 0
-	for t := range s.TasksOfAgent(a.ID) {
+	for t := range s.tasksOfAgent(a.ID, s.tasks.edit) {
 		if t.Released || t.State.Terminal() || t.Orphan {
 			continue
 		}
@@ -132,7 +132,7 @@ func statusEvent(t *Task, st Status) Event {
 func (s *State) endAgent(a *Agent) []Event {
 	id, node, subnet := a.ID, a.Node, a.Subnet
 	var events []Event
-	for t := range s.TasksOfAgent(id) {
+	for t := range s.tasksOfAgent(id, s.tasks.edit) {
 		if t.Newest.State.Terminal() && t.Answered() && !t.Orphan {
 			continue // its end is known; it stays until the framework has acknowledged it
 		}
@@ -198,7 +198,7 @@ func (c MarkUnreachable) apply(s *State) (Result, error) {
 	}
 	a.Unreachable, a.UnreachableNS = true, s.timeNS
 	r := Result{AgentID: c.ID}
-	for t := range s.TasksOfAgent(c.ID) {
+	for t := range s.tasksOfAgent(c.ID, s.tasks.edit) {
 		if t.Released || t.State.Terminal() || t.Orphan {
 			continue
 		}

@@ -168,7 +168,7 @@ func (c RemoveFramework) apply(s *State) (Result, error) {
 		return Result{}, s.frameworkError(c.ID)
 	}
 	r := Result{FrameworkID: c.ID}
-	for t := range s.TasksOfFramework(c.ID) {
+	for t := range s.tasksOfFramework(c.ID, s.tasks.edit) {
 		t.Orphan = true
 		if t.State.Terminal() || t.Released {
 			r.Events = append(r.Events, s.dropTask(t)...)

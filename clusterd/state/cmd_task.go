@@ -131,7 +131,7 @@ func (c UpdateTask) apply(s *State) (Result, error) {
 	if !ok {
 		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskUnknown)
 	}
-	t := s.tasks.at(slot)
+	t := s.tasks.edit(slot)
 	switch {
 	case t.AgentID != c.Agent || len(c.UUID) == 0:
 		return Result{}, fmt.Errorf("update of container %s by agent %s: %w", c.Container, c.Agent, ErrCommandInvalid)
@@ -234,7 +234,7 @@ func (c AcknowledgeUpdate) apply(s *State) (Result, error) {
 	if !ok {
 		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskUnknown)
 	}
-	t := s.tasks.at(slot)
+	t := s.tasks.edit(slot)
 	if len(c.UUID) == 0 || !bytes.Equal(t.UUID, c.UUID) {
 		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrNotNewest)
 	}
@@ -269,7 +269,7 @@ func (c KillTask) apply(s *State) (Result, error) {
 	if !ok {
 		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskUnknown)
 	}
-	t := s.tasks.at(slot)
+	t := s.tasks.edit(slot)
 	if t.State.Terminal() {
 		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrTaskEnded)
 	}

@@ -33,6 +33,12 @@ func (h *History) add(tasks []Task, frameworks []Framework) {
 	}
 }
 
+// shared gives the history as it is now; its records never change, and what is added later
+// goes elsewhere.
+func (h *History) shared() History {
+	return History{Tasks: slices.Clip(h.Tasks), Frameworks: slices.Clip(h.Frameworks)}
+}
+
 // trim keeps the newest of each framework.
 func (h *History) trim() {
 	kept := make([]Task, 0, maxFinishedAll)
@@ -81,7 +87,7 @@ func (m *Machine) Snapshot() (io.WriterTo, error) {
 		return nil, m.fatal
 	}
 	s := m.state.Snapshot()
-	s.history = History{Tasks: slices.Clone(m.history.Tasks), Frameworks: slices.Clone(m.history.Frameworks)}
+	s.history = m.history.shared()
 	return s, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 )
@@ -16,13 +17,14 @@ import (
 // snapshotHeader begins a snapshot; the number is the format's.
 const snapshotHeader = "mesolith state 1\n"
 
-// Snapshot is a copy of the state at one index, cheap to make: records are copied flat
-// and share what never changes (infos, resources, statuses).
+// Snapshot is a copy of the state at one index, cheap to make: tasks are shared until they
+// change, other records are copied flat and share what never changes (infos, resources,
+// statuses).
 type Snapshot struct {
 	head       State // scalars only
 	frameworks []Framework
 	agents     []Agent
-	tasks      []Task
+	tasks      iter.Seq[*Task]
 	removed    []FrameworkID
 	users      []string
 	history    History
@@ -35,7 +37,7 @@ func (s *State) Snapshot() *Snapshot {
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
 			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware,
 		},
-		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: s.tasks.copied(), removed: slices.Clone(s.removed),
+		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: rows(s.tasks.share()), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
 	}
 	for i := range snap.agents {
@@ -67,7 +69,8 @@ func (s *State) Hash() [32]byte {
 	snap := s.Snapshot()
 	slices.SortFunc(snap.frameworks, func(a, b Framework) int { return compareStrings(string(a.ID), string(b.ID)) })
 	slices.SortFunc(snap.agents, func(a, b Agent) int { return compareStrings(string(a.ID), string(b.ID)) })
-	slices.SortFunc(snap.tasks, func(a, b Task) int { return compareStrings(string(a.ContainerID), string(b.ContainerID)) })
+	tasks := slices.SortedFunc(s.tasks.all(), func(a, b *Task) int { return compareStrings(string(a.ContainerID), string(b.ContainerID)) })
+	snap.tasks = slices.Values(tasks)
 	snap.write(out, false)
 	return [32]byte(sum.Sum(nil))
 }
@@ -156,8 +159,8 @@ func (s *Snapshot) write(o *summed, history bool) {
 			put(recordAdopting, func(w *writer) { w.string(string(s.agents[i].ID)) })
 		}
 	}
-	for i := range s.tasks {
-		put(recordTask, func(w *writer) { w.task(&s.tasks[i]) })
+	for t := range s.tasks {
+		put(recordTask, func(w *writer) { w.task(t) })
 	}
 	for _, id := range s.removed {
 		put(recordRemoved, func(w *writer) { w.string(string(id)) })

@@ -91,7 +91,8 @@ type State struct {
 	pool           string // networks.tasks.pool as last told
 	quarter        uint64 // of the pool, where new nodes' subnets are looked for first
 
-	// Records lie in flat arrays, so that a snapshot copies them at memory speed.
+	// Records lie in flat arrays. Those of the tasks, which are many, a snapshot shares
+	// until they change; of the others, which hold maps, it has copies.
 	frameworks table[Framework]
 	agents     table[Agent]
 	tasks      table[Task]
@@ -240,13 +241,17 @@ func (s *State) Counts() (frameworks, agents, tasks int) {
 
 // TasksOfFramework yields a framework's tasks in the order of their ids.
 func (s *State) TasksOfFramework(id FrameworkID) iter.Seq[*Task] {
+	return s.tasksOfFramework(id, s.tasks.at)
+}
+
+func (s *State) tasksOfFramework(id FrameworkID, at func(int32) *Task) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		f, ok := s.Framework(id)
 		if !ok {
 			return
 		}
 		for _, task := range slices.Sorted(maps.Keys(f.tasks)) {
-			if !yield(s.tasks.at(f.tasks[task])) {
+			if !yield(at(f.tasks[task])) {
 				return
 			}
 		}
@@ -255,64 +260,21 @@ func (s *State) TasksOfFramework(id FrameworkID) iter.Seq[*Task] {
 
 // TasksOfAgent yields an agent's tasks in the order of their container ids.
 func (s *State) TasksOfAgent(id AgentID) iter.Seq[*Task] {
+	return s.tasksOfAgent(id, s.tasks.at)
+}
+
+func (s *State) tasksOfAgent(id AgentID, at func(int32) *Task) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		a, ok := s.Agent(id)
 		if !ok {
 			return
 		}
 		for _, container := range slices.Sorted(maps.Keys(a.tasks)) {
-			if !yield(s.tasks.at(a.tasks[container])) {
+			if !yield(at(a.tasks[container])) {
 				return
 			}
 		}
 	}
-}
-
-// table is a flat array with holes. Slots are reused, newest hole first.
-type table[T any] struct {
-	rows []T
-	used []bool
-	free []int32
-}
-
-func (t *table[T]) add(row T) int32 {
-	if n := len(t.free); n > 0 {
-		slot := t.free[n-1]
-		t.free = t.free[:n-1]
-		t.rows[slot], t.used[slot] = row, true
-		return slot
-	}
-	t.rows, t.used = append(t.rows, row), append(t.used, true)
-	return int32(len(t.rows) - 1)
-}
-
-func (t *table[T]) remove(slot int32) {
-	var zero T
-	t.rows[slot], t.used[slot] = zero, false
-	t.free = append(t.free, slot)
-}
-
-func (t *table[T]) at(slot int32) *T { return &t.rows[slot] }
-
-func (t *table[T]) all() iter.Seq[*T] {
-	return func(yield func(*T) bool) {
-		for i := range t.rows {
-			if t.used[i] && !yield(&t.rows[i]) {
-				return
-			}
-		}
-	}
-}
-
-// copied returns the rows in use, in a new array.
-func (t *table[T]) copied() []T {
-	out := make([]T, 0, len(t.rows)-len(t.free))
-	for i := range t.rows {
-		if t.used[i] {
-			out = append(out, t.rows[i])
-		}
-	}
-	return out
 }
 
 func (s *State) frameworkError(id FrameworkID) error {
