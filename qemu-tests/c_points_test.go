@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ var ways = map[string]struct {
 }
 
 // walk is every point with the way that comes past it.
-func walk() []string {
+func walk(t *testing.T) []string {
 	way := map[fault.Point]string{
 		fault.KillRecord: "killed", fault.Terminated: "killed", fault.AgentKill: "killed", fault.LeaderKill: "killed", fault.Limited: "fills",
 	}
@@ -61,8 +62,16 @@ func walk() []string {
 		ids = append(ids, fault.Sign+string(p)+"."+w)
 	}
 	// What ended a task is known also to who was not there, and two deaths are as good as one.
-	return append(ids, fault.Sign+"noticed.eats", fault.Sign+"killed.fills", fault.Sign+"start.net-unaddress.done.exits",
+	ids = append(ids, fault.Sign+"noticed.eats", fault.Sign+"killed.fills", fault.Sign+"start.net-unaddress.done.exits",
 		fault.Sign+"exec.kill-record.drained.killed", fault.Sign+"agent-launch.agent-update.agent-settled.exits")
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 2))
+	for i := range pairs {
+		a, b := fault.Isolated[rng.IntN(len(fault.Isolated))], fault.Isolated[rng.IntN(len(fault.Isolated))]
+		ids = append(ids, fmt.Sprintf("%s%s.%s.pair%d.exits", fault.Sign, a, b, i))
+	}
+	t.Logf("%d pairs of points by seed %d", pairs, seed)
+	return ids
 }
 
 // lookEvery is after how many tasks it is looked what is left of them.
@@ -87,7 +96,7 @@ func (w *world) dieAtEveryPoint(t *testing.T) {
 	f := w.framework(t, false)
 	wantState(t, f.runToEnd(t, w.faulty("unpacks.exits"))[0], mesosv1.TaskState_TASK_FAILED)
 	w.wantNothingLeft(t, only)
-	ids := walk()
+	ids := walk(t)
 	for batch := range slices.Chunk(ids, lookEvery) {
 		began := time.Now()
 		for _, id := range batch {
