@@ -74,7 +74,7 @@ func added(a, b map[string]int) map[string]int {
 var chainFaults = []string{
 	"agent to leader silent", "leader to agent silent", "both silent", "connection broken", "frames late", "frame repeated",
 	"agent begins again", "keeper's connection broken", "leader changes", "stream broken", "stream unread", "acknowledgement lost",
-	"acknowledgement late", "acknowledgement repeated", "acknowledgement of nothing",
+	"acknowledgement late", "acknowledgement repeated", "acknowledgement of nothing", "for minutes",
 }
 
 // chain is all of one run.
@@ -184,6 +184,10 @@ func (x *chain) trouble(ctx context.Context, stop func()) func() {
 	x.mu.Lock()
 	x.fire(kind)
 	pause := time.Duration(x.rng.IntN(70_000)) * time.Millisecond // shorter and longer than the grace
+	if x.rng.IntN(8) == 0 {
+		pause *= 5 // a cable that is missed late
+		x.fire("for minutes")
+	}
 	switch kind {
 	case "agent to leader silent":
 		x.up.silent = true
