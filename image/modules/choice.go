@@ -9,7 +9,7 @@ var Boot = []string{
 	"qemu_fw_cfg", // the node document on virtual machines
 	"efivarfs",
 	"overlay", // before the first container, or libcontainer copies itself
-	"veth", "bridge", "tun",
+	"veth", "bridge",
 	"nf_conntrack", "nf_nat", "nf_conntrack_netlink",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_connlimit",
 	"nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
@@ -34,7 +34,7 @@ var Required = []string{
 	"e1000", "e1000e", "igb", "igc", "ixgbe", "i40e", "ice",
 	"mlx4_core", "mlx4_en", "mlx5_core", "bnxt_en", "tg3", "r8169", "vmxnet3",
 	// file systems
-	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "isofs", "squashfs", "loop",
+	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "squashfs", "loop",
 	// device mapper
 	"dm_mod", "dm_crypt", "dm_verity", "xts", "aesni_intel",
 	// networks of tasks and nodes, and what tests do to them
@@ -48,7 +48,7 @@ var Required = []string{
 // Optional are taken where the kernel has them: distributions differ.
 var Optional = []string{
 	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "vmw_pvscsi", "vmd",
-	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "efi_pstore", "ramoops", "acpi_cpufreq", "realtek",
+	"ipmi_si", "ipmi_watchdog", "efi_pstore", "ramoops", "acpi_cpufreq", "realtek",
 }
 
 // Together are soft dependencies of our own: what is of use only with the
