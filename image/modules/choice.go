@@ -13,7 +13,6 @@ var Boot = []string{
 	"nf_conntrack", "nf_nat", "nf_conntrack_netlink",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_connlimit",
 	"nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
-	"nft_reject", "nft_reject_inet",
 	"inet_diag", "tcp_diag", "vsock",
 }
 
@@ -40,7 +39,7 @@ var Required = []string{
 	// networks of tasks and nodes, and what tests do to them
 	"vxlan", "8021q", "bonding", "wireguard", "macvlan", "ipvlan", "ifb", "udp_diag", "vsock_loopback",
 	"sch_netem", "sch_tbf", "sch_ingress", "act_mirred", "cls_u32",
-	"nft_redir", "nft_log", "nf_log_syslog", "nft_limit", "nft_hash", "nft_numgen", "nft_quota",
+	"nft_redir", "nft_limit", "nft_hash", "nft_numgen",
 	// watchdogs
 	"iTCO_wdt", "sp5100_tco", "wdat_wdt", "hpwdt",
 }
