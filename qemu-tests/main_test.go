@@ -241,7 +241,7 @@ func three(t *testing.T) *world {
 			t.Fatal(err)
 		}
 		// One role may use the nodes' network: what its tasks may do is tested too.
-		w, err := makeWorld(t.Context(), "shared", options{file: text + "tasks: { hostNetworkRoles: [" + "host-network" + "] }\n"})
+		w, err := makeWorld(t.Context(), "shared", options{file: text + "tasks: { hostNetworkRoles: [" + hostRole + "] }\n"})
 		if err != nil {
 			t.Fatal(err)
 		}

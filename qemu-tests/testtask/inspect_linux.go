@@ -35,7 +35,8 @@ type Inspection struct {
 }
 
 // inspect prints the table as one line of JSON; arguments are NAME=ADDRESS of machines
-// whose doors are tried, and "gateway" for its own network's.
+// whose doors are tried, "gateway" for its own network's, and "sysfs" for a look at every
+// file of /sys, which are many.
 func inspect(machines []string) error {
 	runtime.GOMAXPROCS(4) // who asks and who answers must not wait for each other
 	in := Inspection{Tried: map[string]int{}}
@@ -46,7 +47,12 @@ func inspect(machines []string) error {
 	in.devices()
 	in.masks()
 	in.processes()
-	in.writable()
+	roots := []string{"/proc"}
+	if i := slices.Index(machines, "sysfs"); i >= 0 {
+		machines = slices.Delete(slices.Clone(machines), i, i+1)
+		roots = append(roots, "/sys")
+	}
+	in.writable(roots)
 	calls, err := callRows()
 	if err != nil {
 		return err
@@ -68,6 +74,7 @@ func (in *Inspection) add(section, name, value string) {
 	if value == "" {
 		value = "none"
 	}
+	value = strings.ReplaceAll(value, "\n", ", ")
 	in.Rows = append(in.Rows, Row{section, name, value})
 }
 
@@ -149,7 +156,8 @@ func (in *Inspection) limits() {
 	}
 	for _, l := range rlimits {
 		var got unix.Rlimit
-		// Not Getrlimit: Go's own raises the soft limit of open files at start.
+		// Of open files this program has raised the soft limit to the hard one, as all
+		// programs in Go do.
 		if err := unix.Prlimit(0, l.what, nil, &got); err != nil {
 			in.add("limits", l.name, err.Error())
 			continue
@@ -296,9 +304,9 @@ func (in *Inspection) processes() {
 }
 
 // writable opens every file of the kernel's file systems for writing, and writes none.
-func (in *Inspection) writable() {
+func (in *Inspection) writable(roots []string) {
 	self := fmt.Sprintf("/proc/%d", os.Getpid())
-	for _, root := range []string{"/proc", "/sys"} {
+	for _, root := range roots {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return fs.SkipDir
@@ -393,6 +401,10 @@ func answered(err error) string {
 	case os.IsTimeout(err):
 		return "shut"
 	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
 	return err.Error()
 }
 
@@ -400,10 +412,10 @@ func answered(err error) string {
 func knock(at string) string {
 	c, err := net.Dial("udp", at)
 	if err != nil {
-		return err.Error()
+		return answered(err)
 	}
 	defer c.Close()
-	for range 4 {
+	for range 3 {
 		if _, err = c.Write([]byte("?")); err == nil {
 			_ = c.SetReadDeadline(time.Now().Add(time.Second))
 			_, err = c.Read(make([]byte, 64))
@@ -411,6 +423,9 @@ func knock(at string) string {
 		if !os.IsTimeout(err) {
 			break
 		}
+	}
+	if os.IsTimeout(err) {
+		return "no answer"
 	}
 	return answered(err)
 }
