@@ -5,6 +5,7 @@ package qemutests
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,7 @@ func agentsOf(t *testing.T, w *world) string {
 	for _, a := range list {
 		ids = append(ids, a.ID)
 	}
+	slices.Sort(ids)
 	return strings.Join(ids, " ")
 }
 
