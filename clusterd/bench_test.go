@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -24,27 +23,6 @@ const (
 	failovers = 20
 	devBeat   = 250 * time.Millisecond // --heartbeat's default
 )
-
-// leads finds the member that leads, by where any of them sends its callers.
-func (p *processes) leads() (int, error) {
-	c := &http.Client{Timeout: time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	for i := range p.running {
-		if p.running[i] == nil {
-			continue
-		}
-		resp, err := c.Get("http://" + p.api(i) + "/redirect")
-		if err != nil {
-			continue
-		}
-		resp.Body.Close()
-		for n := range p.ports {
-			if strings.HasSuffix(resp.Header.Get("Location"), p.api(n)) {
-				return n, nil
-			}
-		}
-	}
-	return 0, fmt.Errorf("nobody is said to lead")
-}
 
 // eager is a framework that launches a task with every offer while it is asked to.
 type eager struct {
@@ -137,7 +115,7 @@ func TestBenchFailoverOfProcesses(t *testing.T) {
 	for range failovers {
 		trips = append(trips, calm())
 		time.Sleep(8 * devBeat)
-		lead, err := p.leads()
+		lead, err := p.leads(-1)
 		if err != nil {
 			t.Fatal(err)
 		}
