@@ -241,6 +241,9 @@ func (w *smallWorld) wrong(s *scene) string {
 		return ""
 	}
 	if s.born&(1<<living.id) == 0 {
+		if s.gens[living.id]&overLiving != 0 {
+			return "a generation was born, and when its founder decided another one could still have a quorum"
+		}
 		w.countBirth(s, living)
 	}
 	for i := range w.n {
@@ -251,6 +254,20 @@ func (w *smallWorld) wrong(s *scene) string {
 		}
 	}
 	return ""
+}
+
+// overLiving marks a generation whose founder decided while another could have a quorum.
+// It may do so by old answers; but then those who gave them no longer keep their promise,
+// and nothing is born of it.
+const overLiving = 1 << 7
+
+func (w *smallWorld) anyElectable(s *scene) bool {
+	for i := range w.n {
+		if _, ok := w.electable(s, i); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // countBirth forgives what only masters knew that could not be heard in time.

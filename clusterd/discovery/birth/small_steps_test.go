@@ -210,6 +210,9 @@ func (w *smallWorld) beginBirth(s *scene, i int, d deed) {
 	s.p[i].birth = smallBirth{}
 	b.gen = short{d.height, w.newGeneration(s)}
 	s.p[i].birth = b
+	if w.anyElectable(s) {
+		s.gens[b.gen.id] = overLiving
+	}
 	for j := range w.n {
 		p := &s.p[j]
 		if d.to&(1<<j) == 0 || d.incarnation[j] != p.incarnation {
