@@ -360,6 +360,9 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 	if len(left) < q {
 		return fmt.Errorf("%d of %d masters left what they belonged to, %d are needed", len(left), len(f.Participants), q)
 	}
+	if !f.Confirmed(func(name string) bool { _, ok := left[name]; return ok }, len(m.cfg.List)) {
+		return fmt.Errorf("a generation that was taken for dead may be alive: only %d of %d masters kept their promise", len(left), len(f.Participants))
+	}
 	var state []byte
 	if f.Source != "" {
 		from, ok := left[f.Source]

@@ -57,3 +57,22 @@ func Dead(g Generation, answers []Answer, n int, all bool) bool {
 	}
 	return living < len(newest)/2+1
 }
+
+// Confirmed says whether a birth may go on with those who left what they belonged to:
+// they alone kept their promise, so they alone are still what they answered. Another may
+// have begun anew since, and be a voter of the very generation that its former answer
+// helped to declare dead (n: all masters).
+func (f Found) Confirmed(left func(name string) bool, n int) bool {
+	var kept []Answer
+	for _, p := range f.Participants {
+		if left(p.Name) {
+			kept = append(kept, p)
+		}
+	}
+	for _, a := range kept {
+		if a.Bound && !Dead(a.Generation, kept, n, len(kept) == n) {
+			return false
+		}
+	}
+	return len(kept) >= n/2+1
+}

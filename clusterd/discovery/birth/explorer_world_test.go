@@ -467,7 +467,10 @@ func (w *world) note(founder, proc int, a message) {
 		for j := range b.left {
 			source = source || w.machines[j].name == b.f.Source
 		}
-		if len(b.left) < w.quorum() || !source {
+		left := func(name string) bool {
+			return slices.ContainsFunc(slices.Collect(maps.Keys(b.left)), func(j int) bool { return w.machines[j].name == name })
+		}
+		if !source || !b.f.Confirmed(left, w.n) {
 			w.endBirth(founder, "too few left")
 			return
 		}

@@ -221,6 +221,14 @@ func (w *smallWorld) change(s *scene, i int, living [most]uint8) bool {
 	return true
 }
 
+// What must never be.
+const (
+	wrongTwo   = "two live quorums"
+	wrongLost  = "a command was acknowledged, and a generation lives that does not hold it"
+	wrongBorn  = "a generation was born, and when its founder decided another one could still have a quorum"
+	wrongStuck = "everything is on and connected, and"
+)
+
 // wrong names the first thing that must never be and is.
 func (w *smallWorld) wrong(s *scene) string {
 	var living short
@@ -233,7 +241,7 @@ func (w *smallWorld) wrong(s *scene) string {
 			continue
 		}
 		if living.id != 0 {
-			return "two live quorums"
+			return wrongTwo
 		}
 		living = g
 	}
@@ -242,14 +250,14 @@ func (w *smallWorld) wrong(s *scene) string {
 	}
 	if s.born&(1<<living.id) == 0 {
 		if s.gens[living.id]&overLiving != 0 {
-			return "a generation was born, and when its founder decided another one could still have a quorum"
+			return wrongBorn
 		}
 		w.countBirth(s, living)
 	}
 	for i := range w.n {
 		if p := &s.p[i]; p.member && p.gen == living {
 			if _, ok := w.electable(s, i); ok && s.acked&^p.log.commands() != 0 {
-				return "a command was acknowledged, and a generation lives that does not hold it"
+				return wrongLost
 			}
 		}
 	}

@@ -83,6 +83,7 @@ type deed struct {
 	attempt, height uint8
 	source          uint8 // from 1 on
 	answer          smallAnswer
+	found           [2]uint8    // the place of its Found in the rulebook
 	incarnation     [most]uint8 // of those who take part
 }
 
@@ -122,10 +123,12 @@ type rulebook struct {
 	numbers  map[string]uint32
 	answered map[asked]outcome
 	calls    int
+	founds   []Found
+	foundNo  map[string]int
 }
 
 func newRulebook(n int, disks bool) *rulebook {
-	return &rulebook{n: n, disks: disks, states: make([]remembered, 1), numbers: map[string]uint32{}, answered: map[asked]outcome{}}
+	return &rulebook{n: n, disks: disks, states: make([]remembered, 1), numbers: map[string]uint32{}, answered: map[asked]outcome{}, foundNo: map[string]int{}}
 }
 
 func nameOf(i int) string { return string(rune('a' + i)) }
@@ -333,11 +336,26 @@ func (r *rulebook) put(state uint32, q question) outcome {
 	o := outcome{state: r.number(s)}
 	for _, a := range actions {
 		if d, ok := deedOf(a); ok {
+			if f, yes := a.(Found); yes {
+				d.found = r.keep(f)
+			}
 			o.deeds = append(o.deeds, d)
 		}
 	}
 	r.answered[key] = o
 	return o
+}
+
+// keep numbers what founders decided: what the participants answered.
+func (r *rulebook) keep(f Found) [2]uint8 {
+	f.Attempt, f.Lost = "", ""
+	key := fmt.Sprintf("%+v", f.Participants)
+	k, ok := r.foundNo[key]
+	if !ok {
+		k = len(r.founds)
+		r.founds, r.foundNo[key] = append(r.founds, f), k
+	}
+	return [2]uint8{uint8(k), uint8(k >> 8)}
 }
 
 func (q question) event() Event {

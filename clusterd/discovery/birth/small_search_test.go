@@ -204,13 +204,13 @@ func (x *search) heal(from *scene) string {
 		}
 		way = append(way, h)
 		if !w.healStep(s) {
-			return "everything is on and connected, and nothing can be done for the masters to become one again"
+			return wrongStuck + " nothing can be done for the masters to become one again"
 		}
 		if why := w.wrong(s); why != "" {
 			return why + ", while everything becomes well"
 		}
 	}
-	return "everything is on and connected, and the masters do not become one again"
+	return wrongStuck + " the masters do not become one again"
 }
 
 func (w *smallWorld) healStep(s *scene) bool {

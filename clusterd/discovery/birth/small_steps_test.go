@@ -206,7 +206,7 @@ func (w *smallWorld) beginBirth(s *scene, i int, d deed) {
 		w.drop = true
 		return
 	}
-	b := smallBirth{on: true, attempt: d.attempt, who: d.to, source: d.source}
+	b := smallBirth{on: true, attempt: d.attempt, who: d.to, source: d.source, found: d.found}
 	s.p[i].birth = smallBirth{}
 	b.gen = short{d.height, w.newGeneration(s)}
 	s.p[i].birth = b
@@ -286,14 +286,9 @@ func (w *smallWorld) note(s *scene, i int, a letter) {
 		w.endBirth(s, i, int(b.bound) < w.n/2+1)
 		return
 	}
-	left, source := 0, b.source == 0
-	for j, inc := range b.left {
-		if inc != 0 {
-			left++
-			source = source || int(b.source) == j+1
-		}
-	}
-	if left < w.n/2+1 || !source {
+	left := func(name string) bool { return b.left[name[0]-'a'] != 0 }
+	f := w.founds[int(b.found[0])|int(b.found[1])<<8]
+	if b.source != 0 && b.left[b.source-1] == 0 || !f.Confirmed(left, w.n) {
 		w.endBirth(s, i, true)
 		return
 	}

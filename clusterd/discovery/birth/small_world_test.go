@@ -24,6 +24,7 @@ type smallBirth struct {
 	state                      uint8 // commands, a bit each
 	gen                        short
 	left                       [most]uint8 // the new incarnation of who left
+	found                      [2]uint8    // see rulebook.keep
 }
 
 // player is one machine. Nothing in it has padding: its bytes are its identity.
@@ -63,7 +64,7 @@ type scene struct {
 	gens   [10]uint8 // commands that those who took part in a birth held, until it has a quorum
 	born   uint16    // generations that had a quorum
 	left   budgets   // faults to come
-	pad    [2]uint8  // so that the size is a multiple of 4
+	pad    [4]uint8  // so that the size is a multiple of 4
 }
 
 func (s *scene) raw() []byte {
