@@ -24,8 +24,8 @@ var mutants = []mutant{
 		smallSearch{},
 	},
 	{
-		"a living generation is discarded for the higher", "birth.go",
-		"if a.Bound && !Dead(a.Generation, valid, len(s.cfg.List), all) {", "if false {",
+		"a living generation is discarded for the higher", "dead.go",
+		"	q := n/2 + 1\n	outside", "	if n > 0 {\n		return true\n	}\n	q := n/2 + 1\n	outside",
 		smallSearch{},
 	},
 	{

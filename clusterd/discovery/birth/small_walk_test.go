@@ -1,12 +1,15 @@
 package birth
 
 import (
+	"bytes"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 )
 
 // smallWalks runs count seeded walks of n machines in small worlds, a world a worker, and
@@ -24,7 +27,7 @@ func smallWalks(n int, disks bool, seed uint64, count int, done func(w *smallWor
 				mu.Lock()
 				if why != "" && failure == "" {
 					var b strings.Builder
-					v.walk(seed, i, &b)
+					newStroll(n, disks).walk(seed, i, &b)
 					failure = fmt.Sprintf("%swalk %d of seed %d with %d masters, disks %v: %s", b.String(), i, seed, n, disks, why)
 				}
 				over := failure != ""
@@ -112,10 +115,11 @@ func (v *stroll) any(r *rand.Rand, s *scene, inOrder, eager int) move {
 	}
 	letters := [...]moveKind{mvLose, mvLate, mvReplay, mvDeafDeliver}
 	if waiting > 0 && r.IntN(eager+1) > 0 {
-		k := uint8(len(s.wire) - 1 - r.IntN(waiting))
-		if inOrder == 0 {
-			k = uint8(len(s.wire) - 1)
+		at := 0
+		if inOrder > 0 {
+			at = r.IntN(waiting)
 		}
+		k := v.x.w.inContents(s, waiting)[at]
 		if r.IntN(30) == 0 {
 			return move{kind: letters[r.IntN(len(letters))], j: k}
 		}
@@ -142,4 +146,21 @@ func (v *stroll) any(r *rand.Rand, s *scene, inOrder, eager int) move {
 		return move{kind: mvDeafStart, i: i}
 	}
 	return move{kind: mvStart + moveKind(r.IntN(int(mvOn-mvStart))), i: i, j: j}
+}
+
+// inContents gives the places of the letters on the wire in an order that does not depend
+// on their numbers, which other walks gave: a seed gives the same walk alone.
+func (w *smallWorld) inContents(s *scene, waiting int) []uint8 {
+	places := make([]uint8, waiting)
+	for k := range places {
+		places[k] = uint8(len(s.wire) - 1 - k)
+	}
+	slices.SortFunc(places, func(a, b uint8) int {
+		return bytes.Compare(w.letters[s.wire[a]].raw(), w.letters[s.wire[b]].raw())
+	})
+	return places
+}
+
+func (l *letter) raw() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(l)), unsafe.Sizeof(*l))
 }
