@@ -85,3 +85,19 @@ func FuzzReadRequest(f *testing.F) {
 		}
 	})
 }
+
+// The same for what another master answers.
+func FuzzReadReply(f *testing.F) {
+	var b bytes.Buffer
+	if err := (reply{Answer: &birthwire.Answer{}, state: []byte("a state")}).write(&b); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := readReply(bytes.NewReader(raw))
+		if err == nil && len(r.state) > len(raw) {
+			t.Fatalf("%d bytes of state out of %d", len(r.state), len(raw))
+		}
+	})
+}

@@ -89,7 +89,7 @@ func (s segments) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, erro
 	if s.meta.begun(info.ID) {
 		least = int(info.SizeLimit)
 	}
-	err = cutTorn(f, least)
+	err = cutTorn(f, info, least)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
+	"slices"
 
 	"github.com/hashicorp/raft-wal/types"
 )
@@ -66,7 +66,7 @@ func wholeBatches(raw []byte, from int) int {
 func checkFile(raw []byte) (end int, err error) {
 	end = wholeBatches(raw, 0)
 	for at := max(end, fileHeader) + frameHeader; at+frameHeader <= len(raw); at += frameHeader {
-		if wholeBatches(raw, at) > at {
+		if kind := raw[at]; kind == frameEntry && wholeBatches(raw, at) > at {
 			return end, fmt.Errorf("%w between the bytes %d and %d, and whole after them", errDamaged, end, at)
 		}
 	}
@@ -75,7 +75,7 @@ func checkFile(raw []byte) (end int, err error) {
 
 // checkSealed reads through a file that nothing is added to any more.
 func checkSealed(f io.ReaderAt, info types.SegmentInfo) error {
-	raw, err := readAll(f)
+	raw, err := readAll(f, info)
 	if err != nil {
 		return err
 	}
@@ -89,8 +89,8 @@ func checkSealed(f io.ReaderAt, info types.SegmentInfo) error {
 // cutTorn reads through the file that is written to and wipes what a crash has left behind
 // its last whole batch: remains of two crashes can look like one batch. A file that holds
 // entries has at least a batch and, because it is made in full length, so many bytes.
-func cutTorn(f types.WritableFile, least int) error {
-	raw, err := readAll(f)
+func cutTorn(f types.WritableFile, info types.SegmentInfo, least int) error {
+	raw, err := readAll(f, info)
 	if err != nil {
 		return err
 	}
@@ -111,6 +111,22 @@ func cutTorn(f types.WritableFile, least int) error {
 	return f.Sync()
 }
 
-func readAll(f io.ReaderAt) ([]byte, error) {
-	return io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
+// readAll reads a file that is about as long as it was made.
+func readAll(f io.ReaderAt, info types.SegmentInfo) ([]byte, error) {
+	raw := make([]byte, 0, int(info.SizeLimit)+chunkBytes)
+	for {
+		if cap(raw)-len(raw) < chunkBytes {
+			raw = slices.Grow(raw, len(raw)+chunkBytes)
+		}
+		n, err := f.ReadAt(raw[len(raw):len(raw)+chunkBytes], int64(len(raw)))
+		raw = raw[:len(raw)+n]
+		if err == io.EOF {
+			return raw, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
+
+const chunkBytes = 256 << 10

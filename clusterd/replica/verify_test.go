@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft-wal/types"
@@ -76,6 +77,21 @@ func TestEachFlippedBitIsNoticed(t *testing.T) {
 		raw[bit/8] ^= 1 << (bit % 8)
 	}
 	t.Logf("%d bits flipped", 8*len(raw))
+}
+
+// BenchmarkCheckFile is what opening a log costs for each of its files.
+func BenchmarkCheckFile(b *testing.B) {
+	var raw []byte
+	for len(raw) < 3<<20 {
+		raw = batchFrames(raw, strings.Repeat("x", 300), strings.Repeat("y", 300))
+	}
+	raw = append(raw, make([]byte, 1<<20)...)
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		if _, err := checkFile(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func FuzzDecodeMeta(f *testing.F) {
