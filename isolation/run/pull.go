@@ -152,12 +152,25 @@ func (p *pulls) run(ctx context.Context, ref string, auth []byte) error {
 	defer runtime.UnlockOSThread()
 	k.log.Info("pull", "image", ref)
 	if err := cmd.Run(); err != nil {
+		if killed(err) && ctx.Err() == nil {
+			return fmt.Errorf("image %s: the kernel ended its puller: images have no more memory on this node; use a smaller image, or raise ramStore in the cluster file", ref)
+		}
 		if last := said.lastLine(); last != "" {
 			return errors.New(last)
 		}
 		return fmt.Errorf("image %s: the puller ended: %w", ref, err)
 	}
 	return nil
+}
+
+// killed says whether a program was ended by SIGKILL.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // confine gives the puller ids that own the store's files and nothing else.
