@@ -356,6 +356,9 @@ func (r *Replica) Barrier(ctx context.Context) error {
 // await asks the library and waits for it, but no longer than this replica lives: while
 // a write hangs it neither takes a request nor answers one.
 func (r *Replica) await(ctx context.Context, ask func() raft.Future) error {
+	if r.Failure() != nil { // the library may have nobody left who would answer
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, r.failure)
+	}
 	done := make(chan error, 1)
 	go func() { done <- ask().Error() }()
 	select {
