@@ -2,9 +2,11 @@
 // and flushed before the deed it announces.
 //
 // A file is a header line with the format's number and the body's CRC-32C, then the
-// body (JSON). A damaged or newer file is set aside under another name and reported,
-// never half believed; the container it was about is then one without a record, which
-// the keeper removes. What the steps mean is isolation/run's business.
+// body (JSON). A damaged file is set aside under another name and reported, never half
+// believed; the container it was about is then one without a record, which the keeper
+// removes. A file of a newer format is left as it is and refused: to set it aside would
+// end a container that the newer program knows. What the steps mean is isolation/run's
+// business.
 package records
 
 import (
@@ -17,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -130,6 +133,9 @@ func (s *Store) load(path, name string, found *Found) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, errNewer) {
+		return fmt.Errorf("read record %s: %w: start that version again, or remove the file, which ends its container", path, err)
+	}
 	found.Problems = append(found.Problems, fmt.Sprintf("%s: %v; kept as %s.bad", path, err, name))
 	if err := os.Rename(path, path+".bad"); err != nil {
 		return fmt.Errorf("set damaged record aside: %w", err)
@@ -137,7 +143,6 @@ func (s *Store) load(path, name string, found *Found) error {
 	return nil
 }
 
-// errDamaged and errNewer are told apart only in what people read.
 var (
 	errDamaged = errors.New("damaged")
 	errNewer   = errors.New("written by a newer version")
@@ -229,6 +234,9 @@ func (s *Store) write(name string, v any) error {
 	}
 	if err == nil {
 		err = os.Rename(path+".tmp", path)
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("write record: %w: make room on the file system of %s", err, s.dir)
 	}
 	if err != nil {
 		return fmt.Errorf("write record: %w", err)

@@ -1,9 +1,11 @@
 package records
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -51,7 +53,7 @@ func TestDamageIsSetAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{"flip", "short", "newer", "other", "good"} {
+	for _, id := range []string{"flip", "short", "empty", "zeros", "header", "newer", "other", "good"} {
 		if err := s.Put(Record{Step: Done, Container: &keeper.Container{ContainerId: id}}); err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +70,9 @@ func TestDamageIsSetAside(t *testing.T) {
 	}
 	alter("flip", func(b []byte) []byte { b[len(b)-3] ^= 1; return b })
 	alter("short", func(b []byte) []byte { return b[:10] })
-	alter("newer", func(b []byte) []byte { return []byte(strings.Replace(string(b), "record 1", "record 2", 1)) })
+	alter("empty", func([]byte) []byte { return nil })
+	alter("zeros", func(b []byte) []byte { return make([]byte, len(b)) })
+	alter("header", func(b []byte) []byte { b[3] ^= 1; return b })
 	alter("other", func([]byte) []byte {
 		raw, err := os.ReadFile(filepath.Join(dir, "good"+suffix))
 		if err != nil {
@@ -79,12 +83,47 @@ func TestDamageIsSetAside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "x.rec.tmp"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, found, err := Open(dir)
-	if err != nil || len(found.Records) != 1 || len(found.Problems) != 4 {
-		t.Fatalf("found %+v, %v", found, err)
+	alter("newer", func(b []byte) []byte { return []byte(strings.Replace(string(b), "record 1", "record 2", 1)) })
+	newer := filepath.Join(dir, "newer"+suffix)
+	if _, _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "start that version again") {
+		t.Errorf("a record of a newer version: %v", err)
 	}
-	if _, again, err := Open(dir); err != nil || len(again.Problems) != 0 {
+	if err := os.Remove(newer); err != nil { // it was left where it is
+		t.Fatal(err)
+	}
+	_, again, err := Open(dir) // some were set aside before the newer one was met
+	if err != nil || len(again.Records) != 1 {
+		t.Fatalf("found %+v, %v", again, err)
+	}
+	aside, err := filepath.Glob(filepath.Join(dir, "*.bad"))
+	if err != nil || len(aside) != 6 {
+		t.Errorf("kept aside: %q, %v", aside, err)
+	}
+	if _, again, err = Open(dir); err != nil || len(again.Problems) != 0 {
 		t.Errorf("again: %+v, %v", again, err)
+	}
+}
+
+// On a full disk the record that was there stays, and it is said what to do.
+func TestAFullDiskKeepsTheRecord(t *testing.T) {
+	dir := t.TempDir()
+	s, _, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &keeper.Container{ContainerId: "c"}
+	if err := s.Put(Record{Step: Accepted, Container: c}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/full", filepath.Join(dir, "c"+suffix+".tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(Record{Step: Started, Container: c}); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "make room on the file system of "+dir) {
+		t.Errorf("it says: %v", err)
+	}
+	_, found, err := Open(dir)
+	if err != nil || len(found.Records) != 1 || found.Records[0].Step != Accepted {
+		t.Errorf("%+v, %v", found, err)
 	}
 }
 
