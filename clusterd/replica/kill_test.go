@@ -20,6 +20,9 @@ import (
 const childEnv = "MESOLITH_TEST_VOTER"
 
 func TestMain(m *testing.M) {
+	if os.Getpid() == 1 {
+		diskProbe(os.Args[1:])
+	}
 	if spec := os.Getenv(childEnv); spec != "" {
 		if err := runVoter(strings.Split(spec, ",")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
