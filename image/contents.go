@@ -23,7 +23,7 @@ const (
 	cniDir      = libDir + "/cni"
 	isolatedDir = libDir + "/isolated" // a directory of its own: libcontainer protects the program it lies in
 	binDir      = libDir + "/bin"
-	sumsFile    = libDir + "/files.sha256"
+	sumsFile    = "etc/mesolith/files.sha256" // before all that is large: whole when the rest is not
 )
 
 // Part is a line of the size table.

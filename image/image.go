@@ -35,7 +35,9 @@ const Version = "0.1.0"
 // for it are on from the start. Console and the like are added by who boots.
 const CommandLine = "rootfstype=ramfs cryptomgr.notests panic=10 " +
 	"lockdown=integrity module.sig_enforce=1 slab_nomerge vsyscall=none debugfs=off " +
-	"proc_mem.force_override=never init_on_alloc=1 randomize_kstack_offset=on"
+	"proc_mem.force_override=never init_on_alloc=1 randomize_kstack_offset=on " +
+	// A piece of memory that a reboot leaves alone keeps the last words where the firmware cannot.
+	"reserve_mem=256K:4096:mesolith"
 
 // Options say what to build.
 type Options struct {

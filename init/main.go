@@ -18,10 +18,12 @@ import (
 	"time"
 
 	"github.com/mesolith/mesolith/init/control"
+	"github.com/mesolith/mesolith/init/fault"
 	"github.com/mesolith/mesolith/init/kmsg"
 	"github.com/mesolith/mesolith/init/modules"
 	"github.com/mesolith/mesolith/init/mounts"
 	"github.com/mesolith/mesolith/init/phase"
+	"github.com/mesolith/mesolith/init/pstore"
 	"github.com/mesolith/mesolith/init/reap"
 	"github.com/mesolith/mesolith/init/shutdown"
 	"github.com/mesolith/mesolith/init/supervise"
@@ -51,6 +53,7 @@ type machine struct {
 	plans   chan nodeplan.Plan
 	power   chan ending
 	began   time.Time
+	told    bool           // how the last boot ended; the boots phase ran
 	plan    *nodeplan.Plan // the first that came; the machine is made of it
 }
 
@@ -72,8 +75,10 @@ func main() {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 
-	how := ending{why: "boot failed"}
-	if err := m.up(); err == nil {
+	var how ending
+	if err := m.up(); err != nil {
+		how.why = pstore.BootFailed + ": " + err.Error()
+	} else {
 		m.log.Say("up %.2fs", time.Since(m.began).Seconds())
 		how = m.cruise(signals)
 	}
@@ -100,6 +105,7 @@ func (m *machine) cruise(signals <-chan os.Signal) ending {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	go m.drivers(m.able)
+	answers := true
 	for {
 		select {
 		case <-m.able:
@@ -115,18 +121,30 @@ func (m *machine) cruise(signals <-chan os.Signal) ending {
 		case s := <-signals:
 			return ending{off: s == unix.SIGTERM, why: "signal " + s.String()}
 		case <-tick.C:
-			beat(m.sup, m.feed, m.log.Warn)
+			fault.At("tick")
+			if fed := beat(m.sup, m.feed); fed != answers {
+				answers = fed
+				m.tellBeat(fed)
+			}
 		}
 	}
 }
 
-// beat feeds the watchdog if the supervisor answers.
-func beat(sup *supervise.Supervisor, feed func(), warn func(format string, args ...any)) {
+// beat feeds the watchdog if the supervisor answers, and says whether it did.
+func beat(sup *supervise.Supervisor, feed func()) bool {
 	if !sup.Ping(time.Second) {
-		warn("supervisor does not answer, watchdog not fed")
-		return
+		return false
 	}
 	feed()
+	return true
+}
+
+func (m *machine) tellBeat(fed bool) {
+	if fed {
+		m.log.Warn("supervisor answers again, watchdog fed")
+		return
+	}
+	m.log.Warn("supervisor does not answer, watchdog not fed: it will reset the machine")
 }
 
 // take makes the machine what the first plan says and starts the programs that waited
@@ -161,7 +179,7 @@ func (m *machine) startKeeper() {
 
 // down ends everything in order. It does not return.
 func (m *machine) down(e ending) {
-	m.log.Warn("going down: %s", e.why)
+	m.log.Warn("%s", pstore.GoingDown(e.why))
 	stop := func(name string, grace time.Duration) func() error {
 		return func() error { m.sup.Stop(name, grace); return nil }
 	}
@@ -176,6 +194,9 @@ func (m *machine) down(e ending) {
 			{Name: "stop-noded", Deadline: 10 * time.Second, Run: stop("noded", 5*time.Second)},
 			{Name: "kill", Deadline: 5 * time.Second, Run: shutdown.Everything},
 		}
+	}
+	if !m.told { // the boot did not come as far as to wait if it has failed before
+		steps = append(steps, phase.Phase{Name: "boots", Deadline: pstore.Pause + 10*time.Second, Run: m.boots})
 	}
 	steps = append(steps, phase.Phase{Name: "unmount", Deadline: 30 * time.Second, Run: shutdown.FileSystems})
 	if err := m.loop().Run(steps); err != nil {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mesolith/mesolith/init/fault"
 	"github.com/mesolith/mesolith/init/mounts"
 	"github.com/mesolith/mesolith/init/supervise"
 	"github.com/mesolith/mesolith/internal/nodeplan"
@@ -98,6 +99,7 @@ func listenTCP(port int) (int, error) {
 
 // prepare gives a program its listening sockets, and noded a fresh pipe for its plan.
 func (m *machine) prepare(p *supervise.Program) ([]*os.File, error) {
+	fault.At("prepare")
 	var names []string
 	for _, s := range ports {
 		if s.program == p.Name {

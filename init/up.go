@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mesolith/mesolith/init/control"
+	"github.com/mesolith/mesolith/init/fault"
 	"github.com/mesolith/mesolith/init/kmsg"
 	"github.com/mesolith/mesolith/init/modules"
 	"github.com/mesolith/mesolith/init/mounts"
@@ -17,6 +18,7 @@ import (
 	"github.com/mesolith/mesolith/init/shutdown"
 	"github.com/mesolith/mesolith/init/supervise"
 	"github.com/mesolith/mesolith/init/sysctl"
+	"github.com/mesolith/mesolith/init/unpacked"
 	"github.com/mesolith/mesolith/init/watchdog"
 	"github.com/mesolith/mesolith/internal/nodeplan"
 	"golang.org/x/sys/unix"
@@ -25,6 +27,7 @@ import (
 const (
 	bootList     = "/usr/lib/mesolith/modules.boot"
 	firstTimeout = 60 * time.Second // of the watchdog, until the plan says another
+	leastMemory  = 200 << 20        // MemTotal of a machine of 256 MiB, less its kernel and image
 )
 
 // up is the boot. What is vital ends in a reboot, everything else in a degraded node
@@ -40,18 +43,19 @@ func (m *machine) up() error {
 		m.log.Warn("%v", err) // what the console shows is not worth a reboot
 	}
 	go m.reap()
-	return m.loop().Run([]phase.Phase{
+	return m.loop().Run(fault.Phases([]phase.Phase{
 		{Name: "mounts", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: func() error { return early }},
 		{Name: "settings", Deadline: 5 * time.Second, Run: m.settings},
 		{Name: "root", Deadline: 5 * time.Second, Run: mounts.PivotableRoot},
 		{Name: "watchdog", Deadline: 20 * time.Second, Run: m.watchdog},
+		{Name: "image", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.image},
 		{Name: "groups", Deadline: 10 * time.Second, OnFailure: phase.Retry, Run: m.groups},
 		{Name: "state", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.state},
 		{Name: "sockets", Deadline: 5 * time.Second, OnFailure: phase.Reboot, Run: m.listen},
 		{Name: "cards", Deadline: 60 * time.Second, Run: m.cards},
 		{Name: "programs", Deadline: 10 * time.Second, OnFailure: phase.Reboot, Run: m.programs},
 		{Name: "boots", Deadline: pstore.Pause + 10*time.Second, Run: m.boots},
-	})
+	}))
 }
 
 func (m *machine) settings() error {
@@ -88,13 +92,36 @@ func (m *machine) watchdog() error {
 	})
 	err = errors.Join(err, m.loadKind(modules.Watchdog))
 	if _, missing := os.Stat("/dev/watchdog"); missing != nil {
-		err = errors.Join(err, m.loader.Load("softdog", "nowayout=1"))
+		err = errors.Join(err, m.loader.Load("softdog", "nowayout=1 soft_panic=1"))
 	}
 	dog, openErr := watchdog.Open(firstTimeout)
 	if dog != nil {
 		m.dog = dog
 	}
+	if err := m.records(); err != nil {
+		m.log.Warn("how this boot ends will not be known: %v", err)
+	}
 	return errors.Join(err, openErr)
+}
+
+// image refuses to run what the kernel did not unpack whole: another boot may fetch it
+// better, and a machine that is too small says so again and again.
+func (m *machine) image() error {
+	said, err := kmsg.Kernel()
+	if err != nil {
+		m.log.Warn("%v", err)
+	}
+	var failed error
+	if complaint := unpacked.Complaint(said); complaint != "" {
+		failed = errors.New(complaint)
+	}
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		if have := uint64(info.Totalram) * uint64(info.Unit); have < leastMemory {
+			m.log.Warn("this machine has %d MiB of memory for programs; a node wants %d MiB, and more for tasks", have>>20, leastMemory>>20)
+		}
+	}
+	return errors.Join(unpacked.Check(""), failed)
 }
 
 func (m *machine) groups() error {
@@ -217,26 +244,47 @@ func (m *machine) lateDevices() {
 	}
 }
 
-// boots makes a machine that boots again and again wait, so that it does not hammer the
-// server it boots from.
-func (m *machine) boots() error {
-	if _, err := os.Stat("/sys/firmware/efi"); err == nil && m.loader != nil {
-		// No device asks for the store in the firmware's variables.
-		if err := m.loader.Load("efi_pstore", "pstore_disable=N"); err != nil {
-			m.log.Warn("crashes are not kept: %v", err)
-		}
+// records loads what keeps the kernel's last words over a reboot, unless the firmware's
+// own store (ERST) does: it must be there before anything can fail.
+func (m *machine) records() error {
+	if raw, err := os.ReadFile("/sys/module/pstore/parameters/backend"); err == nil && !strings.HasPrefix(string(raw), "(null)") {
+		return nil
 	}
-	n, err := pstore.Collect(mounts.LogDir + "/crash")
-	if n > 0 {
-		m.log.Warn("%d records of earlier crashes are in the log crash", n)
+	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
+		// No device asks for the store in the firmware's variables.
+		return m.loader.Load("efi_pstore", "pstore_disable=N")
+	}
+	if err := m.loader.Load("ramoops", "mem_name=mesolith record_size=16384 max_reason=4"); err != nil {
+		return err
+	}
+	// One record an end: ramoops takes no second part.
+	return mounts.Records("kmsg_bytes=1024")
+}
+
+// boots says how the last boot ended, and makes a machine that boots again and again wait,
+// so that it does not hammer the server it boots from.
+func (m *machine) boots() error {
+	m.told = true
+	if err := errors.Join(mounts.Records(""), os.MkdirAll(mounts.LogDir, 0o755)); err != nil {
+		m.log.Warn("%v", err)
+	}
+	ends, err := pstore.Collect(mounts.LogDir + "/crash")
+	if len(ends) > 0 {
+		m.log.Warn("%d records of earlier ends are in the log crash", len(ends))
 	}
 	if err != nil {
 		m.log.Warn("%v", err)
 	}
-	wait, err := pstore.Boot(time.Now())
-	if errors.Is(err, pstore.ErrNoMemory) {
-		return nil
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		m.log.Warn("%v", err)
 	}
+	last, inRow := pstore.LastEnd(ends, m.dog.Bit(), time.Now(), time.Duration(info.Uptime)*time.Second)
+	m.log.Warn("how the last boot ended: %s", last)
+	if err := os.WriteFile(mounts.RunDir+"/last-end", []byte(last+"\n"), 0o644); err != nil {
+		m.log.Warn("%v", err)
+	}
+	wait, err := pstore.Boot(time.Now(), inRow)
 	if wait > 0 {
 		m.log.Warn("third boot within %s, waiting %s", pstore.Window, wait)
 		time.Sleep(wait)
@@ -267,6 +315,7 @@ func (m *machine) programs() error {
 		m.log.Warn("power button: %v", err)
 	}()
 	m.sup.Want("noded")
+	fault.Serve(fault.Tools{Start: m.reaper.Start, Reaped: func() uint64 { _, n := m.reaper.Registered(); return n }, Say: m.log.Say})
 	return nil
 }
 

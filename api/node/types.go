@@ -26,6 +26,8 @@ type Health struct {
 	Kernel      string    `json:"kernel"`
 	Time        time.Time `json:"time"`
 	Clock       Clock     `json:"clock"`
+	// LastEnd says how the boot before this one ended, as far as this machine can know.
+	LastEnd string `json:"lastEnd,omitempty"`
 	// CertificateEnds is zero until the node has a certificate.
 	CertificateEnds time.Time     `json:"certificateEnds,omitzero"`
 	Status          ClusterStatus `json:"status"` // as clusterd last said

@@ -24,8 +24,9 @@ func nodeCommand() *cobra.Command {
 		Long: `Ask one machine's own side, which answers when the cluster does not:
 
   dmesg          the kernel's messages since boot
-  logs PROGRAM   what clusterd, isolated or noded has logged (-f: and logs)
-  health         what the node thinks of itself
+  logs PROGRAM   what clusterd, isolated or noded has logged (-f: and logs); logs crash
+                 is what the kernel said last before it crashed
+  health         what the node thinks of itself, and how its last boot ended
   inventory      processors, memory, cards and disks
   services       the programs that init keeps running
   memory         what each of them holds, and all tasks (--json: in bytes)
@@ -61,8 +62,8 @@ var nodeVerbs = []string{
 	"inventory\twhat it is made of", "services\tof init", "memory\tand who holds it", "reboot\tboot again",
 }
 
-// nodePrograms are the programs whose logs a node keeps.
-var nodePrograms = []string{"clusterd", "isolated", "noded"}
+// nodePrograms are the logs that a node keeps.
+var nodePrograms = []string{"clusterd", "isolated", "noded", "crash"}
 
 func nodeArgs(_ *cobra.Command, args []string) error {
 	switch {

@@ -146,7 +146,12 @@ func TestCallersWaitForADescriptor(t *testing.T) {
 	server := &Server{Reaper: reap.New(4), Warn: func(f string, a ...any) { warned <- fmt.Sprintf(f, a...) }}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(fd) }()
-	says := <-warned
+	var says string
+	select {
+	case says = <-warned:
+	case err := <-ended:
+		ended <- err
+	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}

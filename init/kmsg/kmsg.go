@@ -60,6 +60,20 @@ func showOnConsole() error {
 	return nil
 }
 
+// maxKernelLog is more than the kernel's own log holds.
+const maxKernelLog = 512 << 10
+
+// Kernel gives what the kernel has said since it started.
+func Kernel() (string, error) {
+	const readAll = 3 // syslog(2), SYSLOG_ACTION_READ_ALL
+	buf := make([]byte, maxKernelLog)
+	n, err := unix.Klogctl(readAll, buf)
+	if err != nil {
+		return "", fmt.Errorf("read the kernel's log: %w", err)
+	}
+	return string(buf[:n]), nil
+}
+
 // Say writes a line that tells of progress.
 func (l *Log) Say(format string, args ...any) { l.write("<5>", format, args) }
 

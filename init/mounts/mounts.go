@@ -56,8 +56,12 @@ var kernel = []mount{
 var late = []mount{
 	{source: "cgroup2", target: CgroupDir, kind: "cgroup2", flags: quiet, data: "nsdelegate,memory_recursiveprot"},
 	{source: "securityfs", target: "/sys/kernel/security", kind: "securityfs", flags: quiet, optional: true},
-	{source: "pstore", target: "/sys/fs/pstore", kind: "pstore", flags: quiet, optional: true},
 	{source: "bpf", target: "/sys/fs/bpf", kind: "bpf", flags: quiet, data: "mode=0700", optional: true},
+}
+
+// Records mounts the kernel's records of how it ended before.
+func Records(options string) error {
+	return mount{source: "pstore", target: "/sys/fs/pstore", kind: "pstore", flags: quiet, data: options}.do()
 }
 
 // Kernel mounts proc, sys, dev and the small tmpfs.

@@ -1,11 +1,14 @@
 // Package pstore is what a node remembers over a reboot without a disk: the records that
-// the kernel kept of a crash, and the times of the last boots in one EFI variable, so
+// the kernel kept of how it ended, and the times of the last boots in one EFI variable, so
 // that a fault at boot does not make the machine boot as fast as it can for ever.
 //
-// Invariant: nothing here is needed for a boot; a machine without EFI (or whose firmware
-// refuses) boots as if it had never booted before.
+// Invariant: nothing here is needed for a boot; a machine that can keep nothing boots as
+// if it had never booted before.
 //
-// The records become a log, crash, which noded shows as it shows those of the programs.
+// The records become a log, crash, which noded shows as it shows those of the programs;
+// what the newest says of the last end becomes one line (Ends). Where they are kept is the
+// firmware's business (ERST, EFI's variables) or that of a piece of memory that a reboot
+// leaves alone (ramoops); which driver is loaded is main's.
 package pstore
 
 import (
@@ -16,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +39,6 @@ const (
 	Pause = time.Minute
 )
 
-// ErrNoMemory says that this machine has no place to remember boots in.
-var ErrNoMemory = errors.New("no EFI variables on this machine")
-
 const (
 	dir       = "/sys/fs/pstore"
 	keep      = 16 // records that stay with the firmware; its place is small
@@ -45,15 +46,16 @@ const (
 	maxLog    = 2 << 20
 )
 
-// Collect writes the records that the kernel kept of crashes to a log, oldest first, and
-// says how many there are. The newest stay where they are, for another reboot; the oldest
-// beyond them are erased, because a store that is full keeps nothing new.
-func Collect(log string) (int, error) { return collect(dir, log) }
+// Collect writes the records that the kernel kept to a log, oldest first, and gives the
+// ends that they tell of, in the same order. Those of the firmware stay where they are, for
+// another reboot, but the oldest beyond the newest 16: a store that is full keeps nothing
+// new. Those in memory are erased, so that the next boot finds only what is new.
+func Collect(log string) ([]End, error) { return collect(dir, log) }
 
-func collect(dir, log string) (int, error) {
+func collect(dir, log string) ([]End, error) {
 	list, err := os.ReadDir(dir)
 	if err != nil || len(list) == 0 {
-		return 0, nil // a machine without such a store has no records
+		return nil, nil // a machine without such a store has no records
 	}
 	when := map[string]time.Time{}
 	for _, e := range list {
@@ -64,14 +66,20 @@ func collect(dir, log string) (int, error) {
 	slices.SortStableFunc(list, func(a, b fs.DirEntry) int { return when[a.Name()].Compare(when[b.Name()]) })
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
 	if err != nil {
-		return len(list), fmt.Errorf("keep records of a crash: %w", err)
+		return nil, fmt.Errorf("keep records of a crash: %w", err)
 	}
 	defer out.Close()
+	var ends []End
 	var errs []error
 	written := 0
 	for i, e := range list {
 		path := dir + "/" + e.Name()
+		kept := !strings.HasPrefix(e.Name(), inMemory)
 		text, err := record(path)
+		if err == nil {
+			text = joined(text)
+			ends = merge(ends, when[e.Name()], text, kept)
+		}
 		if err == nil && written+len(text) <= maxLog {
 			_, err = fmt.Fprintf(out, "record %s of %s\n%s\n", e.Name(), when[e.Name()].UTC().Format(time.RFC3339), text)
 			written += len(text)
@@ -80,26 +88,31 @@ func collect(dir, log string) (int, error) {
 			errs = append(errs, fmt.Errorf("keep record of a crash: %w", err))
 			continue
 		}
-		if i < len(list)-keep {
+		if !kept || i < len(list)-keep {
 			errs = append(errs, os.Remove(path))
 		}
 	}
-	return len(list), errors.Join(errs...)
+	return ends, errors.Join(errs...)
 }
 
-func record(path string) ([]byte, error) {
+// inMemory begins the names of records that a reboot leaves and a power cut does not.
+const inMemory = "dmesg-ramoops-"
+
+func record(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxRecord))
+	raw, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	return string(raw), err
 }
 
-// Boot remembers this boot and says how long it should wait.
-func Boot(now time.Time) (time.Duration, error) {
+// Boot remembers this boot and says how long it should wait. A machine without EFI goes by
+// its records: how many ends in a row nobody had asked for.
+func Boot(now time.Time, inRow int) (time.Duration, error) {
 	if _, err := os.Stat("/sys/firmware/efi"); err != nil {
-		return 0, ErrNoMemory
+		return afterCrashes(inRow), nil
 	}
 	err := unix.Mount("efivarfs", efivars, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	if err != nil && !errors.Is(err, unix.EBUSY) {

@@ -15,8 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setTimeout is WDIOC_SETTIMEOUT: seconds as an int, in and out.
-const setTimeout = 0xc0045706
+const (
+	setTimeout = 0xc0045706 // WDIOC_SETTIMEOUT: seconds as an int, in and out
+	bootStatus = 0x80045702 // WDIOC_GETBOOTSTATUS: flags as an int
+	cardReset  = 0x20       // WDIOF_CARDRESET
+)
 
 // Dog is an open watchdog; a nil Dog is none.
 type Dog struct{ file *os.File }
@@ -45,6 +48,16 @@ func (d *Dog) SetTimeout(timeout time.Duration) error {
 		return fmt.Errorf("set watchdog to %d s: %w", seconds, err)
 	}
 	return nil
+}
+
+// Bit reports whether this device ended the last boot. Not every device remembers, and
+// softdog cannot.
+func (d *Dog) Bit() bool {
+	if d == nil {
+		return false
+	}
+	flags, err := unix.IoctlGetInt(int(d.file.Fd()), bootStatus)
+	return err == nil && flags&cardReset != 0
 }
 
 // Feed puts the reboot off.

@@ -22,7 +22,8 @@ func (a *apiServer) health(w http.ResponseWriter, _ *http.Request) {
 		Name: found.Document.Name, Cluster: found.Document.Cluster, Source: found.Source, Waiting: v.waiting,
 		Addresses: v.node.Addresses, Incarnation: v.node.Incarnation, BootID: v.node.BootId, Version: a.n.image.Version,
 		Kernel: v.node.GetInventory().GetKernel(), Time: a.n.cfg.Clock.Now().UTC(),
-		Clock: api.Clock{Synced: v.node.Clock.GetSynced(), Source: v.node.Clock.GetSource(), OffsetNS: time.Duration(v.node.Clock.GetOffsetNs())},
+		Clock:   api.Clock{Synced: v.node.Clock.GetSynced(), Source: v.node.Clock.GetSource(), OffsetNS: time.Duration(v.node.Clock.GetOffsetNs())},
+		LastEnd: readLine(a.n.cfg.Root, "run/mesolith/last-end"),
 		Status: api.ClusterStatus{
 			Role: v.status.Role, Leader: v.status.Leader, Term: v.status.Term, Height: v.status.Height,
 			Summary: v.status.Summary, AgentID: v.status.AgentId, TasksRunning: v.status.TasksRunning,
