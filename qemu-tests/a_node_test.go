@@ -138,7 +138,7 @@ func bootWentWell(t *testing.T, log string) {
 			t.Errorf("the kernel was not started with %s", word)
 		}
 	}
-	for _, phase := range []string{"mounts", "settings", "root", "watchdog", "groups", "state", "sockets", "cards", "programs", "modules", "boots", "drivers", "plan"} {
+	for _, phase := range []string{"mounts", "settings", "root", "watchdog", "image", "groups", "state", "sockets", "cards", "programs", "modules", "boots", "drivers", "plan"} {
 		_, line, found := strings.Cut(log, "mesolith: phase "+phase+" ")
 		line, _, _ = strings.Cut(line, "\n")
 		if !found || !strings.HasSuffix(line, " ok") {

@@ -255,7 +255,7 @@ func TestACrashLeavesItsTrace(t *testing.T) {
 	if _, err := m.VM().Execute(t.Context(), "inject-nmi", nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"Kernel panic - not syncing", "records of earlier crashes are in the log crash", "cluster: n1 leads"} {
+	for _, line := range []string{"Kernel panic - not syncing", "how the last boot ended: kernel panic: NMI", "cluster: n1 leads"} {
 		if _, err := m.VM().Console.Wait(within(t, toElect), mark, line); err != nil {
 			t.Fatalf("the console does not say %q: %v", line, err)
 		}

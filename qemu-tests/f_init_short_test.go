@@ -1,0 +1,9 @@
+//go:build vm && !long
+
+package qemutests
+
+// orphansOfAStorm is the number of orphans of a quick run.
+const orphansOfAStorm = 2000
+
+// mainToo has the main loop hang as well, not the supervisor only.
+const mainToo = false
