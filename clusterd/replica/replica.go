@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -115,6 +116,7 @@ type Replica struct {
 	changed chan struct{}
 	stop    chan struct{}
 	closed  chan struct{}
+	asking  atomic.Int64 // requests that the library has not answered
 	watch   sync.WaitGroup
 }
 
@@ -360,7 +362,11 @@ func (r *Replica) await(ctx context.Context, ask func() raft.Future) error {
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, r.failure)
 	}
 	done := make(chan error, 1)
-	go func() { done <- ask().Error() }()
+	r.asking.Add(1)
+	go func() {
+		defer r.asking.Add(-1)
+		done <- ask().Error()
+	}()
 	select {
 	case err := <-done:
 		return err
@@ -390,8 +396,9 @@ func (r *Replica) Close() error {
 	r.trans.Close()
 	done := make(chan error, 1)
 	go func() {
-		// The library never answers for what is on its way to the machine when it ends.
-		for try := 0; try < 100 && r.raft.Stats()["fsm_pending"] != "0"; try++ {
+		// The library never answers for what is under way when it ends: without links it
+		// steps down before, and answers then.
+		for end := time.Now().Add(2 * r.cfg.Heartbeat); r.asking.Load() > 0 && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
 		}
 		err := r.raft.Shutdown().Error()
