@@ -2,6 +2,7 @@ package replica
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,5 +27,20 @@ func TestPulse(t *testing.T) {
 	}
 	if diff := cmp.Diff(Beats{Heard: 7, Missed: 2, Longest: 1500 * time.Millisecond}, p.Read()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Followers hear their leader all the time and miss nothing; the leader hears nobody.
+func TestFollowersCountHeartbeats(t *testing.T) { synctest.Test(t, followersCountHeartbeats) }
+
+func followersCountHeartbeats(t *testing.T) {
+	tr := newTrio(t, "")
+	leader, _ := tr.leader()
+	time.Sleep(100 * heartbeat)
+	for name, r := range tr.open {
+		b := r.cfg.Pulse.Read()
+		if name == leader != (b.Heard == 0) || (name != leader && b.Heard < 100) || b.Missed != 0 {
+			t.Errorf("%s, while %s leads, counts %+v", name, leader, b)
+		}
 	}
 }

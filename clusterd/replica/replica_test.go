@@ -182,7 +182,7 @@ func (tr *trio) start(v Voter) *Replica {
 	tr.machines[v.Name] = m
 	r, err := Open(Config{
 		Dir: filepath.Join(tr.dir, v.Name), Self: v, Generation: tr.gen, Machine: m, Links: tr.room.open(v),
-		Heartbeat: heartbeat, Stall: 5 * time.Second, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Heartbeat: heartbeat, Stall: 5 * time.Second, Pulse: &Pulse{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		tr.t.Fatal(err)
