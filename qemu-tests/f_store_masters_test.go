@@ -31,7 +31,7 @@ func TestTheOnlyMasterLosesItsPower(t *testing.T) {
 			break
 		}
 		w.acknowledged(within(t, 30), 1+rand.IntN(1500))
-		n, err := m.disk.PowerCut()
+		n, err := m.disk.PowerCut(within(t, 10))
 		if err != nil {
 			t.Fatal(err)
 		}

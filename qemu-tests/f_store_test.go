@@ -95,7 +95,7 @@ func (b *storeBench) cut() {
 	if b.over {
 		return
 	}
-	n, err := b.m.disk.PowerCut()
+	n, err := b.m.disk.PowerCut(within(b.t, 10))
 	if err != nil {
 		b.t.Fatal(err)
 	}

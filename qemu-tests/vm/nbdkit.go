@@ -160,10 +160,19 @@ func (d *BadDisk) control(ctx context.Context, ask, want byte) error {
 }
 
 // PowerCut ends the server together with everything that was written and not flushed,
-// and says how many writes that were.
-func (d *BadDisk) PowerCut() (lost int, err error) {
+// and says how many writes that were. It holds the disk first and waits, not for long,
+// until there is one.
+func (d *BadDisk) PowerCut(ctx context.Context) (lost int, err error) {
+	if err := d.Hang(ctx); err != nil {
+		return 0, err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); lost == 0 && err == nil && time.Since(began) < 10*time.Second; <-tick.C {
+		lost, err = d.unflushed()
+	}
 	d.Close()
-	return d.unflushed()
+	return lost, err
 }
 
 // Close ends the server.
