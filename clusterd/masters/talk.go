@@ -284,7 +284,8 @@ func (m *Masters) serveLeave(ctx context.Context, wantState bool, refuse func(st
 	if err := m.leave(ctx); err != nil {
 		return refuse("cannot leave: %v", err)
 	}
-	out := reply{Answer: &birthwire.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Incarnation: m.self().Incarnation, Accepted: true}}
+	out := reply{Answer: m.toWire(birth.Answer{Name: m.cfg.Self, ListVersion: m.cfg.ListVersion, Own: m.own()})}
+	out.Accepted = true
 	if wantState {
 		state, err := m.legacyState()
 		if err != nil {
@@ -370,6 +371,11 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 			return fmt.Errorf("%s, who has the newest state, did not hand it over", f.Source)
 		}
 		state = from.state
+		for name, a := range left {
+			if answerOf(a.Answer).Newer(answerOf(from.Answer).Own) {
+				return fmt.Errorf("%s left with newer state than %s, who was to hand it over: it is tried again", name, f.Source)
+			}
+		}
 	}
 	g := birth.Generation{Height: f.Height, ID: newUUID()}
 	found := &birthwire.Found{Attempt: f.Attempt, Height: g.Height, Generation: g.ID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self}

@@ -450,7 +450,7 @@ func (s State) found(valid []Answer, all bool, now time.Time) (State, []Action) 
 		if a.Bound && !Dead(a.Generation, valid, len(s.cfg.List), all) {
 			return s.giveUp(fmt.Sprintf("generation %s might be alive: %s belongs to it", a.Generation.ID, a.Name), now)
 		}
-		if (a.Bound || a.Legacy) && (best == nil || newer(a.Own, best.Own)) {
+		if (a.Bound || a.Legacy) && (best == nil || a.Newer(best.Own)) {
 			best = a
 		}
 	}
@@ -466,7 +466,8 @@ func (s State) found(valid []Answer, all bool, now time.Time) (State, []Action) 
 	return s, []Action{f}
 }
 
-func newer(a, b Own) bool {
+// Newer says whether what one master holds goes further than what another does.
+func (a Own) Newer(b Own) bool {
 	if a.Generation.Height != b.Generation.Height {
 		return a.Generation.Height > b.Generation.Height
 	}

@@ -307,3 +307,32 @@ func TestReplacement(t *testing.T) {
 		})
 	}
 }
+
+// A leader gives a newcomer its vote and dies before the third master hears of it: the two
+// are a majority of the newest configuration, and the third lets nobody be elected who has
+// no vote as far as it knows. Once all have answered that generation is dead.
+func TestOnlyTheNewcomerKnowsOfItsVote(t *testing.T) {
+	g := Generation{1, "g"}
+	before := []Voter{{"a", "1"}, {"b", "1"}}
+	after := append(before[:2:2], Voter{"c", "1"})
+	rebooted := answer("a", unbound("2"))
+	newcomer := answer("c", known("1", g, 4, after...))
+	for name, test := range map[string]struct {
+		third Answer
+		all   bool
+		dead  bool
+	}{
+		"it has not heard":                {answer("b", known("1", g, 3, before...)), true, true},
+		"it has not heard, and one waits": {answer("b", known("1", g, 3, before...)), false, false},
+		"it has heard":                    {answer("b", known("1", g, 4, after...)), true, false},
+		"it has heard, and of more":       {answer("b", known("1", g, 5, after...)), true, false},
+	} {
+		answers := []Answer{rebooted, test.third, newcomer}
+		if !test.all {
+			answers = answers[1:]
+		}
+		if got := Dead(g, answers, 3, test.all); got != test.dead {
+			t.Errorf("%s: dead = %v", name, got)
+		}
+	}
+}

@@ -47,15 +47,31 @@ func Dead(g Generation, answers []Answer, n int, all bool) bool {
 	if !all {
 		return false
 	}
-	living := 0
-	for _, v := range newest {
-		for _, a := range answers {
-			if a.Bound && a.Generation == g && a.Name == v.Name && a.Incarnation == v.Incarnation {
-				living++
+	return !electable(g, answers)
+}
+
+// electable says whether one of those who answered could be elected by them. A server
+// grants no vote to one with an older log, nor to one that has none in its own newest
+// configuration: a leader that dies when only a newcomer knows of the newcomer's vote
+// leaves masters behind that are a majority by number, and elect nobody for ever.
+func electable(g Generation, answers []Answer) bool {
+	for _, c := range answers {
+		candidate := Voter{c.Name, c.Incarnation}
+		if !c.Bound || c.Generation != g || !slices.Contains(c.Voters, candidate) {
+			continue
+		}
+		granted := 0
+		for _, v := range answers {
+			voter := Voter{v.Name, v.Incarnation}
+			if v.Bound && v.Generation == g && slices.Contains(c.Voters, voter) && slices.Contains(v.Voters, candidate) && !v.Newer(c.Own) {
+				granted++
 			}
 		}
+		if granted >= len(c.Voters)/2+1 {
+			return true
+		}
 	}
-	return living < len(newest)/2+1
+	return false
 }
 
 // Confirmed says whether a birth may go on with those who left what they belonged to:

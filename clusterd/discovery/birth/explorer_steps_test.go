@@ -194,7 +194,8 @@ func (w *world) server(g Generation, v Voter) int {
 	return -1
 }
 
-// electable lists who would vote for a machine, itself among them.
+// electable lists who would vote for a machine, itself among them: nobody in whose own
+// configuration it has no vote.
 func (w *world) electable(i int, reach func(a, b int) bool) (supporters []int, ok bool) {
 	m := &w.machines[i]
 	if !m.member || len(m.log) == 0 {
@@ -206,7 +207,11 @@ func (w *world) electable(i int, reach func(a, b int) bool) (supporters []int, o
 		return nil, false
 	}
 	for _, v := range vs {
-		if j := w.server(m.gen, v); j >= 0 && (j == i || reach(i, j)) && upToDate(m.log, w.machines[j].log) {
+		j := w.server(m.gen, v)
+		if j < 0 || j != i && !reach(i, j) || !upToDate(m.log, w.machines[j].log) {
+			continue
+		}
+		if theirs, _ := members(w.machines[j].log); slices.Contains(voters(theirs), m.voter()) {
 			supporters = append(supporters, j)
 		}
 	}

@@ -105,7 +105,7 @@ func (s State) told() Told {
 		if !ok || a.ListVersion != s.cfg.ListVersion {
 			continue
 		}
-		if (a.Bound || a.Legacy) && (newest == nil || newer(a.Own, newest.Own)) {
+		if (a.Bound || a.Legacy) && (newest == nil || a.Newer(newest.Own)) {
 			newest = &a
 		}
 		t.Admitted = withWord(t.Admitted, name, a.Admitted)

@@ -30,8 +30,13 @@ var mutants = []mutant{
 	},
 	{
 		"a majority of a stale configuration is missing", "dead.go",
-		"	if !all {\n		return false\n	}\n	living := 0", "	living := 0",
+		"	if !all {\n		return false\n	}\n	return !electable", "	return !electable",
 		smallSearch{faults: budgets{lost: 1}},
+	},
+	{
+		"a majority by number is enough to wait for", "dead.go",
+		"slices.Contains(v.Voters, candidate) && ", "",
+		smallSearch{faults: budgets{reboots: 1}},
 	},
 }
 

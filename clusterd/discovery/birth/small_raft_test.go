@@ -10,7 +10,8 @@ func (l *smallLog) upToDate(than *smallLog) bool {
 }
 
 // electable gives those who would vote for a machine if everything were on and connected,
-// a bit each, and whether they are enough.
+// a bit each, and whether they are enough. The library lets nobody be elected by a server
+// in whose own configuration he has no vote.
 func (w *smallWorld) electable(s *scene, i int) (uint8, bool) {
 	p := &s.p[i]
 	if !p.member || p.log.length == 0 || p.log.voter[i] != p.incarnation {
@@ -20,7 +21,7 @@ func (w *smallWorld) electable(s *scene, i int) (uint8, bool) {
 	count := 0
 	for j, v := range p.log.voter {
 		f := &s.p[j]
-		if v != 0 && v != hole && f.member && f.gen == p.gen && f.incarnation == v && p.log.upToDate(&f.log) {
+		if v != 0 && v != hole && f.member && f.gen == p.gen && f.incarnation == v && f.log.voter[i] == p.incarnation && p.log.upToDate(&f.log) {
 			who |= 1 << j
 			count++
 		}
