@@ -202,7 +202,6 @@ func TestMastersAreReplaced(t *testing.T) {
 			if !w.eventually("a vote for everybody", 120*beat, full) {
 				return
 			}
-			time.Sleep(2 * beat) // what the leader shows may not be committed yet
 			n := w.nodes[w.names[w.rng.IntN(len(w.names))]]
 			n.off(true)
 			if err := os.RemoveAll(n.dir); err != nil {

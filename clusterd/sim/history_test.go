@@ -13,14 +13,21 @@ import (
 // history is what Raft did, as an observer beside all replicas sees it.
 type history struct {
 	mu       sync.Mutex
-	applied  map[uint64]applied // by index
-	times    map[[32]byte]int   // how often an entry stands in the history
+	applied  map[place]applied
+	times    map[[32]byte]int // how often an entry stands in the history
 	acked    map[[32]byte]bool
 	unknown  int
 	leaders  map[string]string // by generation and term
 	launches map[string]launchFate
 	lost     []string // agents that an acknowledged entry calls unreachable
 	wrong    []string
+}
+
+// place is where an entry stands: each generation is a history of its own, and the state
+// that one begins with may be of an earlier index than what others of the last have.
+type place struct {
+	generation string
+	index      uint64
 }
 
 type applied struct {
@@ -40,7 +47,7 @@ const (
 
 func newHistory() *history {
 	return &history{
-		applied: map[uint64]applied{}, times: map[[32]byte]int{}, acked: map[[32]byte]bool{}, leaders: map[string]string{},
+		applied: map[place]applied{}, times: map[[32]byte]int{}, acked: map[[32]byte]bool{}, leaders: map[string]string{},
 		launches: map[string]launchFate{},
 	}
 }
@@ -74,19 +81,34 @@ func newRecorder(h *history, name string) *recorder { return &recorder{state.New
 // Apply implements replica.Machine.
 func (r *recorder) Apply(index, term uint64, entry []byte) any {
 	sum := sha256.Sum256(entry)
+	at := place{r.generation(entry), index}
 	r.h.mu.Lock()
-	old, known := r.h.applied[index]
+	old, known := r.h.applied[at]
 	switch {
 	case known && (old.entry != sum || old.term != term):
 		r.h.fault("entry %d: %s applied one of term %d, %s another of term %d", index, old.by, old.term, r.name, term)
 	case !known:
-		r.h.applied[index] = applied{sum, term, r.name}
+		r.h.applied[at] = applied{sum, term, r.name}
 		if len(entry) > 0 {
 			r.h.times[sum]++
 		}
 	}
 	r.h.mu.Unlock()
 	return r.Machine.Apply(index, term, entry)
+}
+
+// generation is whose history an entry belongs to: the first of each says so.
+func (r *recorder) generation(entry []byte) (id string) {
+	r.View(func(s *state.State) { id = s.Generation().ID })
+	if len(entry) == 0 {
+		return id
+	}
+	if _, commands, err := state.DecodeEntry(entry); err == nil && len(commands) > 0 {
+		if b, ok := commands[0].(state.BeginGeneration); ok {
+			return b.Generation.ID
+		}
+	}
+	return id
 }
 
 // proposals is a leader's log with an observer.
