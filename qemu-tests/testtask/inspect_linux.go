@@ -355,7 +355,7 @@ func (in *Inspection) doors(machines []string) {
 	if i := slices.Index(machines, "gateway"); i >= 0 {
 		at := gateway()
 		machines = slices.Replace(slices.Clone(machines), i, i+1, "its gateway="+at)
-		_ = knock(net.JoinHostPort(at, "5049")) // so that its MAC is known
+		_, _ = net.DialTimeout("tcp", net.JoinHostPort(at, "5049"), time.Second) // so that its MAC is known
 		machines = append(machines, "its gateway by IPv6="+linkLocal(at))
 	}
 	type door struct{ name, network, at string }
@@ -408,14 +408,15 @@ func answered(err error) string {
 	return err.Error()
 }
 
-// knock sends a datagram until something comes back, if only that nobody is there.
+// knock sends a datagram until something comes back, if only that nobody is there. A kernel
+// says that once a second to each who asks, however many ports he asks for.
 func knock(at string) string {
 	c, err := net.Dial("udp", at)
 	if err != nil {
 		return answered(err)
 	}
 	defer c.Close()
-	for range 3 {
+	for range 25 {
 		if _, err = c.Write([]byte("?")); err == nil {
 			_ = c.SetReadDeadline(time.Now().Add(time.Second))
 			_, err = c.Read(make([]byte, 64))
