@@ -1,4 +1,4 @@
-//go:build vm
+//go:build vm && long
 
 package qemutests
 
@@ -25,9 +25,6 @@ type inspected struct {
 }
 
 type insideRow struct{ Section, Name, Value string }
-
-// hostRole is the role that the shared cluster lets use the nodes' network.
-const hostRole = "host-network"
 
 // insideTable is the golden table; UPDATE_GOLDEN=1 writes it anew.
 const insideTable = "testdata/inside.txt"

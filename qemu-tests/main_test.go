@@ -231,6 +231,9 @@ func (w *world) keepConsoles(t *testing.T) {
 	}
 }
 
+// hostRole is the role that the shared cluster lets use the nodes' network.
+const hostRole = "host-network"
+
 // three is the shared cluster, ready: no faults, three machines on, three agents.
 func three(t *testing.T) *world {
 	t.Helper()
