@@ -131,12 +131,12 @@ func TestAHungReplicaLetsItsDirectoryGoWhenTheWriteEnds(t *testing.T) {
 
 func hungReplicaLetsGo(t *testing.T) {
 	tr := newTrio(t, "")
-	name, r := tr.leader()
+	name, _ := tr.leader()
 	tr.close(name)
 	bad, release := &badDisk{}, make(chan struct{})
 	v := Voter{name, "i1"}
 	hung := tr.startOn(v, bad)
-	_, r = tr.leader()
+	_, r := tr.leader()
 	bad.bite(LogFlush, 1, release)
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

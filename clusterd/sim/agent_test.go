@@ -40,11 +40,10 @@ type worker struct {
 
 // container is a task on a worker.
 type container struct {
-	task      string
-	agent     *worker
-	pending   []pendingUpdate
-	ended     bool
-	forgotten bool
+	task    string
+	agent   *worker
+	pending []pendingUpdate
+	ended   bool
 }
 
 type pendingUpdate struct {

@@ -17,7 +17,6 @@ type ops struct {
 	clock int64
 	tasks map[string]*taskOps
 	reads int
-	stale int // reads that a present state contradicts, for the message
 }
 
 // taskOps are the operations on one task, in the order of their begin.
