@@ -16,6 +16,7 @@ import (
 func (l *Leader) beginGeneration() {
 	present := l.cfg.Machine.Generation()
 	if present.ID == l.cfg.Generation {
+		l.begun = true
 		l.height.Store(max(l.cfg.Height, present.Height))
 		return
 	}
@@ -23,6 +24,7 @@ func (l *Leader) beginGeneration() {
 	height := max(l.cfg.Height, present.Height+1)
 	l.height.Store(height)
 	l.propose(state.BeginGeneration{Generation: state.Generation{Height: height, ID: l.cfg.Generation}}, func(_ state.Result, err error) {
+		l.begun = true
 		if err != nil {
 			l.log.Error("the generation could not be begun", "error", err)
 		}

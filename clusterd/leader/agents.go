@@ -83,6 +83,18 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 		l.attaching[c] = at // it was greeted anew meanwhile: the answer is for the newest
 		return
 	}
+	if !known && !l.begun {
+		// Whose id this is can be told once the state belongs to this generation: an agent
+		// that outlived the last one must not hear that it is unknown.
+		l.attaching[c] = at
+		l.confirm(func(err error) {
+			newest := l.attaching[c]
+			if delete(l.attaching, c); err == nil && newest != nil {
+				l.attach(c, newest)
+			}
+		})
+		return
+	}
 	command := state.RegisterAgent{
 		ID: id, Node: at.GetNode(), AttachKey: at.GetAttachKey(), BootID: at.GetBootId(), Incarnation: at.GetIncarnation(),
 		Hostname: info.GetHostname(), Port: info.GetPort(), Address: at.GetAddress(), Info: at.GetAgentInfo(), Total: total, Pool: l.cfg.Pool,

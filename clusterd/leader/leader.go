@@ -119,6 +119,7 @@ type Leader struct {
 	attaching  map[*agentConn]*agentwire.Attach // the newest, while one is on its way into the log
 	raising    map[uint64]bool                  // heights on their way into the log
 	waiting    []pending
+	begun      bool          // the state belongs to this term's generation
 	confirming []func(error) // who must be sure that this master leads, see confirm
 	inFlight   bool
 	retries    map[state.ContainerID]*retry

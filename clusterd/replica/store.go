@@ -130,6 +130,10 @@ func (s *store) LastIndex() (uint64, error) { return s.inner.LastIndex() }
 // replica; the library would panic where it applies entries.
 func (s *store) GetLog(i uint64, l *raft.Log) error {
 	err := s.inner.GetLog(i, l)
+	if errors.Is(err, raft.ErrLogNotFound) && s.dead.Load() {
+		// The library goes on after a failed write as if what it had cut off were there.
+		return s.hold(err)
+	}
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || s.shutting() {
 		return err
 	}

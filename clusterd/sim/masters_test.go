@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,12 +35,20 @@ func three() cast { return cast{masters: 3, agents: 3, frameworks: 2} }
 
 func manyLives(t *testing.T, c cast, f func(w *world), must ...string) {
 	t.Helper()
+	livesUntil(t, c, f, func() bool { return true }, must...)
+}
+
+// livesUntil goes on for some lives more until complete says that all was met.
+func livesUntil(t *testing.T, c cast, f func(w *world), complete func() bool, must ...string) {
+	t.Helper()
 	var total counts
 	n := *lives
 	if *seedFlag != 0 {
 		n = 1
 	}
-	for range n {
+	// What a few lives did not bring, some more do.
+	happened := func() bool { return !slices.ContainsFunc(must, func(what string) bool { return total.of(what) == 0 }) }
+	for i := 0; i < n || *seedFlag == 0 && i < n+5 && !(happened() && complete()); i++ {
 		seed := *seedFlag
 		if seed == 0 {
 			seed = rand.Uint64()
