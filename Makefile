@@ -21,14 +21,14 @@ unit: ## the tests that need no virtual machine
 	$(GO) vet ./...
 	$(GO) test ./...
 
-test: image lint unit ## every test, unit and VM, in about a quarter of an hour
+test: image lint unit ## every test, unit and VM, in about twenty-five minutes
 	$(MAKE) --no-print-directory -j2 vm-tests image-tests
 
 test-all: image unit ## the long ones too: births searched and 2,400,000 walks through them, builds compared in every way
 	$(GO) test -count=1 -timeout 120m -run 'Walks|EveryOrder' ./clusterd/discovery/birth -v -walks 200000 -small-walks 500000 -long-orders
 	$(GO) test -count=1 -timeout 60m -run ChainOfUpdates ./clusterd/leader -chains 3000
 	$(GO) test -count=1 -timeout 120m ./clusterd/sim -sim.lives 5 -sim.time 20m -sim.agents 1000
-	$(GO) test -tags vm,long -count=1 -timeout 60m -v ./qemu-tests/... ./image/...
+	$(GO) test -tags vm,long -count=1 -timeout 150m -v ./qemu-tests/... ./image/...
 
 bench: image ## the figures of speed and size, in one table
 	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests ./clusterd ./clusterd/sim
@@ -49,7 +49,7 @@ clean: ## remove what was built; the cache of packages stays
 # Not listed by help: the parts of the above. Only a package that is tested alone shows
 # its lines as they come.
 vm-tests:
-	$(GO) test -tags vm -count=1 -timeout 30m -v ./qemu-tests
+	$(GO) test -tags vm -count=1 -timeout 60m -v ./qemu-tests
 image-tests:
 	$(GO) test -tags vm -count=1 -timeout 30m ./qemu-tests/*/ ./image
 programs:
