@@ -66,6 +66,7 @@ func TestLeadersAreCutOff(t *testing.T) {
 // C5, C9: masters die at every named point, by the program's end or by the machine's, under
 // load, and come back by themselves.
 func TestMastersDieAtEveryPoint(t *testing.T) {
+	inTheLongRing(t)
 	points := map[moment]int{}
 	var all []moment
 	for _, p := range replica.Points() {

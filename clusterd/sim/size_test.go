@@ -115,6 +115,7 @@ func (b *offerBook) saw(w *world, offer, agent string) {
 // The leader loses its power: a thousand agents attach to the next one while it offers
 // what those have that are there already.
 func TestAThousandAgentsAttachToANewLeader(t *testing.T) {
+	inTheLongRing(t)
 	hall(t, func(w *world) {
 		for range 3 {
 			old, _ := w.leader()
@@ -161,6 +162,7 @@ func (w *world) offersWereRight() {
 // A third and a few more fall silent in the same moment. The leader hands over before it
 // calls any of them unreachable, and then they are not called so all at once.
 func TestAThirdOfAThousandAgentsFallsSilent(t *testing.T) {
+	inTheLongRing(t)
 	hall(t, func(w *world) {
 		old, _ := w.leader()
 		began := time.Now()
@@ -205,6 +207,7 @@ func TestAThirdOfAThousandAgentsFallsSilent(t *testing.T) {
 // Fifty of a thousand agents lose all their connections every few seconds, for minutes:
 // nobody is called unreachable for it, and the others are offered all the time.
 func TestFlappingAgents(t *testing.T) {
+	inTheLongRing(t)
 	hall(t, func(w *world) {
 		flapping := w.workers[:max(2, *crowd/20)]
 		before := w.offersSoFar()

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	walks    = flag.Int("walks", 6_000, "seeded walks of five masters")
+	walks    = flag.Int("walks", 2_000, "seeded walks of five masters")
 	walkSeed = flag.Uint64("walk-seed", 0, "replay one run of walks; 0: a fresh seed")
 	walkOnly = flag.Int("walk", -1, "replay this walk alone, with its trace")
 )
