@@ -43,9 +43,9 @@ type membership struct {
 	anchor      *nodedoc.Anchor // nil: --dev
 	incarnation string
 	bootID      string
-	hardware    string                   // hash of what the machine says of itself; empty: --dev
-	admitted    func() map[string]string // by master: hardware that an operator let in; nil: nobody can
-	address     string                   // LAN address, without prefix
+	hardware    string                       // hash of what the machine says of itself; empty: --dev
+	admitted    func() map[string]birth.Word // by master: what an operator let in; nil: nobody can
+	address     string                       // LAN address, without prefix
 	mtu         uint32
 	closed      []string // addresses that tasks may not ask, as IPv4:port
 	apiPort     int

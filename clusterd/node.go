@@ -18,6 +18,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/discovery"
+	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 	"github.com/mesolith/mesolith/clusterd/machine"
 	"github.com/mesolith/mesolith/clusterd/peers"
 	"github.com/mesolith/mesolith/internal/nodedoc"
@@ -62,12 +63,12 @@ func (i *identity) now() time.Time {
 }
 
 // admitted is what an operator said to this machine of other masters' hardware.
-func (i *identity) admitted() map[string]string {
+func (i *identity) admitted() map[string]birth.Word {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	out := map[string]string{}
+	out := map[string]birth.Word{}
 	for _, a := range i.node.GetAdmitted() {
-		out[a.GetMaster()] = a.GetHardware()
+		out[a.GetMaster()] = birth.Word{Hardware: a.GetHardware(), Instead: a.GetInstead()}
 	}
 	return out
 }

@@ -62,7 +62,7 @@ func TestAnotherMachineUnderAMastersNameWaits(t *testing.T) {
 	}
 
 	// The word is said to the master that does not lead: it travels.
-	if err := w.nodeAPI(third.Node).Admit(t.Context(), name, waits.Hardware); err != nil {
+	if err := w.nodeAPI(third.Node).Admit(t.Context(), waits); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, within(t, toElect), func() error {

@@ -73,10 +73,10 @@ func (c *Client) Poweroff(ctx context.Context, reason string) error {
 	return c.post(ctx, "/v1/poweroff", url.Values{"reason": {reason}})
 }
 
-// Admit lets the machine of a hardware hash carry a master's name from now on. It is told
-// to masters; the leader writes it into the cluster's state.
-func (c *Client) Admit(ctx context.Context, master, hardware string) error {
-	return c.post(ctx, "/v1/masters/admit", url.Values{"master": {master}, "hardware": {hardware}})
+// Admit lets a machine that waits carry its master's name instead of the known one. It is
+// told to masters; the leader writes it into the cluster's state.
+func (c *Client) Admit(ctx context.Context, h Held) error {
+	return c.post(ctx, "/v1/masters/admit", url.Values{"master": {h.Master}, "hardware": {h.Hardware}, "instead": {h.Known}})
 }
 
 // Kill sends a signal (KILL, TERM, …) to a supervised program.

@@ -23,7 +23,7 @@ type Hardware struct {
 	Known func() map[string]string
 	Learn func(ctx context.Context, name, hardware string) error
 	// Admitted is what an operator said on this machine, by name.
-	Admitted func() map[string]string
+	Admitted func() map[string]birth.Word
 }
 
 // ErrNotYet is Learn's answer while the term is not ready for commands.
@@ -133,20 +133,39 @@ func hardwareOf(list []*birthwire.Hardware) map[string]string {
 	return out
 }
 
+func wordsToWire(all map[string]birth.Word) []*birthwire.Word {
+	var out []*birthwire.Word
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, &birthwire.Word{Name: name, Hash: all[name].Hardware, Instead: all[name].Instead})
+	}
+	return out
+}
+
+func wordsOf(list []*birthwire.Word) map[string]birth.Word {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make(map[string]birth.Word, len(list))
+	for _, w := range list {
+		out[w.GetName()] = birth.Word{Hardware: w.GetHash(), Instead: w.GetInstead()}
+	}
+	return out
+}
+
 // livingOf is an answer to a leader's question.
 func livingOf(a *birthwire.Answer) birth.Living {
-	return birth.Living{Incarnation: a.GetIncarnation(), Hardware: a.GetHardware(), Admitted: hardwareOf(a.GetAdmitted())}
+	return birth.Living{Incarnation: a.GetIncarnation(), Hardware: a.GetHardware(), Admitted: wordsOf(a.GetAdmitted())}
 }
 
 // noteOwnHold remembers, for people, that the cluster knows another machine under this name.
 func (m *Masters) noteOwnHold(a *birthwire.Answer) {
 	known, own := hardwareOf(a.GetKnown())[m.cfg.Self], m.cfg.Hardware.Own
-	admitted := hardwareOf(a.GetAdmitted())[m.cfg.Self]
+	word := wordsOf(a.GetAdmitted())[m.cfg.Self]
 	if known == "" {
 		return
 	}
 	m.ownHold = ""
-	if known != own && (own == "" || admitted != own) {
+	if known != own && (own == "" || word != birth.Word{Hardware: own, Instead: known}) {
 		m.ownHold = birth.Held{Name: m.cfg.Self, Hardware: own, Known: known}.String()
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 )
 
 // words guards what the tests change while masters read it.
@@ -35,7 +37,7 @@ func (s *site) hardwareOf(n string, o *one) Hardware {
 			_, err := t.Log.Propose(ctx, fmt.Appendf(nil, "hardware %s %s", name, hardware))
 			return err
 		},
-		Admitted: func() map[string]string {
+		Admitted: func() map[string]birth.Word {
 			words.Lock()
 			defer words.Unlock()
 			return maps.Clone(s.admitted[n])
@@ -56,10 +58,10 @@ func (n *notes) hardware() map[string]string {
 	return out
 }
 
-func (s *site) say(to, name, hardware string) {
+func (s *site) say(to, name, hardware, instead string) {
 	words.Lock()
 	defer words.Unlock()
-	s.admitted = map[string]map[string]string{to: {name: hardware}}
+	s.admitted = map[string]map[string]birth.Word{to: {name: {Hardware: hardware, Instead: instead}}}
 }
 
 func (s *site) leader() string {
@@ -125,9 +127,9 @@ func TestAnotherMachineUnderAMastersName(t *testing.T) {
 		}
 		s.write("without it")
 
-		s.say("m1", "m3", "other")
+		s.say("m1", "m3", "other", "h3")
 		if s.leader() == "m1" {
-			s.say("m2", "m3", "other") // to somebody who does not lead: it travels
+			s.say("m2", "m3", "other", "h3") // to somebody who does not lead: it travels
 		}
 		s.full()
 		s.known(map[string]string{"m1": "h1", "m2": "h2", "m3": "other"})
@@ -158,7 +160,7 @@ func TestAnotherMachineMakesNoQuorum(t *testing.T) {
 				t.Errorf("%s: %+v", n, st)
 			}
 		}
-		s.say("m1", "m3", "other")
+		s.say("m1", "m3", "other", "h3")
 		s.write("second")
 		if !s.on["m1"].notes.has("first") {
 			t.Error("what was acknowledged is lost")

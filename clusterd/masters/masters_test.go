@@ -151,7 +151,7 @@ type site struct {
 	twins twins
 	// hardware of each machine, and what an operator said to each, by name.
 	hardware map[string]string
-	admitted map[string]map[string]string
+	admitted map[string]map[string]birth.Word
 }
 
 type one struct {

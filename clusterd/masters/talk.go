@@ -91,7 +91,7 @@ func answerOf(a *birthwire.Answer) birth.Answer {
 		Own: birth.Own{
 			Incarnation: a.GetIncarnation(), Highest: a.GetHighest(), Term: a.GetTerm(), LastIndex: a.GetLastIndex(), Legacy: a.GetLegacy(), ConfigIndex: a.GetConfigIndex(),
 			Generation: birth.Generation{Height: a.GetHeight(), ID: a.GetGeneration()},
-			Hardware:   a.GetHardware(), Known: hardwareOf(a.GetKnown()), Admitted: hardwareOf(a.GetAdmitted()),
+			Hardware:   a.GetHardware(), Known: hardwareOf(a.GetKnown()), Admitted: wordsOf(a.GetAdmitted()),
 		},
 	}
 	out.Bound = a.GetGeneration() != "" && !a.GetLegacy()
@@ -105,7 +105,7 @@ func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 	out := &birthwire.Answer{
 		Refused: a.Refused, ListVersion: a.ListVersion, Name: a.Name, Incarnation: a.Incarnation, Generation: a.Generation.ID,
 		Height: a.Generation.Height, Term: a.Term, LastIndex: a.LastIndex, Promised: a.Promised, Leader: a.Leader, Legacy: a.Legacy, Highest: a.Highest, ConfigIndex: a.ConfigIndex,
-		Hardware: a.Hardware, Known: hardwareToWire(a.Known), Admitted: hardwareToWire(a.Admitted),
+		Hardware: a.Hardware, Known: hardwareToWire(a.Known), Admitted: wordsToWire(a.Admitted),
 	}
 	for _, v := range a.Voters {
 		out.Voters = append(out.Voters, &birthwire.Voter{Name: v.Name, Incarnation: v.Incarnation})

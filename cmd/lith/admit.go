@@ -2,28 +2,18 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/mesolith/mesolith/api/node"
 )
-
-// healthTime bounds asking all nodes how they are; those that are off cost no more.
-const healthTime = 5 * time.Second
 
 func admitCommand() *cobra.Command {
 	var f targetFlags
@@ -36,8 +26,13 @@ A master that reboots comes back by itself. When another machine answers under i
 (a replaced mainboard, but also a copied medium), it gets no vote: the machine that the
 cluster knows may be alive where nobody hears it. ` + "`lith status`" + ` says so. Switch the former
 machine off for good, then admit the new one.`,
-		Example:           "  lith nodes admit n3\n  lith nodes admit n3 --yes",
-		Args:              cobra.ExactArgs(1),
+		Example: "  lith nodes admit n3\n  lith nodes admit n3 --yes",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("name one master: `%s MASTER`; `lith status` says which one waits", cmd.CommandPath())
+			}
+			return nil
+		},
 		ValidArgsFunction: first(completeNodes(&f)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := f.open()
@@ -71,67 +66,6 @@ func confirm(in io.Reader, out io.Writer, yes bool, question string) error {
 	return nil
 }
 
-// ownSide is the way to one machine's own side.
-type ownSide struct {
-	name   string
-	master bool
-	api    string // its Mesos API's URL; empty: nobody knows
-	client *node.Client
-}
-
-// ownSides are those of all nodes that can be reached from here.
-func (t *target) ownSides() []ownSide {
-	var out []ownSide
-	for _, n := range t.nodes {
-		out = append(out, ownSide{n.Name, n.Master, n.api, &node.Client{Base: n.node, HTTP: t.http}})
-	}
-	if len(out) == 0 && t.http.Transport != nil { // by URL: the node that it names
-		if u, err := url.Parse(t.api[0]); err == nil {
-			out = append(out, ownSide{name: u.Hostname(), api: t.api[0], client: &node.Client{Base: "https://" + net.JoinHostPort(u.Hostname(), strconv.Itoa(nodePort)), HTTP: t.http}})
-		}
-	}
-	return out
-}
-
-// report is what one node's own side said.
-type report struct {
-	ownSide
-	health node.Health
-	err    error
-}
-
-// reports asks the own side of every node at once.
-func (t *target) reports(ctx context.Context) []report {
-	ctx, cancel := context.WithTimeout(ctx, healthTime)
-	defer cancel()
-	var out []report
-	for _, s := range t.ownSides() {
-		out = append(out, report{ownSide: s})
-	}
-	var wg sync.WaitGroup
-	for i := range out {
-		wg.Go(func() { out[i].health, out[i].err = out[i].client.Health(ctx) })
-	}
-	wg.Wait()
-	return out
-}
-
-// heldBy gathers the machines that wait, each once.
-func heldBy(reports []report) []node.Held {
-	var held []node.Held
-	for _, r := range reports {
-		for _, h := range r.health.Status.Held {
-			if !slices.Contains(held, h) {
-				held = append(held, h)
-			}
-		}
-	}
-	slices.SortFunc(held, func(a, b node.Held) int {
-		return cmp.Or(strings.Compare(a.Master, b.Master), strings.Compare(a.Hardware, b.Hardware))
-	})
-	return held
-}
-
 // admit tells every node that can be reached: the leader writes it into the state, and
 // without one it counts in the next attempt to found.
 func (t *target) admit(ctx context.Context, w io.Writer, master string, ask func(question string) error) error {
@@ -162,7 +96,7 @@ func (t *target) admit(ctx context.Context, w io.Writer, master string, ask func
 		if r.err != nil || r.name == master { // what a machine hears of itself counts for nothing
 			continue
 		}
-		if err := r.client.Admit(ctx, master, h.Hardware); err != nil {
+		if err := r.client.Admit(ctx, h); err != nil {
 			failed = append(failed, fmt.Errorf("node %s: %w", r.name, err))
 			continue
 		}
@@ -173,15 +107,4 @@ func (t *target) admit(ctx context.Context, w io.Writer, master string, ask func
 	}
 	fmt.Fprintf(w, "%s is admitted with hardware %.12s: %s told. It votes once it has caught up (`lith status%s`).\n", master, h.Hardware, plural(told, "node was", "nodes were"), t.at())
 	return nil
-}
-
-// heardFrom says who answered, for an error's sake.
-func heardFrom(all []report) string {
-	answered := 0
-	for _, r := range all {
-		if r.err == nil {
-			answered++
-		}
-	}
-	return fmt.Sprintf("%d of %s answered", answered, plural(len(all), "node", "nodes"))
 }

@@ -25,7 +25,7 @@ func machines(t *testing.T, held map[string][]node.Held) (*target, func() []stri
 			}
 		})
 		mux.HandleFunc("POST /v1/masters/admit", func(w http.ResponseWriter, r *http.Request) {
-			told = append(told, name+": "+r.FormValue("master")+" "+r.FormValue("hardware"))
+			told = append(told, name+": "+r.FormValue("master")+" "+r.FormValue("hardware")+" instead of "+r.FormValue("instead"))
 			if _, err := w.Write([]byte("{}")); err != nil {
 				t.Error(err)
 			}
@@ -46,13 +46,13 @@ func TestAdmit(t *testing.T) {
 		fail   string
 		told   []string
 	}{
-		"one that waits":        {map[string][]node.Held{"n1": {one}, "n2": {one}}, "n3", nil, "", []string{"n1: n3 other", "n2: n3 other"}},
+		"one that waits":        {map[string][]node.Held{"n1": {one}, "n2": {one}}, "n3", nil, "", []string{"n1: n3 other instead of before", "n2: n3 other instead of before"}},
 		"nobody waits":          {nil, "n3", nil, "no machine waits under the name n3 (3 of 3 nodes answered)", nil},
 		"somebody else waits":   {map[string][]node.Held{"n1": {one}}, "n2", nil, "no machine waits under the name n2", nil},
 		"two wait":              {map[string][]node.Held{"n1": {one, {Master: "n3", Hardware: "third", Known: "before"}}}, "n3", nil, "2 machines wait", nil},
 		"one without a hash":    {map[string][]node.Held{"n1": {{Master: "n3", Known: "before"}}}, "n3", nil, "cannot be admitted", nil},
 		"the operator says no":  {map[string][]node.Held{"n1": {one}}, "n3", errors.New("nothing was changed"), "nothing was changed", nil},
-		"only the held one saw": {map[string][]node.Held{"n3": {one}}, "n3", nil, "", []string{"n1: n3 other", "n2: n3 other"}},
+		"only the held one saw": {map[string][]node.Held{"n3": {one}}, "n3", nil, "", []string{"n1: n3 other instead of before", "n2: n3 other instead of before"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tg, told := machines(t, test.held)
@@ -102,7 +102,7 @@ func TestStatusSentence(t *testing.T) {
 		},
 		"Cluster c has no leader: what runs goes on, nothing new can start, and nobody is told of what ends. no node is missing.": {},
 		"Cluster c works, led by n1, but 1 of 1 node is ready: another machine than the cluster knows answers as n3 (hardware other for before), and has no vote until `lith nodes admit n3`; 2 tasks run.": {
-			Leader: "n1", Nodes: []nodeView{ready}, Tasks: 2, Held: []heldView{{"n3", "other", "before"}},
+			Leader: "n1", Nodes: []nodeView{ready}, Tasks: 2, Held: []node.Held{{Master: "n3", Hardware: "other", Known: "before"}},
 		},
 	} {
 		s.Cluster = "c"

@@ -229,7 +229,7 @@ func (d *diagnosis) held(f facts) {
 		for _, h := range n.health.Status.Held {
 			if !slices.Contains(seen, h) {
 				seen = append(seen, h)
-				d.wrong("masters", heldView{h.Master, h.Hardware, h.Known}.String(), "One master fewer votes until then.",
+				d.wrong("masters", heldSentence(h), "One master fewer votes until then.",
 					"If the former machine is off for good: `lith nodes admit "+h.Master+f.at+"`. If not, switch the new one off: its medium is a copy.")
 			}
 		}

@@ -11,19 +11,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/api/node"
 )
 
 // statusView is what `lith status --json` prints.
 type statusView struct {
-	Cluster string     `json:"cluster"`
-	API     string     `json:"api"` // URL of the Mesos API, on this machine
-	Summary string     `json:"summary"`
-	Healthy bool       `json:"healthy"`
-	Leader  string     `json:"leader"` // empty: none
-	Tasks   int        `json:"tasks"`
-	Nodes   []nodeView `json:"nodes"`
-	Held    []heldView `json:"held,omitempty"`
-	Clocks  []string   `json:"clocks,omitempty"` // those that are far apart, in words
+	Cluster string      `json:"cluster"`
+	API     string      `json:"api"` // URL of the Mesos API, on this machine
+	Summary string      `json:"summary"`
+	Healthy bool        `json:"healthy"`
+	Leader  string      `json:"leader"` // empty: none
+	Tasks   int         `json:"tasks"`
+	Nodes   []nodeView  `json:"nodes"`
+	Held    []node.Held `json:"held,omitempty"`
+	Clocks  []string    `json:"clocks,omitempty"` // those that are far apart, in words
 	// Masters is absent where nobody can say which nodes are masters.
 	Masters *mastersView `json:"masters,omitempty"`
 }
@@ -36,14 +37,8 @@ type mastersView struct {
 	Why    string `json:"why,omitempty"` // there is no leader, as one of them says
 }
 
-// heldView is another machine under a master's name, which waits for `lith nodes admit`.
-type heldView struct {
-	Master   string `json:"master"`
-	Hardware string `json:"hardware"` // hash of what the machine says of itself
-	Known    string `json:"known"`    // of the machine that the cluster knows
-}
-
-func (h heldView) String() string {
+// heldSentence says what a machine that waits for `lith nodes admit` means.
+func heldSentence(h node.Held) string {
 	return fmt.Sprintf("another machine than the cluster knows answers as %s (hardware %.12s for %.12s), and has no vote until `lith nodes admit %s`", h.Master, h.Hardware, h.Known, h.Master)
 }
 
@@ -105,9 +100,7 @@ func (t *target) status(ctx context.Context, now time.Time) (statusView, error) 
 		s.Tasks += n.Tasks
 	}
 	all := t.reports(ctx)
-	for _, h := range heldBy(all) {
-		s.Held = append(s.Held, heldView{h.Master, h.Hardware, h.Known})
-	}
+	s.Held = heldBy(all)
 	s.masters(all)
 	s.judge()
 	s.addClocks(t.clocks(ctx))
@@ -159,7 +152,7 @@ func (s *statusView) judge() {
 	}
 	nodes := orNothing(bad)
 	for _, h := range s.Held {
-		bad = append(bad, h.String())
+		bad = append(bad, heldSentence(h))
 	}
 	switch {
 	case s.Leader == "":

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	api "github.com/mesolith/mesolith/api/node"
+	"github.com/mesolith/mesolith/internal/wire/noded"
 	"github.com/mesolith/mesolith/internal/wire/pid1"
 	"github.com/mesolith/mesolith/provision/node/memory"
 )
@@ -165,14 +166,14 @@ func SendSignal(pid int, sig syscall.Signal) error { return unix.Kill(pid, sig) 
 // admit takes an operator's word that another machine carries a master's name. The word
 // names the machine by its hardware: a third one is not let in by it.
 func (a *apiServer) admit(w http.ResponseWriter, r *http.Request) {
-	master, hardware := r.FormValue("master"), r.FormValue("hardware")
+	master, hardware, instead := r.FormValue("master"), r.FormValue("hardware"), r.FormValue("instead")
 	names := a.n.document().Document.Masters.Names
 	switch {
 	case !slices.Contains(names, master):
 		refuse(w, http.StatusBadRequest, "master=%.64q is no master of this cluster: it has %s", master, strings.Join(names, ", "))
-	case hardware == "" || len(hardware) > 256:
-		refuse(w, http.StatusBadRequest, "hardware=%.64q is no hash of a machine: /v1/health shows those that wait under status.held", hardware)
-	case !a.n.hub.admit(master, hardware):
+	case hardware == "" || len(hardware) > 256 || instead == "" || len(instead) > 256:
+		refuse(w, http.StatusBadRequest, "hardware=%.64q instead=%.64q are no hashes of machines: /v1/health shows those that wait under status.held", hardware, instead)
+	case !a.n.hub.admit(&noded.AdmittedHardware{Master: master, Hardware: hardware, Instead: instead}):
 		refuse(w, http.StatusConflict, "%d words of operators are kept already; they are forgotten when this node is booted again", maxAdmitted)
 	default:
 		answer(w, http.StatusOK, struct{}{})

@@ -110,14 +110,14 @@ func (h *hub) await(ctx context.Context, ok func(view) bool) (view, error) {
 // maxAdmitted bounds what operators say of masters' hardware between two boots.
 const maxAdmitted = 64
 
-// admit keeps an operator's word: that hardware carries a master's name from now on.
-// False: there are too many already.
-func (h *hub) admit(master, hardware string) bool {
+// admit keeps an operator's word, the last one for each master. False: there are too many
+// already.
+func (h *hub) admit(word *noded.AdmittedHardware) bool {
 	kept := false
 	h.change(func(n *noded.Node) {
-		n.Admitted = slices.DeleteFunc(n.Admitted, func(a *noded.AdmittedHardware) bool { return a.GetMaster() == master })
+		n.Admitted = slices.DeleteFunc(n.Admitted, func(a *noded.AdmittedHardware) bool { return a.GetMaster() == word.GetMaster() })
 		if kept = len(n.Admitted) < maxAdmitted; kept {
-			n.Admitted = append(n.Admitted, &noded.AdmittedHardware{Master: master, Hardware: hardware})
+			n.Admitted = append(n.Admitted, word)
 		}
 	})
 	return kept

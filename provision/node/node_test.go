@@ -357,21 +357,28 @@ func TestAdmit(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	for _, bad := range [][2]string{{"nobody", "other"}, {"m1", ""}, {"m1", strings.Repeat("x", 300)}} {
-		if err := operator.Admit(t.Context(), bad[0], bad[1]); !errors.Is(err, api.ErrRefused) {
+	long := strings.Repeat("x", 300)
+	for _, bad := range []api.Held{
+		{Master: "nobody", Hardware: "other", Known: "before"},
+		{Master: "m1", Known: "before"},
+		{Master: "m1", Hardware: "other"},
+		{Master: "m1", Hardware: long, Known: "before"},
+		{Master: "m1", Hardware: "other", Known: long},
+	} {
+		if err := operator.Admit(t.Context(), bad); !errors.Is(err, api.ErrRefused) {
 			t.Errorf("%.20q: %v", bad, err)
 		}
 	}
-	if err := b.operator(t, nodedoc.RoleReader).Admit(t.Context(), "m1", "other"); !errors.Is(err, api.ErrRefused) {
+	if err := b.operator(t, nodedoc.RoleReader).Admit(t.Context(), api.Held{Master: "m1", Hardware: "other", Known: "before"}); !errors.Is(err, api.ErrRefused) {
 		t.Errorf("a reader admits: %v", err)
 	}
 	for _, hardware := range []string{"third", "other"} { // the last word counts
-		if err := operator.Admit(t.Context(), "m1", hardware); err != nil {
+		if err := operator.Admit(t.Context(), api.Held{Master: "m1", Hardware: hardware, Known: "before"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	clusterd.node(func(n *noded.Node) bool {
 		a := n.GetAdmitted()
-		return len(a) == 1 && a[0].GetMaster() == "m1" && a[0].GetHardware() == "other"
+		return len(a) == 1 && a[0].GetMaster() == "m1" && a[0].GetHardware() == "other" && a[0].GetInstead() == "before"
 	})
 }

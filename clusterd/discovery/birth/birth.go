@@ -62,7 +62,7 @@ type Own struct {
 
 	Hardware string            // this machine's; empty: nobody can tell
 	Known    map[string]string // by name: the masters' hardware as the state has it
-	Admitted map[string]string // by name: what an operator said here, and no state has yet
+	Admitted map[string]Word   // by name: what an operator said here, and no state has yet
 }
 
 // Answer is another master's truth, and whether it promised.

@@ -38,16 +38,23 @@ func orNone(hardware string) string {
 // Living is who answered a fresh question under a master's name.
 type Living struct {
 	Incarnation, Hardware string
-	Admitted              map[string]string // what an operator said to it
+	Admitted              map[string]Word // what an operator said to it
 }
 
 // Told is what is known of the hardware of masters, by name, and what the operator said.
-type Told struct{ Known, Admitted map[string]string }
+type Told struct {
+	Known    map[string]string
+	Admitted map[string]Word
+}
+
+// Word is an operator's: Hardware may carry a name instead of what carried it until now.
+// Once something else carries it the word means nothing any more, wherever it is kept.
+type Word struct{ Hardware, Instead string }
 
 // holds says whether hardware under a name waits for the operator.
 func (t Told) holds(name, hardware string) (Held, bool) {
 	known := t.Known[name]
-	if known == "" || known == hardware || hardware != "" && t.Admitted[name] == hardware {
+	if known == "" || known == hardware || hardware != "" && t.Admitted[name] == (Word{hardware, known}) {
 		return Held{}, false
 	}
 	return Held{name, hardware, known}, true
@@ -82,16 +89,16 @@ func Judge(answers map[string]Living, told Told) Verdict {
 
 // withWord adds what an operator said to a master. What it says of itself counts for
 // nothing: so it would admit itself.
-func withWord(all map[string]string, from string, said map[string]string) map[string]string {
+func withWord(all map[string]Word, from string, said map[string]Word) map[string]Word {
 	out := maps.Clone(all)
-	for name, hardware := range said {
+	for name, word := range said {
 		if name == from {
 			continue
 		}
 		if out == nil {
-			out = map[string]string{}
+			out = map[string]Word{}
 		}
-		out[name] = hardware
+		out[name] = word
 	}
 	return out
 }

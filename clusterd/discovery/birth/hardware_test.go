@@ -49,15 +49,16 @@ func TestAnotherMachineWaitsForTheOperator(t *testing.T) {
 	own := onHardware(bound("1", Generation{1, "g"}, 1, 7, three("1", "", "1")...), "ha", known)
 	for name, test := range map[string]struct {
 		hardware string
-		admitted map[string]string
+		admitted map[string]Word
 		founds   bool
 	}{
-		"the hardware that is known, rebooted":       {"hc", nil, true},
-		"another machine":                            {"hx", nil, false},
-		"another machine that says nothing of it":    {"", nil, false},
-		"another machine, admitted":                  {"hx", map[string]string{"c": "hx"}, true},
-		"another machine, and a third was admitted":  {"hx", map[string]string{"c": "hy"}, false},
-		"another machine, admitted for another name": {"hx", map[string]string{"b": "hx"}, false},
+		"the hardware that is known, rebooted":          {"hc", nil, true},
+		"another machine":                               {"hx", nil, false},
+		"another machine that says nothing of it":       {"", nil, false},
+		"another machine, admitted":                     {"hx", map[string]Word{"c": {"hx", "hc"}}, true},
+		"another machine, and a third was admitted":     {"hx", map[string]Word{"c": {"hy", "hc"}}, false},
+		"another machine, admitted for another name":    {"hx", map[string]Word{"b": {"hx", "hc"}}, false},
+		"another machine, admitted instead of a former": {"hx", map[string]Word{"c": {"hx", "ho"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := own
@@ -84,7 +85,7 @@ func TestWordOfTheOperatorTravelsInAnswers(t *testing.T) {
 		for name, hardware := range map[string]string{"b": "hb", "c": "hx"} {
 			empty := onHardware(unbound("2"), hardware, nil)
 			if name == from {
-				empty.Admitted = map[string]string{"c": "hx"}
+				empty.Admitted = map[string]Word{"c": {"hx", "hc"}}
 			}
 			s, _ = Next(s, Answered{Now: now, Own: own, Attempt: "x", Answer: answer(name, empty)})
 		}
@@ -152,10 +153,10 @@ func TestAnotherMachineProvesNoDeath(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	told := Told{Known: map[string]string{"a": "ha", "b": "hb", "e": "he"}, Admitted: map[string]string{"b": "hb2"}}
+	told := Told{Known: map[string]string{"a": "ha", "b": "hb", "e": "he"}, Admitted: map[string]Word{"b": {"hb2", "hb"}}}
 	got := Judge(map[string]Living{
 		"a": {Incarnation: "1", Hardware: "hx"}, "b": {Incarnation: "2", Hardware: "hb2"}, "c": {Incarnation: "3", Hardware: "hc"}, "d": {Incarnation: "4"},
-		"e": {Incarnation: "5", Hardware: "hy", Admitted: map[string]string{"e": "hy", "f": "hf"}},
+		"e": {Incarnation: "5", Hardware: "hy", Admitted: map[string]Word{"e": {"hy", "he"}, "f": {"hf", ""}}},
 	}, told)
 	want := Verdict{
 		Living: map[string]string{"b": "2", "c": "3", "d": "4"},

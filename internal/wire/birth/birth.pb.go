@@ -547,6 +547,67 @@ func (x *Hardware) GetHash() string {
 	return ""
 }
 
+// Word of an operator: this hardware may carry the name instead of that.
+type Word struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Hash          string                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Instead       string                 `protobuf:"bytes,3,opt,name=instead,proto3" json:"instead,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Word) Reset() {
+	*x = Word{}
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Word) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Word) ProtoMessage() {}
+
+func (x *Word) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Word.ProtoReflect.Descriptor instead.
+func (*Word) Descriptor() ([]byte, []int) {
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Word) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Word) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Word) GetInstead() string {
+	if x != nil {
+		return x.Instead
+	}
+	return ""
+}
+
 type Voter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -557,7 +618,7 @@ type Voter struct {
 
 func (x *Voter) Reset() {
 	*x = Voter{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +630,7 @@ func (x *Voter) String() string {
 func (*Voter) ProtoMessage() {}
 
 func (x *Voter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +643,7 @@ func (x *Voter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Voter.ProtoReflect.Descriptor instead.
 func (*Voter) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Voter) GetName() string {
@@ -609,7 +670,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +682,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +695,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{8}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *End) GetAttempt() string {
@@ -671,14 +732,14 @@ type Answer struct {
 	ConfigIndex   uint64                 `protobuf:"varint,16,opt,name=config_index,json=configIndex,proto3" json:"config_index,omitempty"` // of the newest configuration in its log
 	Hardware      string                 `protobuf:"bytes,18,opt,name=hardware,proto3" json:"hardware,omitempty"`                           // that the answerer runs on; empty: nobody knows
 	Known         []*Hardware            `protobuf:"bytes,19,rep,name=known,proto3" json:"known,omitempty"`                                 // the machines of masters' names that its state holds
-	Admitted      []*Hardware            `protobuf:"bytes,20,rep,name=admitted,proto3" json:"admitted,omitempty"`                           // by an operator's word to it, not in a state yet
+	Admitted      []*Word                `protobuf:"bytes,20,rep,name=admitted,proto3" json:"admitted,omitempty"`                           // what an operator said to it, and no state has yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +751,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +764,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Answer) GetRefused() string {
@@ -832,7 +893,7 @@ func (x *Answer) GetKnown() []*Hardware {
 	return nil
 }
 
-func (x *Answer) GetAdmitted() []*Hardware {
+func (x *Answer) GetAdmitted() []*Word {
 	if x != nil {
 		return x.Admitted
 	}
@@ -882,13 +943,17 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\x04part\x18\x01 \x01(\fR\x04part\"2\n" +
 	"\bHardware\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\tR\x04hash\"=\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\"H\n" +
+	"\x04Word\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x18\n" +
+	"\ainstead\x18\x03 \x01(\tR\ainstead\"=\n" +
 	"\x05Voter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"3\n" +
 	"\x03End\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"\xf2\x04\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\xee\x04\n" +
 	"\x06Answer\x12\x18\n" +
 	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
 	"\flist_version\x18\x02 \x01(\x04R\vlistVersion\x12\x12\n" +
@@ -912,8 +977,8 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\ahighest\x18\x0f \x01(\x04R\ahighest\x12!\n" +
 	"\fconfig_index\x18\x10 \x01(\x04R\vconfigIndex\x12\x1a\n" +
 	"\bhardware\x18\x12 \x01(\tR\bhardware\x123\n" +
-	"\x05known\x18\x13 \x03(\v2\x1d.mesolith.wire.birth.HardwareR\x05known\x129\n" +
-	"\badmitted\x18\x14 \x03(\v2\x1d.mesolith.wire.birth.HardwareR\badmittedJ\x04\b\f\x10\rB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
+	"\x05known\x18\x13 \x03(\v2\x1d.mesolith.wire.birth.HardwareR\x05known\x125\n" +
+	"\badmitted\x18\x14 \x03(\v2\x19.mesolith.wire.birth.WordR\badmittedJ\x04\b\f\x10\rB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
 
 var (
 	file_internal_wire_birth_birth_proto_rawDescOnce sync.Once
@@ -927,7 +992,7 @@ func file_internal_wire_birth_birth_proto_rawDescGZIP() []byte {
 	return file_internal_wire_birth_birth_proto_rawDescData
 }
 
-var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_internal_wire_birth_birth_proto_goTypes = []any{
 	(*Request)(nil),   // 0: mesolith.wire.birth.Request
 	(*Ask)(nil),       // 1: mesolith.wire.birth.Ask
@@ -936,20 +1001,21 @@ var file_internal_wire_birth_birth_proto_goTypes = []any{
 	(*Found)(nil),     // 4: mesolith.wire.birth.Found
 	(*Chunk)(nil),     // 5: mesolith.wire.birth.Chunk
 	(*Hardware)(nil),  // 6: mesolith.wire.birth.Hardware
-	(*Voter)(nil),     // 7: mesolith.wire.birth.Voter
-	(*End)(nil),       // 8: mesolith.wire.birth.End
-	(*Answer)(nil),    // 9: mesolith.wire.birth.Answer
+	(*Word)(nil),      // 7: mesolith.wire.birth.Word
+	(*Voter)(nil),     // 8: mesolith.wire.birth.Voter
+	(*End)(nil),       // 9: mesolith.wire.birth.End
+	(*Answer)(nil),    // 10: mesolith.wire.birth.Answer
 }
 var file_internal_wire_birth_birth_proto_depIdxs = []int32{
 	3, // 0: mesolith.wire.birth.Request.challenge:type_name -> mesolith.wire.birth.Challenge
 	4, // 1: mesolith.wire.birth.Request.found:type_name -> mesolith.wire.birth.Found
-	8, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
+	9, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
 	1, // 3: mesolith.wire.birth.Request.ask:type_name -> mesolith.wire.birth.Ask
 	2, // 4: mesolith.wire.birth.Request.leave:type_name -> mesolith.wire.birth.Leave
-	7, // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
-	7, // 6: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
+	8, // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
+	8, // 6: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
 	6, // 7: mesolith.wire.birth.Answer.known:type_name -> mesolith.wire.birth.Hardware
-	6, // 8: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Hardware
+	7, // 8: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Word
 	9, // [9:9] is the sub-list for method output_type
 	9, // [9:9] is the sub-list for method input_type
 	9, // [9:9] is the sub-list for extension type_name
@@ -975,7 +1041,7 @@ func file_internal_wire_birth_birth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_birth_birth_proto_rawDesc), len(file_internal_wire_birth_birth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -489,11 +489,13 @@ func (x *Node) GetAdmitted() []*AdmittedHardware {
 	return nil
 }
 
-// AdmittedHardware: the operator lets this machine carry that master's name from now on.
+// AdmittedHardware: the operator lets this machine carry that master's name instead of
+// the one that the cluster knows.
 type AdmittedHardware struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Master        string                 `protobuf:"bytes,1,opt,name=master,proto3" json:"master,omitempty"`
 	Hardware      string                 `protobuf:"bytes,2,opt,name=hardware,proto3" json:"hardware,omitempty"`
+	Instead       string                 `protobuf:"bytes,3,opt,name=instead,proto3" json:"instead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -538,6 +540,13 @@ func (x *AdmittedHardware) GetMaster() string {
 func (x *AdmittedHardware) GetHardware() string {
 	if x != nil {
 		return x.Hardware
+	}
+	return ""
+}
+
+func (x *AdmittedHardware) GetInstead() string {
+	if x != nil {
+		return x.Instead
 	}
 	return ""
 }
@@ -1382,10 +1391,11 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\vincarnation\x18\f \x01(\tR\vincarnation\x12\x1b\n" +
 	"\tstate_dir\x18\r \x01(\tR\bstateDir\x12\x19\n" +
 	"\bwork_dir\x18\x0e \x01(\tR\aworkDir\x12A\n" +
-	"\badmitted\x18\x0f \x03(\v2%.mesolith.wire.noded.AdmittedHardwareR\badmitted\"F\n" +
+	"\badmitted\x18\x0f \x03(\v2%.mesolith.wire.noded.AdmittedHardwareR\badmitted\"`\n" +
 	"\x10AdmittedHardware\x12\x16\n" +
 	"\x06master\x18\x01 \x01(\tR\x06master\x12\x1a\n" +
-	"\bhardware\x18\x02 \x01(\tR\bhardware\"X\n" +
+	"\bhardware\x18\x02 \x01(\tR\bhardware\x12\x18\n" +
+	"\ainstead\x18\x03 \x01(\tR\ainstead\"X\n" +
 	"\fHeldHardware\x12\x16\n" +
 	"\x06master\x18\x01 \x01(\tR\x06master\x12\x1a\n" +
 	"\bhardware\x18\x02 \x01(\tR\bhardware\x12\x14\n" +
