@@ -80,7 +80,8 @@ type Agent struct {
 	generation string
 	whole      bool // the leader wants to be told all that is held
 	tasks      map[string]*task.Task
-	order      []string // container ids in order of launch
+	due        map[string]time.Time // by container: when its max_completion_time is over
+	order      []string             // container ids in order of launch
 	keeper     *keeperLink
 	leader     *masterLink
 	attached   bool
@@ -97,7 +98,7 @@ type Agent struct {
 
 // New opens nothing yet.
 func New(cfg Config) *Agent {
-	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, again: map[string]bool{}, started: time.Now()}
+	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, due: map[string]time.Time{}, again: map[string]bool{}, started: time.Now()}
 	a.loops.masters = make(chan masterEvent, 256)
 	a.loops.keeper = make(chan keeperEvent, 256)
 	return a
@@ -353,14 +354,30 @@ func (a *Agent) sendUpdate(t *task.Task) {
 	}}})
 }
 
+// overdue says whether a task has run for its max_completion_time. Its container's start is
+// compared with the clock once, when this program first sees it: from then on the time is
+// counted, so that a clock that is set ends nothing.
+func (a *Agent) overdue(t *task.Task, now time.Time) bool {
+	limit := time.Duration(t.Info.GetMaxCompletionTime().GetNanoseconds())
+	started := t.Container.GetStartedUnixNs()
+	if limit <= 0 || started <= 0 || t.Terminal() {
+		delete(a.due, t.ContainerID)
+		return false
+	}
+	due, known := a.due[t.ContainerID]
+	if !known {
+		ran := min(max(now.Sub(time.Unix(0, started)), 0), limit)
+		due = now.Add(limit - ran)
+		a.due[t.ContainerID] = due
+	}
+	return now.After(due)
+}
+
 const rewriteAbove = 8 << 20 // bytes of journal
 
 func (a *Agent) onTick(now time.Time) error {
 	for _, id := range a.order {
-		t := a.tasks[id]
-		limit := t.Info.GetMaxCompletionTime().GetNanoseconds()
-		ran := t.Container.GetStartedUnixNs()
-		if limit > 0 && ran > 0 && !t.Terminal() && now.UnixNano()-ran > limit {
+		if t := a.tasks[id]; a.overdue(t, now) {
 			if err := a.happen(t, task.Overdue{Stamp: stamp()}); err != nil {
 				return err
 			}
