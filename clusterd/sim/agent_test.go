@@ -32,8 +32,8 @@ type worker struct {
 	held         map[string]*container
 	started      map[string]int // by task id, ever
 	attaches     int
-	asked        map[uint64]bool // terms whose leader it asked to attach it
-	removed      int             // how often a leader called it removed
+	asked        map[uint64]time.Time // by term: when it first asked its leader to attach it
+	removed      int                  // how often a leader called it removed
 	mute         bool
 	uuids        uint64
 }
@@ -69,7 +69,7 @@ func (s *speaker) send(m *agentwire.FromAgent) {
 }
 
 func newWorker(w *world, name string) *worker {
-	return &worker{w: w, name: name, run: 20 * beat, held: map[string]*container{}, started: map[string]int{}, asked: map[uint64]bool{}}
+	return &worker{w: w, name: name, run: 20 * beat, held: map[string]*container{}, started: map[string]int{}, asked: map[uint64]time.Time{}}
 }
 
 // setMute has it hear and say nothing, with its connections open, or speak again.
@@ -88,10 +88,12 @@ func (a *worker) is() string {
 	return a.id
 }
 
-func (a *worker) askedIn(term uint64) bool {
+// askedIn says whether it had asked the leader of a term by some time.
+func (a *worker) askedIn(term uint64, by time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.asked[term]
+	at := a.asked[term]
+	return !at.IsZero() && !at.After(by)
 }
 
 func (a *worker) live(ctx context.Context) {
@@ -191,7 +193,9 @@ func (a *worker) hear(s *speaker, m *agentwire.FromMaster) {
 
 func (a *worker) attach() {
 	a.sequence++
-	a.asked[a.term] = true
+	if a.asked[a.term].IsZero() {
+		a.asked[a.term] = time.Now()
+	}
 	at := &agentwire.Attach{AgentId: a.id, AttachKey: "key of " + a.name, AgentInfo: a.info(), Node: a.name, Address: "10.0.0.9", Sequence: a.sequence}
 	for id, c := range a.held {
 		at.Held = append(at.Held, &agentwire.Held{ContainerId: id, TaskId: c.task, Terminal: c.ended})

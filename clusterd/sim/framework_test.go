@@ -101,7 +101,7 @@ func (p *player) hear(ctx context.Context, e *scheduler.Event) error {
 		var left []*mesosv1.OfferID
 		launched := 0
 		for _, o := range e.GetOffers().GetOffers() {
-			p.w.offers.saw(p.w, o.GetId().GetValue(), o.GetAgentId().GetValue())
+			p.w.offers.saw(o.GetId().GetValue(), o.GetAgentId().GetValue())
 			if launched < 5 && p.wants() {
 				launched++
 				if err := p.launch(ctx, o); err != nil {

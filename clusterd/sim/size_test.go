@@ -69,16 +69,20 @@ func (w *world) unreachable() (n int) {
 
 // offerBook checks every offer against what the agents themselves have sent.
 type offerBook struct {
-	mu     sync.Mutex
-	agents map[string]*worker   // by id
-	first  map[uint64]time.Time // by term: when the first offer of it came
-	offers int
-	wrong  int
+	mu    sync.Mutex
+	first map[uint64]time.Time // by term: when the first offer of it came
+	seen  []seenOffer
 }
 
-func newOfferBook() *offerBook {
-	return &offerBook{agents: map[string]*worker{}, first: map[uint64]time.Time{}}
+// seenOffer is judged at the end: an agent may hear its id after others were offered what
+// it has.
+type seenOffer struct {
+	agent string
+	term  uint64
+	at    time.Time
 }
+
+func newOfferBook() *offerBook { return &offerBook{first: map[uint64]time.Time{}} }
 
 // termOf is the term in an offer's id, <generation>-O<term>.<n>; 0: it is none.
 func termOf(offer string) uint64 {
@@ -91,24 +95,14 @@ func termOf(offer string) uint64 {
 	return term
 }
 
-// saw notes an offer; its agent must have asked the leader of that term to attach it.
-func (b *offerBook) saw(w *world, offer, agent string) {
-	term := termOf(offer)
+// saw notes an offer.
+func (b *offerBook) saw(offer, agent string) {
+	o := seenOffer{agent, termOf(offer), time.Now()}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.agents[agent] == nil {
-		for _, a := range w.workers {
-			if id := a.is(); id != "" {
-				b.agents[id] = a
-			}
-		}
-	}
-	b.offers++
-	if a := b.agents[agent]; a == nil || !a.askedIn(term) {
-		b.wrong++
-	}
-	if b.first[term].IsZero() {
-		b.first[term] = time.Now()
+	b.seen = append(b.seen, o)
+	if b.first[o.term].IsZero() {
+		b.first[o.term] = o.at
 	}
 }
 
@@ -150,12 +144,23 @@ func TestAThousandAgentsAttachToANewLeader(t *testing.T) {
 
 func beats(d time.Duration) float64 { return float64(d) / float64(beat) }
 
+// offersWereRight: the agent of each had asked the leader of that term to attach it.
 func (w *world) offersWereRight() {
+	agents := map[string]*worker{}
+	for _, a := range w.workers {
+		agents[a.is()] = a
+	}
 	w.offers.mu.Lock()
 	defer w.offers.mu.Unlock()
-	w.t.Logf("%d offers, %d of agents that had not attached in their term", w.offers.offers, w.offers.wrong)
-	if w.offers.wrong > 0 || w.offers.offers == 0 {
-		w.t.Errorf("%d of %d offers were of agents that had not attached in their term", w.offers.wrong, w.offers.offers)
+	wrong := 0
+	for _, o := range w.offers.seen {
+		if a := agents[o.agent]; a == nil || !a.askedIn(o.term, o.at) {
+			wrong++
+		}
+	}
+	w.t.Logf("%d offers, %d of agents that had not attached in their term", len(w.offers.seen), wrong)
+	if wrong > 0 || len(w.offers.seen) == 0 {
+		w.t.Errorf("%d of %d offers were of agents that had not attached in their term", wrong, len(w.offers.seen))
 	}
 }
 
@@ -237,5 +242,5 @@ func TestFlappingAgents(t *testing.T) {
 func (w *world) offersSoFar() int {
 	w.offers.mu.Lock()
 	defer w.offers.mu.Unlock()
-	return w.offers.offers
+	return len(w.offers.seen)
 }
