@@ -218,3 +218,31 @@ func TestTheNewestAttachIsAnswered(t *testing.T) {
 		}
 	})
 }
+
+// An agent that attaches while its leader's generation is still on its way into the log is
+// not called unknown: nobody can tell yet whose id it has.
+func TestAdoptionWaitsForTheGeneration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		c.end()
+		gate := make(chan struct{})
+		c.m = state.NewMachine()
+		c.log = &memoryLog{m: c.m, gate: gate}
+		c.lead()
+		defer c.end()
+		a := c.agent("n1")
+		defer a.conn.Close()
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			a.outlived("n1", running(t, "c1", "t1", 1))
+		}()
+		synctest.Wait()
+		if c.m.Generation().ID != "" {
+			t.Fatal("the generation has begun: this proves nothing")
+		}
+		close(gate)
+		<-sent
+		until(a, (*agentwire.FromMaster).GetAttached) // a refusal fails it
+	})
+}
