@@ -13,13 +13,13 @@ var Boot = []string{
 	"nf_conntrack", "nf_nat", "nf_conntrack_netlink",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_connlimit",
 	"nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
-	"inet_diag", "tcp_diag", "vsock",
+	"vsock",
 }
 
 // Virtual are unpacked too: the devices of virtual machines, found by
 // modules.alias, on the way of every test and of lith up.
 var Virtual = []string{
-	"virtio_net", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_balloon", "virtio_mmio",
+	"virtio_net", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_mmio",
 	"vmw_vsock_virtio_transport",
 	"i6300esb", "softdog", "button",
 }
@@ -37,9 +37,10 @@ var Required = []string{
 	// device mapper
 	"dm_mod", "dm_crypt", "dm_verity", "xts", "aesni_intel",
 	// networks of tasks and nodes, and what tests do to them
-	"vxlan", "8021q", "bonding", "wireguard", "macvlan", "ipvlan", "ifb", "udp_diag", "vsock_loopback",
+	"vxlan", "8021q", "bonding", "wireguard", "macvlan", "ipvlan", "ifb", "vsock_loopback",
 	"sch_netem", "sch_tbf", "sch_ingress", "act_mirred", "cls_u32",
-	"nft_redir", "nft_limit", "nft_hash", "nft_numgen",
+	"nft_redir", "nft_reject", "nft_reject_inet", "nft_log", "nf_log_syslog",
+	"nft_limit", "nft_quota", "nft_hash", "nft_numgen",
 	// watchdogs
 	"iTCO_wdt", "sp5100_tco", "wdat_wdt", "hpwdt",
 }

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mesolith/mesolith/api/node"
 )
 
 // Ports of a node.
@@ -175,27 +177,30 @@ func (c *Cluster) getJSON(ctx context.Context, at string, into any) error {
 	return nil
 }
 
-// WaitReady waits until the leader has as many active agents as machines run.
+// WaitReady waits until the agent of each running machine is attached to the leader: the
+// one that the machine itself names. A machine that has just begun anew is known under its
+// former agent until the leader misses it, and what is launched there is lost with it.
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	err := c.await(ctx, func() error {
-		want := 0
-		for _, m := range c.Machines() {
-			if m.Running() {
-				want++
-			}
-		}
 		agents, err := c.Agents(ctx)
 		if err != nil {
 			return err
 		}
-		active := 0
+		active := map[string]bool{}
 		for _, a := range agents {
-			if a.Active {
-				active++
-			}
+			active[a.ID] = a.Active
 		}
-		if active < want {
-			return fmt.Errorf("%d of %d agents are ready", active, want)
+		for _, m := range c.Machines() {
+			if !m.Running() {
+				continue
+			}
+			own, err := c.ownAgent(ctx, m.Node)
+			if err != nil {
+				return fmt.Errorf("%s: %w", m.Node.Name, err)
+			}
+			if !active[own] {
+				return fmt.Errorf("the agent of %s (%q) is not attached; the leader has %v", m.Node.Name, own, agents)
+			}
 		}
 		return nil
 	})
@@ -203,6 +208,15 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 		return fmt.Errorf("waiting for the agents of %s: %w", c.cfg.Name, err)
 	}
 	return nil
+}
+
+// ownAgent is the id of a machine's agent as the machine has it; empty before it has one.
+func (c *Cluster) ownAgent(ctx context.Context, n Node) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	api := node.Client{Base: "https://" + net.JoinHostPort(n.Address.String(), strconv.Itoa(NodePort)), HTTP: c.client}
+	h, err := api.Health(ctx)
+	return h.Status.AgentID, err
 }
 
 // await asks until there is no error; when ctx ends first, the newest one says what was
