@@ -64,10 +64,12 @@ func TestAgentIsCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.LAN.Heal()
-	back := func(l client.Launched) bool { return l.Status.GetState() == mesosv1.TaskState_TASK_RUNNING }
-	if _, err := f.Wait(within(t, toElect), l.Task.ID, back); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, within(t, toElect), func() error {
+		if now, _ := f.Get(l.Task.ID); now.Status.GetState() != mesosv1.TaskState_TASK_RUNNING {
+			return fmt.Errorf("the task is %s: %s", now.Status.GetState(), now.Status.GetMessage())
+		}
+		return nil
+	})
 	f.stillAlive(t, l, name)
 	fmt.Printf("%d short cuts and a long one, %d frames dropped: lost and back, under its first name\n", flaps, w.LAN.Switch.Dropped(cut.Name, leader.Name))
 }

@@ -44,7 +44,7 @@ const documentPort = 8088
 // another machine's key and never gets in: its console and the master's say why, and the
 // cluster does not change.
 func TestDocumentsFromElsewhereAndAWrongSecret(t *testing.T) {
-	roomFor(t, 4)
+	apart(t, 4)
 	stopwatch(t)
 	stick := filepath.Join(t.TempDir(), "stick.img")
 	var document []byte
@@ -184,7 +184,7 @@ func serveDocument(t *testing.T, w *world, document []byte) {
 // A machine's clone, with the same key and so the same name, is a second vote: both stop
 // voting when they meet, and say what to do.
 func TestClonedMasterStopsVoting(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 2)
 	stopwatch(t)
 	w := newWorld(t, options{file: fmt.Sprintf(closedFile, "cloned", "n1", "52:54:00:00:05:01"), prepare: true, spoil: func(r *cluster.Rendered) {
 		clone := r.Nodes[0]
@@ -236,7 +236,7 @@ func TestClonedMasterStopsVoting(t *testing.T) {
 // A kernel that panics reboots by itself, and what it said last is a log of the next boot:
 // the firmware kept it.
 func TestACrashLeavesItsTrace(t *testing.T) {
-	roomFor(t, 1)
+	apart(t, 1)
 	stopwatch(t)
 	store := filepath.Join(t.TempDir(), "erst")
 	w := newWorld(t, options{file: fmt.Sprintf(closedFile, "crash", "n1", "52:54:00:00:06:01"), spoil: func(r *cluster.Rendered) {

@@ -44,7 +44,7 @@ nodes:
 // lease says so, again and again, and goes on waiting: its console lives, and nothing
 // else is touched.
 func TestNoDHCP(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 2)
 	stopwatch(t)
 	w := newWorld(t, options{file: noDHCPFile, noDHCP: true})
 	if leader, err := w.WaitLeader(within(t, toElect)); err != nil || leader.Name != "n1" {
@@ -74,7 +74,7 @@ func TestNoDHCP(t *testing.T) {
 // Two clusters on one LAN become two clusters: each elects its own leader, counts its own
 // agents, and says that the other is there.
 func TestTwoClustersOnOneLAN(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 2)
 	stopwatch(t)
 	other, err := makeWorld(t.Context(), t.Name(), options{prepare: true, file: fmt.Sprintf(closedFile, "right", "right", "52:54:00:00:01:02")})
 	if err != nil {
@@ -122,7 +122,7 @@ func TestTwoClustersOnOneLAN(t *testing.T) {
 // With the defaults of a cluster file the API is closed: plain HTTP is refused in words,
 // TLS without credentials gets 401, and an operator's certificate is let in.
 func TestDefaultsAreClosed(t *testing.T) {
-	roomFor(t, 1)
+	apart(t, 1)
 	stopwatch(t)
 	w := newWorld(t, options{file: fmt.Sprintf(closedFile, "closed", "one", "52:54:00:00:02:01")})
 	if err := w.WaitReady(within(t, toElect)); err != nil {

@@ -14,7 +14,7 @@ import (
 // takes the worker in with its task, which never notices. The framework comes back with
 // its id and can still kill it.
 func TestTasksOutliveTheMemoryOfAllMasters(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 2)
 	stopwatch(t)
 	w := newWorld(t, options{nodes: 2}) // of which one is a master
 	if err := w.WaitReady(within(t, toElect)); err != nil {

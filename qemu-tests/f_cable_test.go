@@ -1,4 +1,4 @@
-//go:build vm && long
+//go:build vm
 
 package qemutests
 
@@ -13,7 +13,7 @@ import (
 // seldom, and joins when the cable is in. (Ten minutes of it are lived through on virtual
 // time: net/dhcp and provision/node/lan.)
 func TestANodeWithoutNetworkJoinsLater(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 2)
 	stopwatch(t)
 	w := newWorld(t, options{nodes: 2, prepare: true})
 	machines := w.Machines()

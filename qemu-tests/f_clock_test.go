@@ -21,7 +21,7 @@ import (
 // leader changes: certificates are issued and believed, and no framework, agent or task is
 // removed for it.
 func TestClocksThatAreHoursApart(t *testing.T) {
-	roomFor(t, 3)
+	apart(t, 3)
 	stopwatch(t)
 	img, err := faulty()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // itself cannot unpack the image it panics and reboots; where init starts, it says how
 // much there is and how much is wanted.
 func TestTooLittleMemory(t *testing.T) {
-	roomFor(t, 1)
+	apart(t, 1)
 	stopwatch(t)
 	for _, c := range []struct {
 		memoryMB int

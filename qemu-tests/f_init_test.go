@@ -74,7 +74,7 @@ nodes:
 
 func newFaultyMachine(t *testing.T, name, argument string) *faultyMachine {
 	t.Helper()
-	roomFor(t, 1)
+	apart(t, 1)
 	stopwatch(t)
 	img, err := faulty()
 	if err != nil {
@@ -153,7 +153,7 @@ func TestAPhaseThatHangs(t *testing.T) {
 // An image that was not unpacked whole is not run: init names a file that is missing or
 // short, and what the kernel said, and reboots.
 func TestACutImage(t *testing.T) {
-	roomFor(t, 1)
+	apart(t, 1)
 	stopwatch(t)
 	whole, err := os.ReadFile(theLab.image.Initramfs)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 // A master that is alone loses its power under load again and again, and nothing that it
 // has acknowledged (promise C7).
 func TestTheOnlyMasterLosesItsPower(t *testing.T) {
+	apart(t, 1)
 	stopwatch(t)
 	const cuts = 2
 	m := newMedium(t, 256)
@@ -67,6 +68,7 @@ func missing(t *testing.T, w *writer, acked int) int {
 // The others go on; who hung comes back by itself, who failed says why it stays down
 // (promises C3, C4).
 func TestTheLeadersDiskHangsAndFails(t *testing.T) {
+	apart(t, 1)
 	stopwatch(t)
 	var disks []*vm.BadDisk
 	for range 3 {

@@ -198,6 +198,7 @@ func (b *storeBench) finish() {
 // The log survives power cuts of its disk with everything that it acknowledged (promises
 // C5, C7).
 func TestTheLogUnderPowerCuts(t *testing.T) {
+	apart(t, 1)
 	stopwatch(t)
 	b := newStoreBench(t, "ours", "8")
 	b.powerCuts(2)
@@ -207,6 +208,7 @@ func TestTheLogUnderPowerCuts(t *testing.T) {
 // After a disk error the log is opened anew and goes on, and what the failed write has left
 // in the page cache is not taken for written (promise C4).
 func TestTheLogAfterADiskError(t *testing.T) {
+	apart(t, 1)
 	stopwatch(t)
 	b := newStoreBench(t, "ours", "64")
 	b.diskError(false)

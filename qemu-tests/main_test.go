@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/mesolith/mesolith/api/client"
@@ -41,9 +42,12 @@ type lab struct {
 
 	shared *world // the cluster of three, nil until a test wants it
 	report func() // of a run that measures; nil: none
+
+	endShared sync.Once           // before the tests that run apart
+	room      *semaphore.Weighted // of machines, for those
 }
 
-var theLab lab
+var theLab = lab{room: semaphore.NewWeighted(mostMachines)}
 
 func TestMain(m *testing.M) {
 	code, err := runLab(m)
@@ -276,7 +280,10 @@ func three(t *testing.T) *world {
 	return w
 }
 
-// roomFor makes room for other machines: four run at once at most.
+// mostMachines is how many run at once at most.
+const mostMachines = 4
+
+// roomFor makes room for other machines than the shared cluster's.
 func roomFor(t *testing.T, machines int) {
 	t.Helper()
 	if theLab.shared == nil || machines <= 1 {
@@ -285,6 +292,18 @@ func roomFor(t *testing.T, machines int) {
 	for _, m := range theLab.shared.Machines() {
 		m.PowerCut()
 	}
+}
+
+// apart makes room for a test that needs nothing of the others: it runs when those on the
+// shared cluster are over, beside others of its kind as far as there is room.
+func apart(t *testing.T, machines int) {
+	t.Helper()
+	t.Parallel()
+	theLab.endShared.Do(func() { roomFor(t, mostMachines) })
+	if err := theLab.room.Acquire(t.Context(), int64(machines)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { theLab.room.Release(int64(machines)) })
 }
 
 // nodeAPI speaks to a machine's own side as the operator.
