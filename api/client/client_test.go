@@ -338,3 +338,27 @@ func TestConfigurationIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// A task that was lost with its agent comes back with it; one that has ended does not.
+func TestLostTaskComesBack(t *testing.T) {
+	m := newMaster(t, false)
+	l := launcher(t, m)
+	m.expect(scheduler.Call_SUBSCRIBE)
+	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
+		t.Fatal(err)
+	}
+	m.events <- offer("o1", 2, 1024)
+	m.expect(scheduler.Call_ACCEPT)
+	for _, c := range []struct{ told, want mesosv1.TaskState }{
+		{mesosv1.TaskState_TASK_LOST, mesosv1.TaskState_TASK_LOST},
+		{mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_RUNNING},
+		{mesosv1.TaskState_TASK_FINISHED, mesosv1.TaskState_TASK_FINISHED},
+		{mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_FINISHED},
+	} {
+		m.events <- update("t1", c.told, mesosv1.TaskStatus_REASON_AGENT_REREGISTERED, "u")
+		m.expect(scheduler.Call_ACKNOWLEDGE)
+		if now, _ := l.Get("t1"); now.Status.GetState() != c.want {
+			t.Errorf("told %s, it is %s, want %s", c.told, now.Status.GetState(), c.want)
+		}
+	}
+}

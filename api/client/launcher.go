@@ -360,7 +360,8 @@ func (l *Launcher) update(s *mesosv1.TaskStatus) (revive bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tasks[s.GetTaskId().GetValue()]
-	if t == nil || t.Done() {
+	// What was lost with its agent may come back with it; any other end is one.
+	if t == nil || t.Done() && t.Status.GetState() != mesosv1.TaskState_TASK_LOST {
 		return false
 	}
 	t.asked = false
