@@ -25,10 +25,14 @@ import (
 var aloneGeneration = Generation{Height: 1, ID: "alone"}
 
 func openAlone(dir string, m Machine, d Disk) (*Replica, error) {
+	return openSized(dir, m, d, Sizes{})
+}
+
+func openSized(dir string, m Machine, d Disk, sizes Sizes) (*Replica, error) {
 	self := Voter{"a", "i1"}
 	rm := &room{doors: map[string]chan incoming{}, closed: map[string]bool{}}
 	return Open(Config{
-		Dir: dir, Self: self, Generation: aloneGeneration, Machine: m, Links: rm.open(self), Disk: d,
+		Dir: dir, Self: self, Generation: aloneGeneration, Machine: m, Links: rm.open(self), Disk: d, Sizes: sizes,
 		Heartbeat: heartbeat, Stall: 5 * time.Second, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/raft-wal/types"
@@ -131,6 +132,21 @@ func (m *metaFile) CommitState(s types.PersistentState) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.write(LogSegments, metaBody{s, m.body.Stable, m.body.Begun})
+}
+
+// next ends the list's last file, which is full, and names the one after it.
+func (m *metaFile) next(full types.SegmentInfo, segmentBytes int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	log := m.body.Log
+	list := slices.Clone(log.Segments)
+	list[len(list)-1] = full
+	log.Segments = append(list, types.SegmentInfo{
+		ID: log.NextSegmentID, BaseIndex: full.MaxIndex + 1, MinIndex: full.MaxIndex + 1, SizeLimit: uint32(segmentBytes),
+		Codec: full.Codec, CreateTime: full.SealTime,
+	})
+	log.NextSegmentID++
+	return m.write(LogSegments, metaBody{log, m.body.Stable, m.body.Begun})
 }
 
 // begin remembers that a file of the log holds entries, so that it cannot be lost or

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/segment"
@@ -100,7 +101,26 @@ func (s segments) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, erro
 	if err != nil {
 		return nil, s.complain(info, err)
 	}
+	full, indexStart, err := w.Sealed()
+	if err == nil && full && info.SealTime.IsZero() {
+		info.MaxIndex, info.IndexStart, info.SealTime = w.LastIndex(), indexStart, time.Now()
+		err = fullTail{info}
+	}
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
 	return &tail{w, info.ID, s.meta}, nil
+}
+
+// fullTail is a last file that takes no more entries: its end was written, and the program
+// ended before the list named the next one. The library would refuse every write from then
+// on; the list is therefore brought up to date, and the log opened again.
+type fullTail struct{ info types.SegmentInfo }
+
+// Error implements error.
+func (f fullTail) Error() string {
+	return "the last file of the log is full: " + segment.FileName(f.info)
 }
 
 func (s segments) complain(info types.SegmentInfo, err error) error {
@@ -117,8 +137,18 @@ func openLog(dir string, d Disk, segmentBytes int) (*wal.WAL, error) {
 		return nil, fmt.Errorf("flush what is there: %w", err)
 	}
 	meta := &metaFile{disk: d}
-	return wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta),
-		wal.WithSegmentFiler(newSegments(dir, d, meta)))
+	open := func() (*wal.WAL, error) {
+		return wal.Open(dir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(quiet()), wal.WithMetaStore(meta),
+			wal.WithSegmentFiler(newSegments(dir, d, meta)))
+	}
+	log, err := open()
+	var full fullTail
+	if errors.As(err, &full) {
+		if err = meta.next(full.info, segmentBytes); err == nil {
+			log, err = open()
+		}
+	}
+	return log, err
 }
 
 // settle makes memory and medium agree before anything is read: what a program wrote that

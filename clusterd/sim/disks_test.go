@@ -93,7 +93,7 @@ func TestOneMastersPowerIsCut(t *testing.T) {
 	manyLives(t, cast{masters: 1, agents: 2, frameworks: 2}, func(w *world) {
 		n := w.nodes[w.names[0]]
 		for over := w.until(); !over(); {
-			m := moment{[]replica.Point{replica.LogWrite, replica.LogFlush, replica.EntryApply, replica.SnapshotWrite}[w.rng.IntN(4)], w.rng.IntN(2) == 0}
+			m := moment{[]replica.Point{replica.LogWrite, replica.LogFlush, replica.LogSegments, replica.EntryApply, replica.SnapshotWrite}[w.rng.IntN(5)], w.rng.IntN(2) == 0}
 			n.life.disk.want(plan{moment: m, left: 1 + w.rng.IntN(20), what: power})
 			select {
 			case <-n.life.died:
