@@ -28,21 +28,6 @@ func newSegments(dir string, d Disk, meta *metaFile) segments {
 	return segments{segment.NewFiler(dir, files), files, dir, meta}
 }
 
-// tail is the file that is written to.
-type tail struct {
-	types.SegmentWriter
-	id   uint64
-	meta *metaFile
-}
-
-// Append implements types.SegmentWriter.
-func (t *tail) Append(entries []types.LogEntry) error {
-	if err := t.SegmentWriter.Append(entries); err != nil {
-		return t.meta.cause(err)
-	}
-	return t.meta.begin(t.id)
-}
-
 // Create implements types.SegmentFiler.
 func (s segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
 	if s.meta.begun(info.ID) {
@@ -53,7 +38,7 @@ func (s segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
 		s.meta.note(err)
 		return nil, err
 	}
-	return &tail{w, info.ID, s.meta}, nil
+	return s.tail(w, info)
 }
 
 // Open implements types.SegmentFiler.
@@ -77,7 +62,16 @@ func (s segments) Open(info types.SegmentInfo) (types.SegmentReader, error) {
 	if err != nil {
 		return nil, s.complain(info, err)
 	}
-	return s.SegmentFiler.Open(info)
+	r, err := s.SegmentFiler.Open(info)
+	if err != nil {
+		return nil, err
+	}
+	read, err := newSealed(r, s.dir, info)
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	return read, nil
 }
 
 // RecoverTail implements types.SegmentFiler.
@@ -110,7 +104,16 @@ func (s segments) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, erro
 		w.Close()
 		return nil, err
 	}
-	return &tail{w, info.ID, s.meta}, nil
+	return s.tail(w, info)
+}
+
+func (s segments) tail(w types.SegmentWriter, info types.SegmentInfo) (types.SegmentWriter, error) {
+	t, err := newTail(w, s.dir, info, s.meta)
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // fullTail is a last file that takes no more entries: its end was written, and the program
