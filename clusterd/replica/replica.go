@@ -234,10 +234,12 @@ func open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
 	}
-	if r.snaps, err = openSnapshots(cfg.Dir, cfg.Disk); err != nil {
+	snaps, err := openSnapshots(cfg.Dir, cfg.Disk)
+	if err != nil {
 		r.log.close()
 		return nil, err
 	}
+	r.snaps, r.log.snapshot = snaps, snaps.last.Load
 	r.stream = newStreamLayer(cfg, r.failed)
 	r.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: r.stream, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: max(10*cfg.Heartbeat, 2*time.Second), Logger: adapt(cfg.Log),
@@ -321,6 +323,10 @@ func (r *Replica) fail(err error) {
 		err = advise(r.cfg.Dir, err)
 		r.failure = err
 		close(r.failed)
+		if errors.Is(err, errBegunAnew) {
+			r.cfg.Log.Warn("this replica ends, to be opened anew", "why", err)
+			return
+		}
 		r.cfg.Log.Error("this replica ends: its log can no longer be trusted to be on disk", "error", err)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -19,14 +20,15 @@ type snapshots struct {
 	raft.SnapshotStore
 	dir  string
 	disk Disk
+	last atomic.Uint64 // index of the one that was begun last
 }
 
-func openSnapshots(dir string, d Disk) (raft.SnapshotStore, error) {
+func openSnapshots(dir string, d Disk) (*snapshots, error) {
 	s, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotRetain, quiet())
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
 	}
-	return &snapshots{s, filepath.Join(dir, "snapshots"), d}, nil
+	return &snapshots{SnapshotStore: s, dir: filepath.Join(dir, "snapshots"), disk: d}, nil
 }
 
 // Create implements raft.SnapshotStore.
@@ -39,6 +41,7 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, c r
 	if err != nil {
 		return nil, advise(s.dir, err)
 	}
+	s.last.Store(index)
 	return &snapshotSink{sink, s}, nil
 }
 

@@ -28,6 +28,9 @@ type store struct {
 
 	closing chan struct{} // closed when the replica is being closed
 
+	// snapshot is the index of the snapshot that was written last; nil: none are.
+	snapshot func() uint64
+
 	mu   sync.Mutex   // one write at a time: a hung one must not be followed by another
 	hung <-chan error // of a write that was given up; it answers when it has ended after all
 
@@ -179,12 +182,26 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
+// errBegunAnew ends a replica that goes on as soon as it is opened again. After a snapshot
+// of the leader the library empties the log, and still takes what was its end for its last
+// entry. Where that lies behind the snapshot, it refuses all that the leader sends, for
+// ever, or takes entries after others that are gone, and panics when it applies those.
+var errBegunAnew = errors.New("the log reached further than the leader's snapshot and is begun anew behind it")
+
 // DeleteRange implements raft.LogStore.
 func (s *store) DeleteRange(lo, hi uint64) error {
+	first, last, err := s.bounds()
+	if err != nil {
+		return err
+	}
 	if err := s.guard("cut log", func() error { return s.inner.DeleteRange(lo, hi) }); err != nil {
 		return err
 	}
 	s.keepConfigs(func(i uint64) bool { return i < lo || i > hi })
+	if emptied := lo <= first && hi >= last; emptied && s.snapshot != nil && last > s.snapshot() {
+		s.dead.Store(true)
+		s.fail(errBegunAnew)
+	}
 	return nil
 }
 
