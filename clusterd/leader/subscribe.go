@@ -78,6 +78,12 @@ func (l *Leader) subscribe(ctx context.Context, principal string, info *mesosv1.
 			answer(err)
 			return
 		}
+		if f := l.frameworks[r.FrameworkID]; f != nil && ctx.Err() != nil {
+			// Who asked is gone and has a newer stream: the call was late on its way.
+			l.log.Info("a subscription came too late", "framework", r.FrameworkID)
+			answer(ctx.Err())
+			return
+		}
 		l.connect(r.FrameworkID, principal, info, suppressed, s)
 		if f := l.frameworks[r.FrameworkID]; f != nil && ctx.Err() != nil {
 			l.disconnect(f, false) // nobody will serve this stream, nor say that it ended

@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/clusterd/streams"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"google.golang.org/protobuf/proto"
 )
@@ -305,4 +307,35 @@ func TestManyOffersAreSplit(t *testing.T) {
 	if seen != len(list) || len(events) < 2 {
 		t.Errorf("%d offers in %d records", seen, len(events))
 	}
+}
+
+// A SUBSCRIBE whose caller has left, and come back by another way meanwhile, does not end
+// the stream that lives.
+func TestALateSubscriptionEndsNoStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		defer c.end()
+		f := c.subscribe("f", "")
+		f.next(scheduler.Event_SUBSCRIBED)
+		ctx, leave := context.WithCancel(t.Context())
+		late := streams.New("late", streams.Protobuf, streams.DefaultMaxBytes)
+		info := frameworkInfo(func(i *mesosv1.FrameworkInfo) { i.Id = &mesosv1.FrameworkID{Value: proto.String(f.id)} })
+		asked := make(chan error, 1)
+		c.l.post(t.Context(), func() { // in one step of the loop, so that it is not found out before
+			c.l.subscribe(ctx, "", info, nil, late, func(err error) { asked <- err })
+			leave()
+		})
+		if err := <-asked; err == nil {
+			t.Error("it was answered")
+		}
+		time.Sleep(time.Minute)
+		select {
+		case e := <-f.events:
+			t.Errorf("the stream that lives brings %v", e)
+		default:
+		}
+		if fw, ok := c.framework(f.id); !ok || !fw.Connected {
+			t.Errorf("the framework is known %v, connected %v", ok, fw.Connected)
+		}
+	})
 }
