@@ -10,7 +10,6 @@ import (
 
 // C4: a step of a disk fails once. The replica ends, opens its directory anew and rejoins.
 func TestDisksFail(t *testing.T) {
-	inTheLongRing(t)
 	steps := []replica.Point{
 		replica.TermWrite, replica.VoteWrite, replica.LogCreate, replica.LogWrite, replica.LogFlush, replica.LogSegments, replica.LogDelete,
 		replica.SnapshotBegin, replica.SnapshotWrite, replica.SnapshotClose,
@@ -89,7 +88,6 @@ func TestLeadersDiskHangs(t *testing.T) {
 
 // C7: the power of a single master is cut, again and again.
 func TestOneMastersPowerIsCut(t *testing.T) {
-	inTheLongRing(t)
 	manyLives(t, cast{masters: 1, agents: 2, frameworks: 2}, func(w *world) {
 		n := w.nodes[w.names[0]]
 		for over := w.until(); !over(); {
@@ -112,7 +110,6 @@ func TestOneMastersPowerIsCut(t *testing.T) {
 
 // C12: a follower misses so much that it gets a snapshot, while the leader changes.
 func TestALaggardGetsASnapshotWhileTheLeaderChanges(t *testing.T) {
-	inTheLongRing(t)
 	installed := 0
 	manyLives(t, three(), func(w *world) {
 		for over := w.until(); !over(); {

@@ -11,6 +11,7 @@ import (
 // life runs one seed in a bubble of virtual time and gives what happened.
 func oneLife(t *testing.T, seed uint64, c cast, total *counts, f func(w *world)) {
 	t.Helper()
+	t.Logf("seed %d begins", seed) // a panic would not say which
 	began := time.Now()
 	var virtual time.Duration
 	var did *counts

@@ -256,12 +256,3 @@ func (w *world) everyTaskOnce() {
 		w.net.counts.addN("launches unclear", p.unclear)
 	}
 }
-
-// inTheLongRing is for what takes long, or has failed for reasons that are not found yet:
-// make test-all runs it with -sim.lives 5.
-func inTheLongRing(t *testing.T) {
-	t.Helper()
-	if *lives < 2 && *seedFlag == 0 {
-		t.Skip("a test of the long ring: -sim.lives 2 or more, or -sim.seed, runs it")
-	}
-}
