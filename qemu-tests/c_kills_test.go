@@ -59,13 +59,17 @@ func (w *world) dieManyTimes(t *testing.T) {
 	if err := w.WaitReady(within(t, toNotice)); err != nil {
 		t.Fatal(err)
 	}
+	for _, l := range running {
+		if until[l.Task.ID] == endless {
+			if err := f.Kill(within(t, toRun), l.Task.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	for i, l := range running {
 		want := mesosv1.TaskState_TASK_FAILED
 		if until[l.Task.ID] == endless {
 			want = mesosv1.TaskState_TASK_KILLED
-			if err := f.Kill(within(t, toRun), l.Task.ID); err != nil {
-				t.Fatal(err)
-			}
 		}
 		ended, err := f.Wait(within(t, toRun+2*killTasks), l.Task.ID, client.Ended)
 		if err != nil {
