@@ -119,6 +119,7 @@ type asked struct {
 type rulebook struct {
 	n        int
 	disks    bool
+	plain    bool // nothing is merged: see merge
 	states   []remembered
 	numbers  map[string]uint32
 	answered map[asked]outcome
@@ -245,6 +246,9 @@ func (r *rulebook) number(s State) uint32 {
 	}
 	if s.attempt == "" {
 		s.enough, s.answers = time.Time{}, nil
+	}
+	if !r.plain {
+		s = s.cutForSearch()
 	}
 	key := fmt.Sprintln(s.cfg.Self, s.promise, ended, s.attempt, s.enough.IsZero(), s.founding, s.stopped)
 	for _, name := range s.cfg.List {

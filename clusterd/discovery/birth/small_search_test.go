@@ -28,6 +28,7 @@ type search struct {
 	next, ill scene // kept here, so that none is allocated
 	buf       []byte
 	badAt     uint32
+	visited   func(*scene)
 }
 
 // hashes is a set of 64-bit hashes.
@@ -131,6 +132,9 @@ func (x *search) run(first scene) {
 
 func (x *search) expand(s *scene, id uint32, visit func(*scene, uint32, move)) {
 	w := x.w
+	if x.visited != nil {
+		x.visited(s)
+	}
 	if why := x.heal(s); why != "" {
 		x.why, x.badAt = why, id
 		return

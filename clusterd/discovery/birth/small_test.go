@@ -46,6 +46,7 @@ var smallSearches = []smallSearch{
 	{true, budgets{lost: 1, reboots: 1}, false},
 	{false, budgets{hasty: 2}, true},
 	{false, budgets{reboots: 2}, true},
+	{false, budgets{reboots: 3}, true},
 }
 
 // TestEveryOrderOfThreeMasters visits every state that three masters can come to, from a

@@ -36,7 +36,7 @@ func smallWalks(n int, disks bool, seed uint64, count int, done func(w *smallWor
 					break
 				}
 				if len(v.x.w.answered) > 1<<20 { // what Next answered is remembered no longer
-					fresh := newSmallWorld(n, disks, 200)
+					fresh := newStrollWorld(n, disks)
 					fresh.did, v.x.w, v.x.healed = v.x.w.did, fresh, hashes{}
 				}
 			}
@@ -53,7 +53,14 @@ func smallWalks(n int, disks bool, seed uint64, count int, done func(w *smallWor
 type stroll struct{ x *search }
 
 func newStroll(n int, disks bool) *stroll {
-	return &stroll{&search{w: newSmallWorld(n, disks, 200), seed: maphash.MakeSeed()}}
+	return &stroll{&search{w: newStrollWorld(n, disks), seed: maphash.MakeSeed()}}
+}
+
+// newStrollWorld merges nothing: numbers that other walks gave may not change a walk.
+func newStrollWorld(n int, disks bool) *smallWorld {
+	w := newSmallWorld(n, disks, 200)
+	w.plain = true
+	return w
 }
 
 func (v *stroll) walk(seed uint64, i int, trace *strings.Builder) string {

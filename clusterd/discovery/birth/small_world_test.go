@@ -135,10 +135,11 @@ type smallWorld struct {
 	did      counts
 	trace    func(format string, args ...any)
 	before   scene // see try
+	names    naming
 }
 
 func newSmallWorld(n int, disks bool, highest uint8) *smallWorld {
-	return &smallWorld{rulebook: newRulebook(n, disks), highest: highest, letters: make([]knownLetter, 1), letterNo: map[letter]uint32{}, trace: func(string, ...any) {}}
+	return &smallWorld{rulebook: newRulebook(n, disks), highest: highest, letters: make([]knownLetter, 1), letterNo: map[letter]uint32{}, trace: func(string, ...any) {}, names: naming{map[renamedKey]uint32{}, [3]map[uint32][]id{{}, {}, {}}}}
 }
 
 // first is a rack that was never on.
@@ -151,31 +152,41 @@ func (w *smallWorld) first(b budgets) scene {
 	return s
 }
 
+// letterNumber gives the number of a letter.
+func (w *smallWorld) letterNumber(l letter) uint32 {
+	k, ok := w.letterNo[l]
+	if ok {
+		return k
+	}
+	k = uint32(len(w.letters))
+	w.letterNo[l] = k
+	known := knownLetter{letter: l}
+	if l.attempt != 0 {
+		known.attempts = 1 << l.attempt
+	}
+	known.gens = l.answer.truth.refers(int(l.from), &known.incarnations)
+	if l.gen.id != 0 {
+		known.gens |= 1 << l.gen.id
+	}
+	known.incarnations[l.from] |= 1 << l.incarnation
+	for j, v := range l.voter {
+		if v != hole {
+			known.incarnations[j] |= 1 << v
+		}
+	}
+	w.letters = append(w.letters, known)
+	return k
+}
+
 func (w *smallWorld) post(s *scene, l letter) {
 	if !s.p[l.to].up { // no connection comes about
 		w.failed(s, l)
 		return
 	}
-	k, ok := w.letterNo[l]
-	if !ok {
-		k = uint32(len(w.letters))
-		w.letterNo[l] = k
-		known := knownLetter{letter: l}
-		if l.attempt != 0 {
-			known.attempts = 1 << l.attempt
-		}
-		known.gens = l.answer.truth.refers(int(l.from), &known.incarnations)
-		if l.gen.id != 0 {
-			known.gens |= 1 << l.gen.id
-		}
-		known.incarnations[l.from] |= 1 << l.incarnation
-		for j, v := range l.voter {
-			if v != hole {
-				known.incarnations[j] |= 1 << v
-			}
-		}
-		w.letters = append(w.letters, known)
+	if !w.plain {
+		l = l.cut()
 	}
+	k := w.letterNumber(l)
 	if s.wire[0] != 0 {
 		w.drop = true
 		return
@@ -283,6 +294,9 @@ func (w *smallWorld) newGeneration(s *scene) uint8 {
 // same: ends of attempts that nobody promised to, late questions that will be refused and
 // whose answer nobody reads, and what an old leader saw when it is still so.
 func (w *smallWorld) tidy(s *scene) {
+	if !w.plain {
+		w.settle(s)
+	}
 	var waiting [most]uint64 // attempts whose challenge is on its way, by receiver
 	for at := len(s.wire) - 1; at >= 0 && s.wire[at] != 0; at-- {
 		if l := &w.letters[s.wire[at]]; l.kind == mChallenge && !l.answers {
@@ -324,90 +338,9 @@ func (w *smallWorld) tidy(s *scene) {
 			s.gens[k] = 0
 		}
 	}
-}
-
-// rank numbers the places of logs anew, in the same order, where nobody was told of them:
-// only their order matters. An acknowledged command may stand anywhere.
-func (w *smallWorld) rank(s *scene) {
-	var unused [most]uint8
-	_, told := w.told(s, &unused)
-	var done uint16
-	for i := range w.n {
-		for _, g := range [...]short{s.p[i].gen, s.p[i].leftGen} {
-			if g.id == 0 || (told|done)&(1<<g.id) != 0 {
-				continue
-			}
-			done |= 1 << g.id
-			w.rankGeneration(s, g)
-		}
+	if !w.plain {
+		w.merge(s)
 	}
-}
-
-// numbering gives small numbers in the order of those that were seen.
-type numbering [4]uint64
-
-func (n *numbering) see(k uint8) { n[k/64] |= 1 << (k % 64) }
-
-func (n *numbering) of(k uint8) uint8 {
-	if k == 0 {
-		return 0
-	}
-	count := bits.OnesCount64(n[k/64] & (1<<(k%64) - 1))
-	for at := range k / 64 {
-		count += bits.OnesCount64(n[at])
-	}
-	return uint8(count) + 1
-}
-
-func (w *smallWorld) rankGeneration(s *scene, g short) {
-	var places, terms numbering
-	each := func(place, term func(*uint8)) {
-		for i := range w.n {
-			p := &s.p[i]
-			if p.member && p.gen == g {
-				p.log.each(place, term)
-				term(&p.term)
-				place(&p.commit)
-				for j := range w.n {
-					place(&p.match[j])
-				}
-			}
-			if p.held && p.leftGen == g {
-				p.left.each(place, term)
-			}
-		}
-	}
-	places.see(1)
-	terms.see(1)
-	for i := range w.n {
-		for _, l := range [...]*smallLog{&s.p[i].log, &s.p[i].left} {
-			for c := range l.cmd {
-				if l.cmd[c] > 2 && s.acked&(1<<c) != 0 && (l == &s.p[i].log && s.p[i].gen == g || l == &s.p[i].left && s.p[i].leftGen == g) {
-					l.cmd[c] = 2
-				}
-			}
-		}
-	}
-	each(places.note, terms.note)
-	each(places.rewrite, terms.rewrite)
-}
-
-func (n *numbering) note(k *uint8) {
-	if *k != 0 {
-		n.see(*k)
-	}
-}
-
-func (n *numbering) rewrite(k *uint8) { *k = n.of(*k) }
-
-func (l *smallLog) each(place, term func(*uint8)) {
-	place(&l.length)
-	place(&l.start)
-	place(&l.config)
-	for c := range l.cmd {
-		place(&l.cmd[c])
-	}
-	term(&l.term)
 }
 
 // lives is who would answer now.

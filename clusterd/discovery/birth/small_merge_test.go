@@ -1,0 +1,477 @@
+package birth
+
+import (
+	"math/bits"
+	"slices"
+	"time"
+)
+
+// Scenes that behave alike are made the same one, each for a reason of its own. A search
+// without all this (plain) has to come to the same verdicts; TestMergedIsPlain compares.
+//
+//   - Ids are random, and nothing compares them but for being equal: they are named anew
+//     in the order in which a scene names them.
+//   - What nothing reads is cut: of a log that was left all but its end and its commands,
+//     what refused promises, what an own attempt says of itself, answers once founded.
+//   - Of a generation that was heard of and that nobody names any more only this matters,
+//     that it is another one.
+//   - Answers that only count arrive at once (settle).
+
+// gone is a generation that was heard of once and that nobody can belong to any more.
+var gone = short{0, 15}
+
+// id is what a state, a letter or a decision names.
+type id struct{ kind, owner, value uint8 }
+
+const (
+	idIncarnation uint8 = iota
+	idGeneration
+	idAttempt
+)
+
+// renaming gives ids new numbers, in the order in which they are asked for.
+type renaming struct {
+	incarnations    [most][8]uint8
+	generations     [16]uint8
+	attempts        [most][8]uint8
+	nextIncarnation [most]uint8
+	nextGeneration  uint8
+	nextAttempt     [most]uint8
+}
+
+func (r *renaming) incarnation(of int, v *uint8) {
+	if *v == 0 || *v == hole {
+		return
+	}
+	k := &r.incarnations[of][*v]
+	if *k == 0 {
+		r.nextIncarnation[of]++
+		*k = r.nextIncarnation[of]
+	}
+	*v = *k
+}
+
+func (r *renaming) generation(id *uint8) {
+	if *id == 0 || *id == gone.id {
+		return
+	}
+	k := &r.generations[*id]
+	if *k == 0 {
+		r.nextGeneration++
+		*k = r.nextGeneration
+	}
+	*id = *k
+}
+
+func (r *renaming) attempt(a *uint8) {
+	if *a == 0 {
+		return
+	}
+	owner, slot := (*a-1)/8, (*a-1)%8
+	k := &r.attempts[owner][slot]
+	if *k == 0 {
+		r.nextAttempt[owner]++
+		*k = r.nextAttempt[owner]
+	}
+	*a = owner*8 + *k
+}
+
+func (r *renaming) truth(of int, o *truth) {
+	r.incarnation(of, &o.incarnation)
+	r.generation(&o.gen.id)
+	r.voters(&o.voter)
+}
+
+func (r *renaming) voters(v *[most]uint8) {
+	for j := range v {
+		r.incarnation(j, &v[j])
+	}
+}
+
+// renamedKey is what was renamed, and what each of its ids is now.
+type renamedKey struct {
+	what uint8
+	k    uint32
+	now  [30]uint8
+}
+
+// naming remembers what became of states, letters and decisions.
+type naming struct {
+	known map[renamedKey]uint32
+	ids   [3]map[uint32][]id
+}
+
+const (
+	ofState uint8 = iota
+	ofLetter
+	ofFound
+)
+
+// again gives the number under which k goes with other ids; rename makes it.
+func (n *naming) again(r *renaming, what uint8, k uint32, list func(*[]id), rename func() uint32) uint32 {
+	ids, ok := n.ids[what][k]
+	if !ok {
+		list(&ids)
+		n.ids[what][k] = ids
+	}
+	key := renamedKey{what: what, k: k}
+	same := true
+	for at, x := range ids {
+		was := x.value
+		switch x.kind {
+		case idIncarnation:
+			r.incarnation(int(x.owner), &x.value)
+		case idGeneration:
+			r.generation(&x.value)
+		case idAttempt:
+			r.attempt(&x.value)
+		}
+		same = same && was == x.value
+		key.now[at] = x.value
+	}
+	if same {
+		return k
+	}
+	out, ok := n.known[key]
+	if !ok {
+		out = rename()
+		n.known[key] = out
+	}
+	return out
+}
+
+// lister notes ids in the order in which a renaming meets them, each once.
+type lister struct{ ids *[]id }
+
+func (l lister) note(kind, owner, value uint8) {
+	x := id{kind, owner, value}
+	if value != 0 && !(kind == idIncarnation && value == hole) && !slices.Contains(*l.ids, x) {
+		*l.ids = append(*l.ids, x)
+	}
+}
+
+func (l lister) truth(of int, o truth) {
+	l.note(idIncarnation, uint8(of), o.incarnation)
+	l.note(idGeneration, 0, o.gen.id)
+	l.voters(o.voter)
+}
+
+func (l lister) voters(v [most]uint8) {
+	for j := range v {
+		l.note(idIncarnation, uint8(j), v[j])
+	}
+}
+
+func (w *smallWorld) renameState(k uint32, r *renaming) uint32 {
+	s := w.states[k].State
+	return w.names.again(r, ofState, k, func(ids *[]id) {
+		l := lister{ids}
+		l.note(idAttempt, 0, attemptNumber(s.attempt))
+		l.note(idAttempt, 0, attemptNumber(s.promise.Attempt))
+		if s.promise.From != "" {
+			l.note(idIncarnation, s.promise.From[0]-'a', numberOf(s.promise.Incarnation))
+		}
+		for _, name := range s.cfg.List {
+			if a, ok := s.answers[name]; ok {
+				l.truth(int(name[0]-'a'), truthOf(a.Own))
+			}
+		}
+	}, func() uint32 {
+		attempt := func(a string) string {
+			k := attemptNumber(a)
+			r.attempt(&k)
+			return attemptName(k)
+		}
+		s.attempt, s.promise.Attempt = attempt(s.attempt), attempt(s.promise.Attempt)
+		if s.promise.From != "" {
+			v := numberOf(s.promise.Incarnation)
+			r.incarnation(int(s.promise.From[0]-'a'), &v)
+			s.promise.Incarnation = incarnationOf(v)
+		}
+		s.answers = renameAnswers(s.answers, r)
+		return w.number(s)
+	})
+}
+
+func renameAnswers(answers map[string]Answer, r *renaming) map[string]Answer {
+	out := map[string]Answer{}
+	for name, a := range answers {
+		out[name] = renameAnswer(a, r)
+	}
+	return out
+}
+
+func renameAnswer(a Answer, r *renaming) Answer {
+	o := truthOf(a.Own)
+	r.truth(int(a.Name[0]-'a'), &o)
+	a.Own = o.long()
+	return a
+}
+
+func (w *smallWorld) renameLetter(k uint32, r *renaming) uint32 {
+	l := w.letters[k].letter
+	return w.names.again(r, ofLetter, k, func(ids *[]id) {
+		n := lister{ids}
+		n.note(idAttempt, 0, l.attempt)
+		n.note(idIncarnation, l.from, l.incarnation)
+		n.truth(int(l.from), l.answer.truth)
+		n.note(idGeneration, 0, l.gen.id)
+		n.voters(l.voter)
+	}, func() uint32 {
+		r.attempt(&l.attempt)
+		r.incarnation(int(l.from), &l.incarnation)
+		r.truth(int(l.from), &l.answer.truth)
+		r.generation(&l.gen.id)
+		r.voters(&l.voter)
+		return w.letterNumber(l)
+	})
+}
+
+func (w *smallWorld) renameFound(f *[2]uint8, r *renaming) {
+	k := uint32(f[0]) | uint32(f[1])<<8
+	k = w.names.again(r, ofFound, k, func(ids *[]id) {
+		for _, a := range w.founds[k].Participants {
+			lister{ids}.truth(int(a.Name[0]-'a'), truthOf(a.Own))
+		}
+	}, func() uint32 {
+		x := w.founds[k]
+		x.Participants = slices.Clone(x.Participants)
+		for j, a := range x.Participants {
+			x.Participants[j] = renameAnswer(a, r)
+		}
+		at := w.keep(x)
+		return uint32(at[0]) | uint32(at[1])<<8
+	})
+	*f = [2]uint8{uint8(k), uint8(k >> 8)}
+}
+
+// merge makes scenes that behave alike the same.
+func (w *smallWorld) merge(s *scene) {
+	w.cut(s)
+	var r renaming
+	for i := range w.n {
+		p := &s.p[i]
+		r.incarnation(i, &p.incarnation)
+		r.generation(&p.gen.id)
+		r.generation(&p.leftGen.id)
+		r.generation(&p.birth.gen.id)
+		r.attempt(&p.birth.attempt)
+	}
+	for i := range w.n {
+		p := &s.p[i]
+		for _, v := range [...]*[most]uint8{&p.log.voter, &p.log.learner, &p.birth.left, &p.living} {
+			r.voters(v)
+		}
+		for j := range p.heard {
+			r.generation(&p.heard[j].id)
+		}
+		if p.birth.on {
+			w.renameFound(&p.birth.found, &r)
+		}
+		s.st[i] = w.renameState(s.st[i], &r)
+	}
+	for at := len(s.wire) - 1; at >= 0 && s.wire[at] != 0; at-- {
+		s.wire[at] = w.renameLetter(s.wire[at], &r)
+	}
+	slices.Sort(s.wire[:])
+	gens, born := s.gens, s.born
+	s.gens, s.born = [len(gens)]uint8{}, 0
+	for k := range gens {
+		if now := r.generations[k]; now != 0 {
+			s.gens[now] = gens[k]
+			s.born |= born >> k & 1 << now
+		}
+	}
+}
+
+// cut removes what nothing reads.
+func (w *smallWorld) cut(s *scene) {
+	var unused [most]uint8
+	_, named := w.told(s, &unused)
+	for i := range w.n {
+		p := &s.p[i]
+		named |= 1<<p.gen.id | 1<<p.leftGen.id | 1<<p.birth.gen.id
+		if p.held {
+			l := smallLog{length: p.left.length, term: p.left.term}
+			for c, at := range p.left.cmd {
+				l.cmd[c] = min(at, 1)
+			}
+			p.left = l
+		}
+	}
+	for i := range w.n {
+		for j, g := range s.p[i].heard {
+			if g.id != 0 && named&(1<<g.id) == 0 {
+				s.p[i].heard[j] = gone
+			}
+		}
+	}
+}
+
+// settle takes letters that nothing depends on when they arrive, but for what a fault
+// does to them: it is for scenes in which only machines may still fail.
+func (w *smallWorld) settle(s *scene) {
+	if f := s.left; f.hasty|f.lost|f.late|f.replays|f.restarts|f.deaf != 0 {
+		return
+	}
+	for k := range s.wire {
+		if s.wire[k] == 0 || !w.letters[s.wire[k]].answers {
+			continue
+		}
+		l := w.letters[s.wire[k]].letter
+		i := int(l.to)
+		p := &s.p[i]
+		switch l.kind {
+		case mLeave, mFound: // only the last one of a round has an effect, or none has
+			b := &p.birth
+			if b.on && b.attempt == l.attempt && b.binding == (l.kind == mFound) && b.asked == 1<<l.from {
+				continue
+			}
+			s.take(k)
+			w.note(s, i, l)
+		case mChallenge: // one that does not decide
+			if l.answer.leader != 0 || p.highest < w.tallest(s) {
+				continue
+			}
+			o := w.put(s.st[i], question{kind: qAnswered, own: p.truth(i), from: l.from + 1, attempt: l.attempt, answer: l.answer})
+			if len(o.deeds) > 0 {
+				continue
+			}
+			s.take(k)
+			p.hears(int(l.from), l.answer)
+			s.st[i] = o.state
+		}
+	}
+}
+
+// tallest is the greatest height that anybody can hear of.
+func (w *smallWorld) tallest(s *scene) (height uint8) {
+	for i := range w.n {
+		p := &s.p[i]
+		height = max(height, p.highest, p.gen.height, p.leftGen.height, p.birth.gen.height)
+	}
+	for at := len(s.wire) - 1; at >= 0 && s.wire[at] != 0; at-- {
+		l := &w.letters[s.wire[at]]
+		height = max(height, l.gen.height, l.answer.truth.highest, l.answer.truth.gen.height)
+	}
+	return height
+}
+
+// cutForSearch leaves out what no rule reads: what a master said of itself when it was
+// last asked (decide asks anew), what those said who promised nothing, and all answers
+// once something is founded by them.
+func (s State) cutForSearch() State {
+	if s.founding {
+		s.answers, s.enough = nil, time.Time{}
+		return s
+	}
+	answers := make(map[string]Answer, len(s.answers))
+	for name, a := range s.answers {
+		if name == s.cfg.Self || !a.Promised {
+			a.Own = Own{}
+		}
+		answers[name] = a
+	}
+	s.answers = answers
+	return s
+}
+
+// cut leaves out what the reader of a letter does not read.
+func (l letter) cut() letter {
+	t := &l.answer.truth
+	switch {
+	case !l.answers:
+	case l.kind == mAsk:
+		*t = truth{incarnation: t.incarnation}
+	case l.kind == mChallenge && !l.answer.promised:
+		*t = truth{bound: t.bound, gen: t.gen, highest: max(t.highest, t.gen.height)}
+		if !t.bound {
+			t.gen = short{}
+		}
+	}
+	return l
+}
+
+// rank numbers the places of logs anew, in the same order, where nobody was told of them:
+// only their order matters. An acknowledged command may stand anywhere.
+func (w *smallWorld) rank(s *scene) {
+	var unused [most]uint8
+	_, told := w.told(s, &unused)
+	var done uint16
+	for i := range w.n {
+		for _, g := range [...]short{s.p[i].gen, s.p[i].leftGen} {
+			if g.id == 0 || (told|done)&(1<<g.id) != 0 {
+				continue
+			}
+			done |= 1 << g.id
+			w.rankGeneration(s, g)
+		}
+	}
+}
+
+// numbering gives small numbers in the order of those that were seen.
+type numbering [4]uint64
+
+func (n *numbering) see(k uint8) { n[k/64] |= 1 << (k % 64) }
+
+func (n *numbering) of(k uint8) uint8 {
+	if k == 0 {
+		return 0
+	}
+	count := bits.OnesCount64(n[k/64] & (1<<(k%64) - 1))
+	for at := range k / 64 {
+		count += bits.OnesCount64(n[at])
+	}
+	return uint8(count) + 1
+}
+
+func (w *smallWorld) rankGeneration(s *scene, g short) {
+	var places, terms numbering
+	each := func(place, term func(*uint8)) {
+		for i := range w.n {
+			p := &s.p[i]
+			if p.member && p.gen == g {
+				p.log.each(place, term)
+				term(&p.term)
+				place(&p.commit)
+				for j := range w.n {
+					place(&p.match[j])
+				}
+			}
+			if p.held && p.leftGen == g {
+				p.left.each(place, term)
+			}
+		}
+	}
+	places.see(1)
+	terms.see(1)
+	for i := range w.n {
+		for _, l := range [...]*smallLog{&s.p[i].log, &s.p[i].left} {
+			for c := range l.cmd {
+				if l.cmd[c] > 2 && s.acked&(1<<c) != 0 && (l == &s.p[i].log && s.p[i].gen == g || l == &s.p[i].left && s.p[i].leftGen == g) {
+					l.cmd[c] = 2
+				}
+			}
+		}
+	}
+	each(places.note, terms.note)
+	each(places.rewrite, terms.rewrite)
+}
+
+func (n *numbering) note(k *uint8) {
+	if *k != 0 {
+		n.see(*k)
+	}
+}
+
+func (n *numbering) rewrite(k *uint8) { *k = n.of(*k) }
+
+func (l *smallLog) each(place, term func(*uint8)) {
+	place(&l.length)
+	place(&l.start)
+	place(&l.config)
+	for c := range l.cmd {
+		place(&l.cmd[c])
+	}
+	term(&l.term)
+}
