@@ -148,6 +148,14 @@ func (m *playedMaster) ack(id string, st *mesosv1.TaskStatus) {
 }
 
 func (m *playedMaster) run(id string) {
+	m.write(&agentwire.FromMaster{Body: &agentwire.FromMaster_Run{Run: m.launch(id)}})
+}
+
+func (m *playedMaster) told(id string) {
+	m.write(&agentwire.FromMaster{Body: &agentwire.FromMaster_Told{Told: m.launch(id)}})
+}
+
+func (m *playedMaster) launch(id string) *agentwire.Run {
 	info, err := proto.Marshal(&mesosv1.TaskInfo{
 		Name: proto.String("t"), TaskId: &mesosv1.TaskID{Value: proto.String("task-" + id)}, AgentId: &mesosv1.AgentID{Value: proto.String("S1")},
 		Command: &mesosv1.CommandInfo{Value: proto.String("true")},
@@ -155,7 +163,7 @@ func (m *playedMaster) run(id string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.write(&agentwire.FromMaster{Body: &agentwire.FromMaster_Run{Run: &agentwire.Run{ContainerId: id, FrameworkId: "F", Role: "*", TaskInfo: info}}})
+	return &agentwire.Run{ContainerId: id, FrameworkId: "F", Role: "*", TaskInfo: info}
 }
 
 func (m *playedMaster) kill(id string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -271,7 +272,9 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 	}
 	switch b := m.GetBody().(type) {
 	case *agentwire.FromMaster_Run:
-		return a.onRun(b.Run)
+		return a.onRun(b.Run, task.Run{Stamp: stamp()})
+	case *agentwire.FromMaster_Told:
+		return a.onRun(b.Told, task.Forgotten{Stamp: stamp()})
 	case *agentwire.FromMaster_Kill:
 		return a.onKill(b.Kill)
 	case *agentwire.FromMaster_Acknowledge:
@@ -306,7 +309,8 @@ func (a *Agent) onAttached(m *agentwire.Attached) error {
 	return nil
 }
 
-func (a *Agent) onRun(r *agentwire.Run) error {
+// onRun takes a task that is not held; what becomes of it is begin's.
+func (a *Agent) onRun(r *agentwire.Run, begin task.Event) error {
 	held := a.tasks[r.GetContainerId()]
 	if held != nil && !held.Tombstone {
 		a.sendUpdate(held) // asked again: the leader has not heard of it yet
@@ -325,7 +329,14 @@ func (a *Agent) onRun(r *agentwire.Run) error {
 		t.Tombstone, t.KillRequested, t.KillGrace = true, true, held.KillGrace
 	}
 	a.put(t)
-	return a.happen(t, task.Run{Stamp: stamp()}, &journal.Record{Body: &journal.Record_Launched{Launched: l}})
+	records := []*journal.Record{{Body: &journal.Record_Launched{Launched: l}}}
+	if _, lost := begin.(task.Forgotten); lost { // what is torn after the first of them begins nothing
+		records = slices.Insert(records, 0, &journal.Record{Body: &journal.Record_KillAsked{KillAsked: &journal.KillAsked{
+			ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, TaskId: t.Info.GetTaskId().GetValue(),
+		}}})
+		t.KillRequested = true
+	}
+	return a.happen(t, begin, records...)
 }
 
 func (a *Agent) onKill(k *agentwire.Kill) error {

@@ -82,3 +82,35 @@ func damagedJournal(t *testing.T, damage func([]byte) []byte, told bool) {
 		t.Errorf("started again it attaches as %q and holds %v", at.GetAgentId(), at.GetHeld())
 	}
 }
+
+// A task that neither the journal nor the keeper knows any more, and that the leader asks
+// for, is told as gone, once, and never begun again; one that is held is told as it is.
+func TestATaskThatNobodyRemembersIsToldAsGone(t *testing.T) {
+	k, dir := startKeeper(t), t.TempDir()
+	n := startNode(t, dir, k)
+	m := n.master(1, 1)
+	m.attach("S1")
+	m.told("lost")
+	st := m.update(mesosv1.TaskState_TASK_GONE)
+	if st.GetSource() != mesosv1.TaskStatus_SOURCE_AGENT || st.GetReason() != mesosv1.TaskStatus_REASON_RECONCILIATION || len(st.GetUuid()) != 16 {
+		t.Errorf("told as %v", st)
+	}
+	n.stop()
+	n = startNode(t, dir, k) // before it was acknowledged
+	m = n.master(1, 2)
+	if at := m.attach("S1"); len(at.GetHeld()) != 1 || !at.GetHeld()[0].GetTerminal() {
+		t.Errorf("it holds %v", at.GetHeld())
+	}
+	if again := m.update(mesosv1.TaskState_TASK_GONE); string(again.GetUuid()) != string(st.GetUuid()) {
+		t.Errorf("told again as %v", again)
+	}
+	m.told("lost") // asked again: the same answer
+	if again := m.update(mesosv1.TaskState_TASK_GONE); string(again.GetUuid()) != string(st.GetUuid()) {
+		t.Errorf("asked again it is told as %v", again)
+	}
+	m.ack("lost", st)
+	m.run("runs") // what is told of this one shows that nothing was asked of the keeper before
+	if l := k.request(); l.GetForget() == nil && l.GetLaunch().GetContainerId() != "runs" {
+		t.Errorf("the keeper is asked for %v", l)
+	}
+}

@@ -146,7 +146,7 @@ func (l *Leader) settle(id state.AgentID, held []*agentwire.Held) {
 	for _, h := range held {
 		holds[state.ContainerID(h.GetContainerId())] = h
 	}
-	var runs, kills []state.ContainerID
+	var runs, lost, kills []state.ContainerID
 	var forget []string
 	var forgotten []state.ContainerID // by the agent already
 	type ack struct {
@@ -156,8 +156,13 @@ func (l *Leader) settle(id state.AgentID, held []*agentwire.Held) {
 	var acks []ack
 	l.cfg.Machine.View(func(s *state.State) {
 		for t := range s.TasksOfAgent(id) {
-			if h := holds[t.ContainerID]; (h == nil || h.GetTombstone()) && !t.Answered() {
-				runs = append(runs, t.ContainerID)
+			if h := holds[t.ContainerID]; h == nil || h.GetTombstone() {
+				switch {
+				case !t.Answered():
+					runs = append(runs, t.ContainerID)
+				case !t.State.Terminal():
+					lost = append(lost, t.ContainerID)
+				}
 			}
 			if t.KillRequested && !t.State.Terminal() {
 				kills = append(kills, t.ContainerID)
@@ -185,6 +190,10 @@ func (l *Leader) settle(id state.AgentID, held []*agentwire.Held) {
 	for _, c := range runs {
 		l.sendRun(c)
 	}
+	for _, c := range lost {
+		l.log.Warn("an agent does not hold a task that it told of; it is asked", "agent", id, "container", string(c))
+		l.sendTold(c)
+	}
 	for _, c := range kills {
 		l.sendKill(c)
 	}
@@ -197,8 +206,20 @@ func (l *Leader) settle(id state.AgentID, held []*agentwire.Held) {
 }
 
 func (l *Leader) sendRun(container state.ContainerID) {
-	var run *agentwire.Run
-	var on state.AgentID
+	if run, on := l.runOf(container); run != nil {
+		l.toAgent(on, &agentwire.FromMaster{Body: &agentwire.FromMaster_Run{Run: run}})
+	}
+}
+
+// sendTold asks for a task of which the agent has told: where it is lost with the agent's
+// memory the agent says so, in the order of all its updates.
+func (l *Leader) sendTold(container state.ContainerID) {
+	if run, on := l.runOf(container); run != nil {
+		l.toAgent(on, &agentwire.FromMaster{Body: &agentwire.FromMaster_Told{Told: run}})
+	}
+}
+
+func (l *Leader) runOf(container state.ContainerID) (run *agentwire.Run, on state.AgentID) {
 	l.cfg.Machine.View(func(s *state.State) {
 		t, ok := s.Task(container)
 		if !ok || t.State.Terminal() {
@@ -217,9 +238,7 @@ func (l *Leader) sendRun(container state.ContainerID) {
 			run.UserId, _ = s.UserID(name)
 		}
 	})
-	if run != nil {
-		l.toAgent(on, &agentwire.FromMaster{Body: &agentwire.FromMaster_Run{Run: run}})
-	}
+	return run, on
 }
 
 func (l *Leader) sendKill(container state.ContainerID) {

@@ -90,7 +90,8 @@ type Stamp struct {
 	UUIDs [2][16]byte // an event makes at most two updates
 }
 
-// Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged, Adopted.
+// Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged, Adopted,
+// Forgotten.
 type Event interface{ event() }
 
 type (
@@ -115,6 +116,8 @@ type (
 	// Adopted: a cluster takes the task in that has never heard of it. Where every
 	// update was acknowledged, its newest state is told once more.
 	Adopted struct{ Stamp }
+	// Forgotten: it was told of before, and neither the journal nor the keeper knows it.
+	Forgotten struct{ Stamp }
 )
 
 func (Run) event()          {}
@@ -124,6 +127,7 @@ func (Missing) event()      {}
 func (Overdue) event()      {}
 func (Acknowledged) event() {}
 func (Adopted) event()      {}
+func (Forgotten) event()    {}
 
 // Action is one of RecordUpdate, RecordKill, RecordAcknowledged, Launch,
 // KillContainer, ForgetContainer, Send.
@@ -182,6 +186,13 @@ func Next(t Task, e Event) (Task, []Action) {
 		}
 		return add(t, e.Now, e.UUIDs[0], t.Latest, agentSource, mesosv1.TaskStatus_REASON_AGENT_REREGISTERED.Enum(),
 			"the cluster had forgotten this task and took it in again")
+	case Forgotten:
+		if t.Terminal() {
+			return t, nil
+		}
+		t.Tombstone = false
+		return add(t, e.Now, e.UUIDs[0], mesosv1.TaskState_TASK_GONE, agentSource, mesosv1.TaskStatus_REASON_RECONCILIATION.Enum(),
+			"the agent no longer knows this task: its journal was damaged, and the container's record is lost")
 	}
 	return t, nil
 }

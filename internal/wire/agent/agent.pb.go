@@ -176,6 +176,7 @@ type FromMaster struct {
 	//	*FromMaster_Ping
 	//	*FromMaster_Network
 	//	*FromMaster_Shutdown
+	//	*FromMaster_Told
 	Body          isFromMaster_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -322,6 +323,15 @@ func (x *FromMaster) GetShutdown() *Shutdown {
 	return nil
 }
 
+func (x *FromMaster) GetTold() *Run {
+	if x != nil {
+		if x, ok := x.Body.(*FromMaster_Told); ok {
+			return x.Told
+		}
+	}
+	return nil
+}
+
 type isFromMaster_Body interface {
 	isFromMaster_Body()
 }
@@ -366,6 +376,10 @@ type FromMaster_Shutdown struct {
 	Shutdown *Shutdown `protobuf:"bytes,12,opt,name=shutdown,proto3,oneof"` // this agent id is gone: kill everything, start anew
 }
 
+type FromMaster_Told struct {
+	Told *Run `protobuf:"bytes,13,opt,name=told,proto3,oneof"` // the agent has told of it before and does not hold it: it is not begun again
+}
+
 func (*FromMaster_Hello) isFromMaster_Body() {}
 
 func (*FromMaster_Attached) isFromMaster_Body() {}
@@ -385,6 +399,8 @@ func (*FromMaster_Ping) isFromMaster_Body() {}
 func (*FromMaster_Network) isFromMaster_Body() {}
 
 func (*FromMaster_Shutdown) isFromMaster_Body() {}
+
+func (*FromMaster_Told) isFromMaster_Body() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1600,7 +1616,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x01(\v2\x1b.mesolith.wire.agent.UpdateH\x00R\x06update\x12/\n" +
 	"\x04pong\x18\x04 \x01(\v2\x19.mesolith.wire.agent.PongH\x00R\x04pong\x12>\n" +
 	"\tforgotten\x18\x05 \x01(\v2\x1e.mesolith.wire.agent.ForgottenH\x00R\tforgottenB\x06\n" +
-	"\x04body\"\xf9\x04\n" +
+	"\x04body\"\xa9\x05\n" +
 	"\n" +
 	"FromMaster\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x04R\x06height\x12\x12\n" +
@@ -1615,7 +1631,8 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x04ping\x18\n" +
 	" \x01(\v2\x19.mesolith.wire.agent.PingH\x00R\x04ping\x12<\n" +
 	"\anetwork\x18\v \x01(\v2 .mesolith.wire.agent.NetworkPlanH\x00R\anetwork\x12;\n" +
-	"\bshutdown\x18\f \x01(\v2\x1d.mesolith.wire.agent.ShutdownH\x00R\bshutdownB\x06\n" +
+	"\bshutdown\x18\f \x01(\v2\x1d.mesolith.wire.agent.ShutdownH\x00R\bshutdown\x12.\n" +
+	"\x04told\x18\r \x01(\v2\x18.mesolith.wire.agent.RunH\x00R\x04toldB\x06\n" +
 	"\x04body\"\xe7\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
@@ -1769,13 +1786,14 @@ var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	14, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
 	16, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
 	18, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
-	5,  // 15: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
-	17, // 16: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 15: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
+	5,  // 16: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
+	17, // 17: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_agent_agent_proto_init() }
@@ -1801,6 +1819,7 @@ func file_internal_wire_agent_agent_proto_init() {
 		(*FromMaster_Ping)(nil),
 		(*FromMaster_Network)(nil),
 		(*FromMaster_Shutdown)(nil),
+		(*FromMaster_Told)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
