@@ -7,6 +7,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
+	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/mesolith/mesolith/api/client"
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 )
@@ -72,21 +76,31 @@ type imageChange struct {
 }
 
 // Images that are made to break out do not: their task cannot be started, with that
-// reason, or it finds itself inside walls like any other. The node is as before.
+// reason, or it finds itself inside walls like any other. The nodes are as before.
 func TestHostileImagesStayInside(t *testing.T) {
 	w := three(t)
 	f := w.framework(t, false)
-	on := w.Machines()[0]
-	before := restarts(t, w, on.Node, "isolated")
-	refused, inside := 0, 0
-	for name, change := range hostileImages() {
+	machines := w.Machines()
+	var before []int
+	for _, m := range machines {
+		before = append(before, restarts(t, w, m.Node, "isolated"))
+	}
+	images := hostileImages()
+	names := slices.Sorted(maps.Keys(images))
+	var tasks []client.Task
+	for i, name := range names {
 		id := strings.NewReplacer(" ", "-", "'", "").Replace(name)
 		task := f.task(t, id, "attempt")
-		task.Container, task.Hostname = dockerImage(w.changedImage(t, id, change)), on.Node.Address.String()
-		if change.program != "" {
-			task.Command.Value = &change.program
+		task.Container, task.Hostname = dockerImage(w.changedImage(t, id, images[name])), machines[i%len(machines)].Node.Address.String()
+		task.CPUs, task.MemMB = 0.02, 24
+		if program := images[name].program; program != "" {
+			task.Command.Value = &program
 		}
-		ended := f.runToEnd(t, task)[0]
+		tasks = append(tasks, task)
+	}
+	refused, inside := 0, 0
+	for i, ended := range f.runToEnd(t, tasks...) {
+		name, change := names[i], images[names[i]]
 		if ended.Status.GetReason() == mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED {
 			refused++
 			t.Logf("%s: refused: %s", name, ended.Status.GetMessage())
@@ -106,19 +120,29 @@ func TestHostileImagesStayInside(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d hostile images: %d could not be started, %d tasks found walls", len(hostileImages()), refused, inside)
-	if refused+inside != len(hostileImages()) || inside == 0 {
-		t.Errorf("%d of %d images were tried", refused+inside, len(hostileImages()))
+	t.Logf("%d hostile images on %d nodes: %d could not be started, %d tasks found walls", len(images), len(machines), refused, inside)
+	if refused+inside != len(images) || inside == 0 {
+		t.Errorf("%d of %d images were tried", refused+inside, len(images))
 	}
-	for file, want := range map[string]string{"core_pattern": "core\n", "modprobe": "\n"} {
-		task := f.task(t, "reads-"+file, "show", "/proc/sys/kernel/"+file)
-		task.Hostname = on.Node.Address.String()
-		if got := f.output(t, f.runToEnd(t, task)[0], "stdout"); got != want {
-			t.Errorf("the node's %s is %q now", file, got)
+	settings := map[string]string{"core_pattern": "core\n", "modprobe": "\n"}
+	var readers []client.Task
+	for _, m := range machines {
+		for _, file := range slices.Sorted(maps.Keys(settings)) {
+			task := f.task(t, "reads-"+file+"-"+m.Node.Name, "show", "/proc/sys/kernel/"+file)
+			task.Hostname = m.Node.Address.String()
+			readers = append(readers, task)
 		}
 	}
-	if after := restarts(t, w, on.Node, "isolated"); after != before {
-		t.Errorf("isolated was started again %d times", after-before)
+	for _, l := range f.runToEnd(t, readers...) {
+		file := l.Task.Command.Arguments[2]
+		if got := f.output(t, l, "stdout"); got != settings[path.Base(file)] {
+			t.Errorf("%s of %s is %q now", file, l.Hostname, got)
+		}
+	}
+	for i, m := range machines {
+		if after := restarts(t, w, m.Node, "isolated"); after != before[i] {
+			t.Errorf("isolated of %s was started again %d times", m.Node.Name, after-before[i])
+		}
 	}
 }
 
