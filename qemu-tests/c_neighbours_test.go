@@ -14,11 +14,13 @@ import (
 
 // hostile is a task that means harm, and how it is known that it does.
 type hostile struct {
-	name string
-	// tasks are launched together; the first is the one that says what it does.
-	tasks func(h *hostileRun) []client.Task
-	// fired is what its output must have for the attack to count.
-	fired string
+	name  string
+	mem   float64
+	verb  []string
+	file  string // stdout, unless it is the output that it floods
+	word  string // before the number in its output that says how much harm it did
+	least int    // for the attack to count
+	most  int    // that its wall lets it have, where it has one that short attacks reach
 	// memory: the kernel ends it for what it wants, and that is the end.
 	memory bool
 }
@@ -36,9 +38,9 @@ func (h *hostileRun) task(t *testing.T, name string, mem float64, verb ...string
 	return task
 }
 
-// A task that takes all the memory or all the disk of its node that it can hurts itself only: the node
-// leads the cluster and goes on to, no heartbeat is missed for it, its APIs answer, and a
-// decent task beside it works on.
+// Whatever a task takes of its node that it can hurts itself only: the node leads the
+// cluster and goes on to, no heartbeat is missed for it, its APIs answer, and a decent task
+// beside it works on.
 func TestHostileTasks(t *testing.T) {
 	w := three(t)
 	f := w.framework(t, false)
@@ -49,38 +51,59 @@ func TestHostileTasks(t *testing.T) {
 	h := &hostileRun{f: f, node: leader, watched: &watched{w: w, node: leader, output: f.output}}
 	neighbour := h.task(t, "neighbour", 24, "neighbour", fmt.Sprintf("http://%s:%d/health", leader.Address, cluster.AgentPort))
 	h.neighbour = f.start(t, neighbour)[0]
+	tracked := h.trackedConnections(t)
+	victim, at := h.victim(t)
 	quiet := h.during(t, "quiet", func() {})
-	for _, a := range attacks(t, h) {
-		t.Run(a.name, func(t *testing.T) { h.attack(t, a, quiet) })
+	wanted := 0
+	for _, group := range attacks(h, victim, at) {
+		wanted += len(group)
+		h.attack(t, group, quiet)
 	}
 	t.Logf("%d attacks fired; in the quiet %s", h.fired, quiet)
-	if h.fired != len(attacks(t, h)) {
-		t.Errorf("%d of %d attacks fired", h.fired, len(attacks(t, h)))
+	if h.fired != wanted {
+		t.Errorf("%d of %d attacks fired", h.fired, wanted)
 	}
+	tracked(t)
 	wantState(t, f.runToEnd(t, h.task(t, "after", 24, "say", "still here"))[0], mesosv1.TaskState_TASK_FINISHED)
 }
 
-func attacks(t *testing.T, h *hostileRun) []hostile {
-	one := func(mem float64, verb ...string) func(*hostileRun) []client.Task {
-		return func(h *hostileRun) []client.Task { return []client.Task{h.task(t, verb[0], mem, verb...)} }
-	}
-	return []hostile{
-		{name: "memory", memory: true, fired: "holding 20 MB", tasks: one(32, "eat-in-child", "4000")},
-		{name: "disk", fired: "wrote 16 MB", memory: true, tasks: func(h *hostileRun) []client.Task {
-			// As large as there is room for, so that it is the disk that would end first.
-			return []client.Task{h.task(t, "fill", h.largest(t), "fill", "/mnt/mesos/sandbox", "/", "/tmp", "/dev/shm")}
-		}},
+// attacks are made in groups, one after the other: those of a group together, which do not
+// take the same thing.
+func attacks(h *hostileRun, other cluster.Node, answers string) [][]hostile {
+	node := func(n cluster.Node, port int) string { return fmt.Sprintf("%s:%d", n.Address, port) }
+	return [][]hostile{
+		{{name: "processes", mem: 192, verb: []string{"bomb"}, word: "processes", least: 900, most: 1024}},
+		{
+			{name: "memory", mem: 64, verb: []string{"eat-in-child", "4000"}, word: "holding", least: 20, most: 64, memory: true},
+			{name: "open files", mem: 64, verb: []string{"hoard"}, word: "open files", least: 5000, most: 524288},
+		},
+		{
+			// Far more than it has memory for: the disk has to be the one that holds.
+			{name: "disk", mem: 128, verb: []string{"fill", "/mnt/mesos/sandbox", "/", "/tmp", "/dev/shm"}, word: "files of 256 KiB", least: 200, most: 512, memory: true},
+			{name: "inodes", mem: 48, verb: []string{"inodes", "/mnt/mesos/sandbox"}, word: "files without contents", least: 5000},
+		},
+		{
+			{name: "output", mem: 32, verb: []string{"flood"}, file: "stderr", word: "kilobytes", least: 4096},
+			{name: "processor", mem: 32, verb: []string{"hog"}, word: "computed", least: 1000},
+		},
+		{
+			{name: "packets", mem: 32, verb: []string{"packets", node(h.node, 5050), node(h.node, 5052), node(other, 5050), node(other, 5051)}, word: "packets", least: 2000},
+			{name: "flows", mem: 32, verb: []string{"flows", answers}, word: "flows", least: 2000},
+			{name: "connections", mem: 64, verb: []string{"connections", node(h.node, cluster.AgentPort)}, word: "connections", least: 200},
+		},
 	}
 }
 
 // attack launches what means harm, watches while it lasts, and ends it.
-func (h *hostileRun) attack(t *testing.T, a hostile, quiet seen) {
-	tasks := a.tasks(h)
-	for i := range tasks {
-		tasks[i].ID = fmt.Sprintf("%s-%d", strings.ReplaceAll(a.name, " ", "-"), i)
+func (h *hostileRun) attack(t *testing.T, group []hostile, quiet seen) {
+	var tasks []client.Task
+	var names []string
+	for _, a := range group {
+		tasks = append(tasks, h.task(t, strings.ReplaceAll(a.name, " ", "-"), a.mem, a.verb...))
+		names = append(names, a.name)
 	}
 	f := h.f
-	during := h.during(t, a.name, func() {
+	during := h.during(t, names[0], func() {
 		if err := f.Add(t.Context(), tasks...); err != nil {
 			t.Fatal(err)
 		}
@@ -90,55 +113,90 @@ func (h *hostileRun) attack(t *testing.T, a hostile, quiet seen) {
 			}
 		}
 	})
-	first := tasks[0].ID
-	if !a.memory {
-		for _, task := range tasks {
-			if err := f.Kill(within(t, toRun), task.ID); err != nil {
+	for i, a := range group {
+		id := tasks[i].ID
+		if l, _ := f.Get(id); !a.memory && !l.Done() {
+			if err := f.Kill(within(t, toRun), id); err != nil {
 				t.Fatal(err)
 			}
 		}
-	}
-	for i, task := range tasks {
-		l, err := f.Wait(within(t, toRun), task.ID, client.Ended)
+		l, err := f.Wait(within(t, toRun), id, client.Ended)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 && a.memory {
+		if a.memory {
 			wantState(t, l, mesosv1.TaskState_TASK_FAILED)
 			wantWhy(t, l, mesosv1.TaskStatus_SOURCE_AGENT, mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY)
 		}
+		file := "stdout"
+		if a.file != "" {
+			file = a.file
+			if n := len(f.output(t, l, "stdout")); n == 0 || float64(n) > a.mem/32*(1<<20) {
+				t.Errorf("%d bytes of its output are kept", n)
+			}
+		}
+		out := f.output(t, l, file)
+		got, said := harm(out, a.word)
+		fmt.Printf("%s: %s, then %s %s\n", a.name, said, l.Status.GetState(), l.Status.GetMessage())
+		if got < a.least || (a.most > 0 && got > a.most) {
+			t.Errorf("%s: of %s it got %d, not %d to %d: %.300q", a.name, a.word, got, a.least, a.most, out)
+		} else {
+			h.fired++
+		}
 	}
-	l, _ := f.Get(first)
-	if out := f.output(t, l, "stdout"); strings.Contains(out, a.fired) {
-		h.fired++
-	} else {
-		t.Errorf("it is not known to have attacked: %.300q", out)
-	}
-	fmt.Printf("%s (it says %.80q): %s\n", a.name, lastLine(f.output(t, l, "stdout")), during)
+	fmt.Printf("during %s: %s\n", strings.Join(names, ", "), during)
 	during.check(t, quiet)
+}
+
+// harm is the largest number after a word at the beginning of lines, and the whole line.
+func harm(out, word string) (most int, said string) {
+	for line := range strings.SplitSeq(out, "\n") {
+		var n int
+		rest, ok := strings.CutPrefix(line, word+" ")
+		if _, err := fmt.Sscan(rest, &n); ok && err == nil && n >= most {
+			most, said = n, line
+		}
+	}
+	return most, said
+}
+
+// victim starts a task on another node that answers by UDP.
+func (h *hostileRun) victim(t *testing.T) (cluster.Node, string) {
+	t.Helper()
+	for _, m := range h.w.Machines() {
+		if m.Node.Name == h.node.Name {
+			continue
+		}
+		task := h.f.task(t, "victim", "serve")
+		task.Ports, task.Hostname = 1, m.Node.Address.String()
+		l := h.f.start(t, task)[0]
+		return m.Node, fmt.Sprintf("%s:%d", l.Hostname, l.Ports[0])
+	}
+	t.Fatal("there is no other node")
+	return cluster.Node{}, ""
+}
+
+// trackedConnections watches how many connections the node tracks, and checks at the end
+// that most of its room was left.
+func (h *hostileRun) trackedConnections(t *testing.T) (check func(t *testing.T)) {
+	t.Helper()
+	f := h.w.frameworkAs(t, hostRole)
+	task := f.task(t, "tracked", "tracked")
+	task.MemMB, task.Hostname = 24, h.node.Address.String()
+	l := f.start(t, task)[0]
+	return func(t *testing.T) {
+		t.Helper()
+		most, said := harm(f.output(t, l, "stdout"), "tracked")
+		fmt.Printf("of connections, the node %s at most\n", said)
+		var limit int
+		if _, err := fmt.Sscanf(said, "tracked %d of %d", &most, &limit); err != nil {
+			t.Fatalf("%v in %q", err, said)
+		}
+		if most < 1000 || most > limit/2 {
+			t.Errorf("the node tracked %d connections, of %d that it can", most, limit)
+		}
+	}
 }
 
 // begun: it runs, or has already ended.
 func begun(l client.Launched) bool { return client.Running(l) || client.Ended(l) }
-
-// largest is the most memory that a task can have on the node now, in MB.
-func (h *hostileRun) largest(t *testing.T) float64 {
-	t.Helper()
-	var answer struct {
-		Slaves []struct {
-			Hostname  string
-			Resources struct{ Mem float64 }
-			Used      struct{ Mem float64 } `json:"used_resources"`
-		}
-	}
-	if err := h.get(t.Context(), h.w.URL(h.node, "/slaves"), &answer); err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range answer.Slaves {
-		if a.Hostname == h.node.Address.String() {
-			return a.Resources.Mem - a.Used.Mem
-		}
-	}
-	t.Fatalf("no agent at %s", h.node.Address)
-	return 0
-}

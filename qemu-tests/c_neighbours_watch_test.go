@@ -19,7 +19,7 @@ import (
 )
 
 // attackFor is how long an attack goes on once it has begun.
-const attackFor = 5 * time.Second
+const attackFor = 4 * time.Second
 
 // watched is a node under attack with what is looked at meanwhile.
 type watched struct {

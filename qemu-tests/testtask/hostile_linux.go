@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -55,20 +56,54 @@ func neighbour(url string) error {
 	}
 }
 
-// bomb starts a program that forks without end, and says how many processes there are.
+// bomb forks, as its children do, without end, and says how many processes there are and
+// how often the kernel refused one more.
 func bomb() error {
-	if err := exec.Command("/bomb").Start(); err != nil {
-		return err
+	// Nothing of Go's runtime survives in a child: it may do no more than this.
+	for {
+		pid, _, errno := unix.RawSyscall(unix.SYS_FORK, 0, 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		if pid != 0 {
+			break
+		}
+		for {
+			_, _, _ = unix.RawSyscall(unix.SYS_FORK, 0, 0, 0)
+		}
 	}
-	for most := 0; ; time.Sleep(50 * time.Millisecond) {
-		n, err := strconv.Atoi(strings.TrimSpace(read("/sys/fs/cgroup/pids.current")))
-		if err != nil {
+	for ; ; time.Sleep(200 * time.Millisecond) {
+		_, refused, _ := strings.Cut(read("/sys/fs/cgroup/pids.events"), "max ")
+		fmt.Println("processes", strings.TrimSpace(read("/sys/fs/cgroup/pids.current")), "refused", strings.Fields(refused + " ?")[0])
+	}
+}
+
+// hog computes in four threads, and says how many milliseconds of a processor it got.
+func hog() error {
+	runtime.GOMAXPROCS(5)
+	for range 4 {
+		go func() {
+			for x := uint64(1); ; x = x*2862933555777941757 + 3037000493 {
+				if x == 0 {
+					fmt.Println("zero")
+				}
+			}
+		}()
+	}
+	for ; ; time.Sleep(200 * time.Millisecond) {
+		var used unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
 			return err
 		}
-		if n > most {
-			most = n
-			fmt.Println("processes", n)
-		}
+		fmt.Println("computed", time.Duration(used.Utime.Nano()+used.Stime.Nano()).Milliseconds())
+	}
+}
+
+// tracked says over and over how many connections its network tracks, and may.
+func tracked() error {
+	for ; ; time.Sleep(200 * time.Millisecond) {
+		const dir = "/proc/sys/net/netfilter/nf_conntrack_"
+		fmt.Println("tracked", strings.TrimSpace(read(dir+"count")), "of", strings.TrimSpace(read(dir+"max")))
 	}
 }
 
@@ -114,49 +149,44 @@ func eatInChild(megabytes string) error {
 	return nil
 }
 
-// again repeats something until it fails, says so once, and goes on trying: whatever
-// becomes free is taken again.
+// again repeats something, and goes on when it fails: whatever becomes free is taken
+// again. It says several times a second how often it succeeded, and what stopped it first.
 func again(what string, try func() error) error {
-	failed := false
-	for n := 0; ; n++ {
+	said, failed := time.Now(), false
+	for n := 0; ; {
 		err := try()
-		switch {
-		case err == nil:
-			if n%1000 == 0 && n < 100_000 {
-				fmt.Println(what, n)
+		if err == nil {
+			n++
+		}
+		if stopped := err != nil && !failed; stopped || time.Since(said) > 200*time.Millisecond {
+			said = time.Now()
+			fmt.Println(what, n)
+			if stopped {
+				failed = true
+				fmt.Println("stopped by:", err)
 			}
-		case !failed:
-			failed = true
-			fmt.Println(what, "until", n, err)
-			fallthrough
-		default:
+		}
+		if err != nil {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
 }
 
-// fill writes files of a megabyte, in turns in each directory.
+// fill writes files of a quarter of a megabyte, in turns in each directory.
 func fill(dirs []string) error {
-	body := bytes.Repeat([]byte("x"), 1<<20)
+	body := bytes.Repeat([]byte("x"), 1<<18)
 	n := 0
-	return again("filled", func() error {
+	return again("files of 256 KiB", func() error {
 		n++
-		err := os.WriteFile(filepath.Join(dirs[n%len(dirs)], fmt.Sprint("fill-", n)), body, 0o600)
-		if n%16 == 0 {
-			fmt.Println("wrote", n, "MB")
-		}
-		return err
+		return os.WriteFile(filepath.Join(dirs[n%len(dirs)], fmt.Sprint("fill-", n)), body, 0o600)
 	})
 }
 
 // inodes makes files without contents.
 func inodes(dir string) error {
 	n := 0
-	return again("made files", func() error {
+	return again("files without contents", func() error {
 		n++
-		if n%4096 == 0 {
-			fmt.Println("made", n)
-		}
 		f, err := os.Create(filepath.Join(dir, fmt.Sprint("file-", n)))
 		if err != nil {
 			return err
@@ -165,12 +195,17 @@ func inodes(dir string) error {
 	})
 }
 
-// flood writes to its output as fast as that takes it.
+// flood writes to its output as fast as that takes it, and says to its other how much.
 func flood() error {
 	body := []byte(strings.Repeat("nobody wants to read this line\n", 2048))
-	for {
+	said := time.Now()
+	for n := 0; ; n += len(body) {
 		if _, err := os.Stdout.Write(body); err != nil {
 			return err
+		}
+		if time.Since(said) > 200*time.Millisecond {
+			said = time.Now()
+			fmt.Fprintln(os.Stderr, "kilobytes", n>>10)
 		}
 	}
 }
@@ -191,8 +226,8 @@ func packets(to []string) error {
 		if _, err := conns[n%len(conns)].Write(body); err == nil {
 			sent++
 		}
-		if time.Since(began) > time.Second {
-			fmt.Println("sent", sent)
+		if time.Since(began) > 200*time.Millisecond {
+			fmt.Println("packets", sent)
 			began = time.Now()
 		}
 	}
@@ -214,7 +249,7 @@ func flows(at string) error {
 		}
 		for range 2 { // the second makes it a stream, which is kept longer
 			_, _ = c.Write([]byte("?"))
-			_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			if _, err := c.Read(buf); err == nil {
 				answered++
 			}
@@ -227,7 +262,7 @@ func flows(at string) error {
 				c.Close()
 			}
 		}
-		if time.Since(began) > time.Second {
+		if time.Since(began) > 200*time.Millisecond {
 			fmt.Println("flows", n+sent, "answered", answered/2)
 			began = time.Now()
 		}
@@ -237,7 +272,7 @@ func flows(at string) error {
 // connections opens as many connections to one address as it may, and keeps them.
 func connections(at string) error {
 	var held []net.Conn
-	return again("connected", func() error {
+	return again("connections", func() error {
 		c, err := net.DialTimeout("tcp4", at, 2*time.Second)
 		if err == nil {
 			held = append(held, c)
@@ -256,13 +291,9 @@ func hoard() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	n := 0
-	return again("hoarded", func() error {
+	return again("open files", func() error {
 		// Not os.Open: its files cost this program memory of its own.
 		_, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
-		if err == nil {
-			n++
-		}
 		return err
 	})
 }

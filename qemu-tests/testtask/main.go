@@ -27,7 +27,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: bomb | eat-and-stay MB | attempt | neighbour URL | spin SECONDS | eat-in-child MB | fill DIR… | inodes DIR | flood | packets HOST:PORT… | flows HOST:PORT | connections HOST:PORT | hoard | inspect NAME=ADDRESS… | say TEXT | show FILE | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
+		return fmt.Errorf("usage: bomb | eat-and-stay MB | attempt | neighbour URL | spin SECONDS | hog | tracked | eat-in-child MB | fill DIR… | inodes DIR | flood | packets HOST:PORT… | flows HOST:PORT | connections HOST:PORT | hoard | inspect NAME=ADDRESS… | say TEXT | show FILE | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -70,6 +70,10 @@ func run(args []string) error {
 		return neighbour(arg(1))
 	case "spin":
 		return spin(arg(1))
+	case "hog":
+		return hog()
+	case "tracked":
+		return tracked()
 	case "bomb":
 		return bomb()
 	case "eat-and-stay":
