@@ -49,7 +49,7 @@ clean: ## remove what was built; the cache of packages stays
 # Not listed by help: the parts of the above. Only a package that is tested alone shows
 # its lines as they come.
 vm-tests:
-	$(GO) test -tags vm -count=1 -timeout 60m -v ./qemu-tests
+	$(GO) test -tags vm -count=1 -parallel 3 -timeout 60m -v ./qemu-tests
 image-tests:
 	$(GO) test -tags vm -count=1 -timeout 30m $$($(GO) list -tags vm ./qemu-tests/... | grep -v '/qemu-tests$$') ./image
 programs:
