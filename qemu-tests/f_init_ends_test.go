@@ -3,9 +3,7 @@
 package qemutests
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
@@ -14,53 +12,6 @@ import (
 	"github.com/mesolith/mesolith/api/client"
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 )
-
-// PID 1 panics, is not fed, is asked to reboot: each time the machine comes back by
-// itself and says how its last boot ended, on the console and to its operator.
-func TestEachEndOfABootIsTold(t *testing.T) {
-	f := newFaultyMachine(t, "ends", "listen")
-	f.sees("how the last boot ended: nothing is known: power was off", "n1 leads")
-	fired := 0
-
-	f.tell("panic")
-	f.sees("fault injected: a goroutine of PID 1 panics", "Kernel panic - not syncing: Attempted to kill init")
-	f.sees("how the last boot ended: PID 1 died: panic: fault injected: a goroutine of PID 1 panics", "n1 leads")
-	fired++
-	log := whole(t, func() (io.ReadCloser, error) { return f.nodeAPI(f.m.Node).Logs(t.Context(), "crash", false) })
-	for _, part := range []string{"panic: fault injected: a goroutine of PID 1 panics\n", "init/fault.obey.func1()\n", "Kernel panic - not syncing"} {
-		if !bytes.Contains([]byte(log), []byte(part)) {
-			t.Errorf("the log crash has no %q:\n%.4000s", part, log)
-		}
-	}
-	if end := f.health().LastEnd; !strings.HasPrefix(end, "PID 1 died: panic: fault injected") {
-		t.Errorf("the operator is told %q", end)
-	}
-
-	bites := f.m.VM().Events("WATCHDOG") // a panic on a busy host waits long enough for one
-	f.tell("prepare:hang")
-	f.tell("kill clusterd")
-	f.sees("fault: prepare hangs", "supervisor does not answer, watchdog not fed", "how the last boot ended: the watchdog reset the machine: PID 1 had stopped feeding it")
-	fired++
-	if n := f.m.VM().Events("WATCHDOG"); n != bites+1 {
-		t.Errorf("the watchdog bit %d times, %d before", n, bites)
-	}
-	if mainToo {
-		f.sees("fault: listening")
-		f.tell("tick:hang")
-		f.sees("fault: tick hangs", "how the last boot ended: the watchdog reset the machine")
-		if n := f.m.VM().Events("WATCHDOG"); n != bites+2 {
-			t.Errorf("the watchdog bit %d times, %d before", n, bites)
-		}
-	}
-	f.sees("n1 leads")
-
-	if err := f.nodeAPI(f.m.Node).Reboot(t.Context(), "the test wants it"); err != nil {
-		t.Fatal(err)
-	}
-	f.sees("going down: the test wants it", "how the last boot ended: the test wants it (at ")
-	fired++
-	t.Logf("%d of 3 kinds of ends fired and were told; the watchdog bit %d times", fired, f.m.VM().Events("WATCHDOG"))
-}
 
 // While init has no descriptor left, what dies waits for its successor and its status is
 // kept; when there are some again, everything goes on, and each of it was said. Then as
