@@ -239,7 +239,7 @@ func TestACrashLeavesItsTrace(t *testing.T) {
 	apart(t, 1)
 	stopwatch(t)
 	store := filepath.Join(t.TempDir(), "erst")
-	w := newWorld(t, options{file: fmt.Sprintf(closedFile, "crash", "n1", "52:54:00:00:06:01"), spoil: func(r *cluster.Rendered) {
+	w := newWorld(t, options{file: fmt.Sprintf(closedFile, "crash", "n1", "52:54:00:00:06:01"), memoryMB: roomForRecords, spoil: func(r *cluster.Rendered) {
 		r.Nodes[0].Cmdline = "unknown_nmi_panic"
 		r.Nodes[0].QEMU = []string{"-object", "memory-backend-file,id=erst,size=65536,share=on,mem-path=" + store, "-device", "acpi-erst,memdev=erst"}
 	}})

@@ -72,6 +72,10 @@ nodes:
   - { name: n1, mac: "52:54:00:00:07:01" }
 `
 
+// roomForRecords is memory, in MiB, of a machine whose boots tell of each other. The next
+// kernel is placed anywhere, and the less there is the sooner on what the last one left.
+const roomForRecords = 1024
+
 func newFaultyMachine(t *testing.T, name, argument string) *faultyMachine {
 	t.Helper()
 	apart(t, 1)
@@ -80,7 +84,7 @@ func newFaultyMachine(t *testing.T, name, argument string) *faultyMachine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, options{file: fmt.Sprintf(faultyFile, name), image: img, spoil: func(r *cluster.Rendered) {
+	w := newWorld(t, options{file: fmt.Sprintf(faultyFile, name), image: img, memoryMB: roomForRecords, spoil: func(r *cluster.Rendered) {
 		r.Nodes[0].Cmdline = "mesolith.fault=" + argument
 	}})
 	return faultyMachineOf(t, w, "n1")
