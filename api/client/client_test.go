@@ -197,6 +197,14 @@ func framework() *mesosv1.FrameworkInfo {
 	}
 }
 
+// addTask gives a launcher one task, t1.
+func addTask(t *testing.T, l *Launcher) {
+	t.Helper()
+	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func launcher(t *testing.T, m *master) *Launcher {
 	t.Helper()
 	c, err := New(Config{Masters: []string{m.URL}, Protobuf: m.protobuf, Framework: framework()})
@@ -253,9 +261,7 @@ func TestLostStreamIsOpenedAgainWithTheSameID(t *testing.T) {
 	m := newMaster(t, false)
 	l := launcher(t, m)
 	m.expect(scheduler.Call_SUBSCRIBE)
-	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
-		t.Fatal(err)
-	}
+	addTask(t, l)
 	m.events <- offer("o1", 2, 1024)
 	m.expect(scheduler.Call_ACCEPT)
 	m.events <- nil
@@ -277,9 +283,7 @@ func TestLaunchOfUnknownOutcomeIsNeitherLostNorDoubled(t *testing.T) {
 	}
 	l := launcher(t, m)
 	m.expect(scheduler.Call_SUBSCRIBE)
-	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
-		t.Fatal(err)
-	}
+	addTask(t, l)
 	m.events <- offer("o1", 2, 1024)
 	m.expect(scheduler.Call_ACCEPT)
 	// The stream is given up with the call, so that a late one finds its id void …
@@ -311,9 +315,7 @@ func TestTaskAddedDuringALongDeclineGetsOffers(t *testing.T) {
 	m.expect(scheduler.Call_SUBSCRIBE)
 	m.events <- offer("o1", 2, 1024)
 	m.expect(scheduler.Call_DECLINE)
-	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
-		t.Fatal(err)
-	}
+	addTask(t, l)
 	m.expect(scheduler.Call_REVIVE)
 	close(release) // the decline takes effect only now
 	m.expect(scheduler.Call_REVIVE)
@@ -344,9 +346,7 @@ func TestLostTaskComesBack(t *testing.T) {
 	m := newMaster(t, false)
 	l := launcher(t, m)
 	m.expect(scheduler.Call_SUBSCRIBE)
-	if err := l.Add(t.Context(), Task{ID: "t1", CPUs: 1, Command: &mesosv1.CommandInfo{Value: proto.String("true")}}); err != nil {
-		t.Fatal(err)
-	}
+	addTask(t, l)
 	m.events <- offer("o1", 2, 1024)
 	m.expect(scheduler.Call_ACCEPT)
 	for _, c := range []struct{ told, want mesosv1.TaskState }{

@@ -280,6 +280,7 @@ func (a *Agent) remove(id string) {
 		return
 	}
 	delete(a.tasks, id)
+	delete(a.due, id)
 	for i, o := range a.order {
 		if o == id {
 			a.order = append(a.order[:i:i], a.order[i+1:]...)

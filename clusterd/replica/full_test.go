@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
 )
 
 // cutDisk ends the program's life at one step: nothing is written from then on.
@@ -105,14 +104,16 @@ func endAtStep(t *testing.T, step, entries int) (at string, sealed, done bool) {
 func entryOf(i int) string { return fmt.Sprint(i, "-", strings.Repeat("x", 900)) }
 
 func proposeUntilItFails(t *testing.T, r *Replica, entries int) (acked int) {
-	for range 100 {
-		if r.Failure() != nil {
-			return acked
-		}
-		if l, _ := r.Leadership(); l.Leading {
+	for {
+		l, changed := r.Leadership()
+		if l.Leading {
 			break
 		}
-		time.Sleep(heartbeat)
+		select {
+		case <-r.Failed():
+			return acked
+		case <-changed:
+		}
 	}
 	for i := range entries {
 		if _, err := r.Propose(t.Context(), []byte(entryOf(i))); err != nil {

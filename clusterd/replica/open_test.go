@@ -108,7 +108,7 @@ func TestOpeningALogReadsNoMoreThanItMust(t *testing.T) {
 	read := func() (n int64) {
 		raw, err := os.ReadFile("/proc/self/io")
 		if err != nil {
-			t.Skip(err)
+			t.Fatal(err)
 		}
 		if _, err := fmt.Sscanf(string(raw), "rchar: %d", &n); err != nil {
 			t.Fatal(err)
