@@ -21,7 +21,7 @@ unit: ## the tests that need no virtual machine
 	$(GO) vet ./...
 	$(GO) test ./...
 
-test: image lint unit ## every test, unit and VM, in about twenty-five minutes
+test: image lint unit ## every test, unit and VM, in about half an hour
 	$(MAKE) --no-print-directory -j2 vm-tests image-tests
 
 test-all: image unit ## the long ones too: births searched and 2,400,000 walks through them, builds compared in every way
