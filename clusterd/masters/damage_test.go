@@ -23,7 +23,7 @@ func TestAMasterThatCannotReadItsFilesTakesNoPart(t *testing.T) {
 		"newer": func(raw []byte) []byte { return []byte(strings.Replace(string(raw), " 1 ", " 2 ", 1)) },
 	}
 	fired := 0
-	for _, file := range []string{"epoch", "promise", "hardware", "g-*/generation", "g-*/wal/meta", "g-left/position"} {
+	for _, file := range []string{"epoch", "promise", "hardware", "g-*/generation", "g-*/origin", "g-*/wal/meta", "g-left/position"} {
 		for how, change := range spoil {
 			t.Run(strings.ReplaceAll(file, "/", " ")+" "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { takesNoPart(t, file, change) })

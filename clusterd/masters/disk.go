@@ -25,6 +25,7 @@ var (
 	positionKind = wholefile.Kind{Name: "masters-position", Format: 1}
 	stateKind    = wholefile.Kind{Name: "masters-state", Format: 1}
 	hardwareKind = wholefile.Kind{Name: "masters-hardware", Format: 1}
+	originKind   = wholefile.Kind{Name: "masters-origin", Format: 1}
 )
 
 // position is how far the state of a left generation goes.
@@ -32,7 +33,14 @@ type position struct {
 	Generation birth.Generation `json:"generation"`
 	Term       uint64           `json:"term"`
 	LastIndex  uint64           `json:"lastIndex"`
+	Unwritten  bool             `json:"unwritten,omitempty"` // as in birth.Own
+	Origin     birth.Reach      `json:"origin"`
 	dir        string
+}
+
+// own is what a master says of itself that holds nothing newer.
+func (p *position) own() birth.Own {
+	return birth.Own{Legacy: true, Generation: p.Generation, Term: p.Term, LastIndex: p.LastIndex, Unwritten: p.Unwritten, Origin: p.Origin}
 }
 
 func randomID() string {
@@ -121,7 +129,7 @@ func (m *Masters) recall() error {
 		if err != nil {
 			return err // it may be all that is left of the cluster
 		}
-		if m.legacy == nil || p.Generation.Height > m.legacy.Generation.Height {
+		if m.legacy == nil || p.own().Newer(m.legacy.own()) {
 			m.legacy = p
 		}
 	}
@@ -144,8 +152,39 @@ func readPosition(dir string) (*position, error) {
 	return p, nil
 }
 
+// readOrigin says how far the state goes that a generation was founded with; nil: this
+// master did not take part and was filled by a leader.
+func readOrigin(dir string) (*birth.Reach, error) {
+	path := filepath.Join(dir, "origin")
+	raw, err := originKind.Read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r birth.Reach
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return &r, nil
+}
+
+// unwritten says whether a log that ends at last is only what its generation was founded
+// with, and how far that goes.
+func (m *Masters) unwritten(last uint64) (bool, birth.Reach) {
+	if m.origin == nil || last > replica.FoundedAt {
+		return false, birth.Reach{}
+	}
+	return true, *m.origin
+}
+
 // open starts the replica of m.gen.
 func (m *Masters) open() error {
+	var err error
+	if m.origin, err = readOrigin(m.dir(m.gen)); err != nil {
+		return err
+	}
 	r, err := replica.Open(replica.Config{
 		Dir: m.dir(m.gen), Self: m.self(), Generation: replica.Generation(m.gen), Machine: m.cfg.Machine, Links: links{m},
 		Heartbeat: m.cfg.Heartbeat, Stall: m.cfg.Stall, Disk: m.cfg.Disk, Sizes: m.cfg.Sizes, Pulse: m.cfg.Pulse, Log: m.log,
@@ -238,6 +277,7 @@ func (m *Masters) leave(ctx context.Context) error {
 	state, end, err := replica.HandOver(dir, m.cfg.Machine)
 	if err == nil && end.LastIndex > 0 {
 		p := &position{Generation: m.gen, Term: end.LastTerm, LastIndex: end.LastIndex, dir: dir}
+		p.Unwritten, p.Origin = m.unwritten(end.LastIndex)
 		if err = m.keep(p, state); err == nil {
 			m.legacy = p
 		}
@@ -336,14 +376,25 @@ func (m *Masters) legacyState() ([]byte, error) {
 	return stateKind.Read(filepath.Join(m.legacy.dir, "state"))
 }
 
-// bind makes this incarnation a member of a new generation, by its first snapshot.
-func (m *Masters) bind(g birth.Generation, voters []birth.Voter, state []byte) error {
+// bind makes this incarnation a member of a new generation, by its first snapshot, which
+// goes as far as origin.
+func (m *Masters) bind(g birth.Generation, voters []birth.Voter, state []byte, origin birth.Reach) error {
 	if m.replica != nil {
 		return fmt.Errorf("still bound to generation %s", m.gen.ID)
 	}
 	list := make([]replica.Voter, 0, len(voters))
 	for _, v := range voters {
 		list = append(list, replica.Voter(v))
+	}
+	raw, err := json.Marshal(origin)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(m.dir(g), 0o700); err != nil {
+		return fmt.Errorf("found generation: %w", err)
+	}
+	if err := originKind.Write(filepath.Join(m.dir(g), "origin"), raw); err != nil {
+		return err
 	}
 	if err := replica.Found(m.dir(g), m.self(), replica.Generation(g), list, state); err != nil {
 		return err

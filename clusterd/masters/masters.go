@@ -103,7 +103,8 @@ type Masters struct {
 	birth   birth.State
 	replica *replica.Replica
 	gen     birth.Generation
-	ailing  string // why there is no replica though one is bound; empty: no disk has failed
+	origin  *birth.Reach // see readOrigin
+	ailing  string       // why there is no replica though one is bound; empty: no disk has failed
 	legacy  *position
 	highest uint64
 	heard   map[string]heard  // by name: what the other masters said last
@@ -328,7 +329,8 @@ func (m *Masters) own() birth.Own {
 	told := m.told()
 	o := birth.Own{Incarnation: m.self().Incarnation, Highest: m.highest, Hardware: m.cfg.Hardware.Own, Known: told.Known, Admitted: told.Admitted}
 	if m.legacy != nil {
-		o.Legacy, o.Generation, o.Term, o.LastIndex = true, m.legacy.Generation, m.legacy.Term, m.legacy.LastIndex
+		left := m.legacy.own()
+		o.Legacy, o.Generation, o.Term, o.LastIndex, o.Unwritten, o.Origin = true, left.Generation, left.Term, left.LastIndex, left.Unwritten, left.Origin
 	}
 	if m.replica == nil {
 		return o
@@ -338,6 +340,7 @@ func (m *Masters) own() birth.Own {
 		return o // joined, and nothing of it received: not bound yet
 	}
 	o.Bound, o.Legacy, o.Generation, o.Term, o.LastIndex = true, false, m.gen, p.LastTerm, p.LastIndex
+	o.Unwritten, o.Origin = m.unwritten(p.LastIndex)
 	if members, index, err := m.replica.Members(); err == nil {
 		o.ConfigIndex = index
 		for _, v := range members {

@@ -91,7 +91,8 @@ func answerOf(a *birthwire.Answer) birth.Answer {
 		Own: birth.Own{
 			Incarnation: a.GetIncarnation(), Highest: a.GetHighest(), Term: a.GetTerm(), LastIndex: a.GetLastIndex(), Legacy: a.GetLegacy(), ConfigIndex: a.GetConfigIndex(),
 			Generation: birth.Generation{Height: a.GetHeight(), ID: a.GetGeneration()},
-			Hardware:   a.GetHardware(), Known: hardwareOf(a.GetKnown()), Admitted: wordsOf(a.GetAdmitted()),
+			Unwritten:  a.GetUnwritten(), Origin: reachOf(a.GetOrigin()),
+			Hardware: a.GetHardware(), Known: hardwareOf(a.GetKnown()), Admitted: wordsOf(a.GetAdmitted()),
 		},
 	}
 	out.Bound = a.GetGeneration() != "" && !a.GetLegacy()
@@ -105,12 +106,24 @@ func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 	out := &birthwire.Answer{
 		Refused: a.Refused, ListVersion: a.ListVersion, Name: a.Name, Incarnation: a.Incarnation, Generation: a.Generation.ID,
 		Height: a.Generation.Height, Term: a.Term, LastIndex: a.LastIndex, Promised: a.Promised, Leader: a.Leader, Legacy: a.Legacy, Highest: a.Highest, ConfigIndex: a.ConfigIndex,
+		Unwritten: a.Unwritten, Origin: reachToWire(a.Origin),
 		Hardware: a.Hardware, Known: hardwareToWire(a.Known), Admitted: wordsToWire(a.Admitted),
 	}
 	for _, v := range a.Voters {
 		out.Voters = append(out.Voters, &birthwire.Voter{Name: v.Name, Incarnation: v.Incarnation})
 	}
 	return out
+}
+
+func reachOf(r *birthwire.Reach) birth.Reach {
+	return birth.Reach{Height: r.GetHeight(), Term: r.GetTerm(), Index: r.GetIndex()}
+}
+
+func reachToWire(r birth.Reach) *birthwire.Reach {
+	if r == (birth.Reach{}) {
+		return nil
+	}
+	return &birthwire.Reach{Height: r.Height, Term: r.Term, Index: r.Index}
 }
 
 // answered takes in what another master said.
@@ -242,7 +255,7 @@ func (m *Masters) serve(ctx context.Context, from string, r request) reply {
 			voters = append(voters, birth.Voter{Name: v.GetName(), Incarnation: v.GetIncarnation()})
 		}
 		g := birth.Generation{Height: b.Found.GetHeight(), ID: b.Found.GetGeneration()}
-		if err := m.bind(g, voters, r.state); err != nil {
+		if err := m.bind(g, voters, r.state, reachOf(b.Found.GetOrigin())); err != nil {
 			return refuse("cannot bind: %v", err)
 		}
 		m.log.Info("bound to a new generation", "generation", g.ID, "height", g.Height, "founder", from)
@@ -365,12 +378,13 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 		return fmt.Errorf("a generation that was taken for dead may be alive: only %d of %d masters kept their promise", len(left), len(f.Participants))
 	}
 	var state []byte
+	var origin birth.Reach
 	if f.Source != "" {
 		from, ok := left[f.Source]
 		if !ok {
 			return fmt.Errorf("%s, who has the newest state, did not hand it over", f.Source)
 		}
-		state = from.state
+		state, origin = from.state, answerOf(from.Answer).Reach()
 		for name, a := range left {
 			if answerOf(a.Answer).Newer(answerOf(from.Answer).Own) {
 				return fmt.Errorf("%s left with newer state than %s, who was to hand it over: it is tried again", name, f.Source)
@@ -378,7 +392,7 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 		}
 	}
 	g := birth.Generation{Height: f.Height, ID: newUUID()}
-	found := &birthwire.Found{Attempt: f.Attempt, Height: g.Height, Generation: g.ID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self}
+	found := &birthwire.Found{Attempt: f.Attempt, Height: g.Height, Generation: g.ID, ListVersion: m.cfg.ListVersion, From: m.cfg.Self, Origin: reachToWire(origin)}
 	for _, name := range m.cfg.List {
 		v := &birthwire.Voter{Name: name}
 		if a, ok := left[name]; ok {

@@ -133,6 +133,9 @@ type identity struct {
 	Server     string     `json:"server"`
 }
 
+// FoundedAt is where in the log a generation's first snapshot stands.
+const FoundedAt = 1
+
 // Found writes a generation's first snapshot into a new directory: the same state and
 // configuration on every voter. When it returns nil this server belongs to the
 // generation, whatever happens next.
@@ -145,7 +148,7 @@ func Found(dir string, self Voter, g Generation, voters []Voter, state []byte) e
 		return fmt.Errorf("found generation: %w", err)
 	}
 	_, encoder := raft.NewInmemTransport("") // the library wants one to write names down
-	sink, err := snaps.Create(raft.SnapshotVersionMax, 1, 1, configuration(voters), 1, encoder)
+	sink, err := snaps.Create(raft.SnapshotVersionMax, FoundedAt, 1, configuration(voters), FoundedAt, encoder)
 	if err != nil {
 		return fmt.Errorf("found generation: first snapshot: %w", err)
 	}

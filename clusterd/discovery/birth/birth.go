@@ -59,6 +59,10 @@ type Own struct {
 	// Legacy: not bound, but the state of a generation it left is still here, up to
 	// (Generation.Height, Term, LastIndex).
 	Legacy bool
+	// Unwritten: nothing was ever added to what Generation was founded with, which is a
+	// state that goes as far as Origin.
+	Unwritten bool
+	Origin    Reach
 
 	Hardware string            // this machine's; empty: nobody can tell
 	Known    map[string]string // by name: the masters' hardware as the state has it
@@ -464,15 +468,4 @@ func (s State) found(valid []Answer, all bool, now time.Time) (State, []Action) 
 	s.founding = true
 	s.why = fmt.Sprintf("founding a generation with %d of %d masters", len(valid), len(s.cfg.List))
 	return s, []Action{f}
-}
-
-// Newer says whether what one master holds goes further than what another does.
-func (a Own) Newer(b Own) bool {
-	if a.Generation.Height != b.Generation.Height {
-		return a.Generation.Height > b.Generation.Height
-	}
-	if a.Term != b.Term {
-		return a.Term > b.Term
-	}
-	return a.LastIndex > b.LastIndex
 }

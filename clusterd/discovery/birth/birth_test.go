@@ -80,6 +80,12 @@ func TestDeadInNarrowPlaces(t *testing.T) {
 			answer("a", func() Own { o := known("1", g, 1, three("1", "1", "")...); o.Term = 9; return o }()),
 			answer("b", known("1", g, 8, promoted...)), answer("c", known("2", g, 8, promoted...)),
 		}, true, false},
+		// b and c rebooted; a has not heard of anything for long, d and e have acknowledged
+		// with b and c what is lost if a's configuration, of which one is left, counts.
+		{"a majority of a stale configuration is missing, 2 of 5 gone", 5, []Answer{answer("a", known("1", g, 1, five("1", "1")...)), answer("b", unbound("2")), answer("c", unbound("2"))}, false, false},
+		{"and d answers too", 5, []Answer{
+			answer("a", known("1", g, 1, five("1", "1")...)), answer("b", unbound("2")), answer("c", unbound("2")), answer("d", known("1", g, 9, five("1", "1")...)),
+		}, false, false},
 		{"all answer, and nobody who votes lives", 3, []Answer{
 			answer("a", unbound("2")), answer("b", known("2", g, 1, three("1", "1", "")...)), answer("c", known("2", g, 1, three("1", "1", "")...)),
 		}, true, true},
@@ -184,6 +190,28 @@ func TestRebirthFromTheSurvivor(t *testing.T) {
 	f, ok := firstFound(actions)
 	if !ok || f.Source != "b" || f.Height != 5 {
 		t.Errorf("%+v", actions)
+	}
+}
+
+// Found by the search of three reboots (docs/adr/0010-reach.md): a has forgotten everything,
+// b alone is left of a birth from generation 1 that came to nothing, and c holds what was
+// acknowledged in generation 2.
+func TestABirthThatCameToNothingOutranksNothing(t *testing.T) {
+	b := bound("1.2", Generation{3, "third"}, 1, 1, three("3", "1.2", "")...)
+	b.Unwritten, b.Origin = true, Reach{1, 1, 1}
+	c := bound("1", Generation{2, "second"}, 2, 3, three("2", "", "1")...)
+	for _, order := range [][]Answer{{answer("b", b), answer("c", c)}, {answer("c", c), answer("b", b)}} {
+		s, now := attempt(t, config("a", false), unbound("4"))
+		s, _ = Next(s, Answered{now, unbound("4"), "try", order[0]})
+		_, actions := Next(s, Answered{now, unbound("4"), "try", order[1]})
+		if f, ok := firstFound(actions); !ok || f.Source != "c" || f.Height != 4 {
+			t.Errorf("%+v", actions)
+		}
+	}
+	// The first entry of its own makes it what it says: it had a leader, and a majority.
+	b.Unwritten, b.LastIndex, b.Term = false, 2, 2
+	if !b.Newer(c) {
+		t.Error("a generation that had a leader ranks below the one before it")
 	}
 }
 

@@ -36,7 +36,7 @@ func (w *world) deliver(k int) {
 			w.leave(m.to)
 			reply.accepted, reply.answer = true, Answer{Own: Own{Incarnation: to.incarnation()}}
 			if m.want && to.left != nil {
-				reply.state = commands(to.left.log)
+				reply.state, reply.origin = commands(to.left.log), to.own().Reach()
 			}
 		}
 	case mFound:
@@ -59,7 +59,7 @@ func (w *world) asked(i int, attempt string) bool {
 }
 
 func (w *world) bind(m message) {
-	first := entry{term: 1, base: m.state}
+	first := entry{term: 1, base: m.state, origin: m.origin}
 	for _, v := range m.voters {
 		first.members = append(first.members, Member{Voter: v, Votes: true})
 	}

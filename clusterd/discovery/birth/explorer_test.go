@@ -352,3 +352,34 @@ func (w *world) well() bool {
 	}
 	return false
 }
+
+// members is the newest configuration in a log, and where it stands.
+func members(log []entry) ([]Member, int) {
+	for i := len(log) - 1; i >= 0; i-- {
+		if log[i].members != nil {
+			return log[i].members, i + 1
+		}
+	}
+	return nil, 0
+}
+
+func voters(ms []Member) []Voter {
+	var out []Voter
+	for _, m := range ms {
+		if m.Votes {
+			out = append(out, m.Voter)
+		}
+	}
+	return out
+}
+
+func commands(log []entry) []int {
+	var out []int
+	for _, e := range log {
+		out = append(out, e.base...)
+		if e.cmd != 0 {
+			out = append(out, e.cmd)
+		}
+	}
+	return out
+}

@@ -18,6 +18,7 @@ type entry struct {
 	term    int
 	cmd     int      // a command, 0: none
 	base    []int    // commands that the first snapshot brought along
+	origin  Reach    // and how far it goes
 	members []Member // a configuration, nil: none
 }
 
@@ -35,6 +36,7 @@ type birthUnderWay struct {
 	asked   []int
 	left    map[int]string // machine → its new incarnation
 	state   []int
+	origin  Reach
 	bound   int
 }
 
@@ -93,6 +95,7 @@ type message struct {
 	gen      Generation
 	voters   []Voter
 	state    []int
+	origin   Reach
 }
 
 // counts says what really happened: a fault that never fired proves nothing.
@@ -166,41 +169,19 @@ func lastTerm(log []entry) int {
 	return log[len(log)-1].term
 }
 
-// members is the newest configuration in a log, and where it stands.
-func members(log []entry) ([]Member, int) {
-	for i := len(log) - 1; i >= 0; i-- {
-		if log[i].members != nil {
-			return log[i].members, i + 1
-		}
+// unwritten says whether a log is only what its generation was founded with.
+func unwritten(log []entry) (bool, Reach) {
+	if len(log) != 1 {
+		return false, Reach{}
 	}
-	return nil, 0
-}
-
-func voters(ms []Member) []Voter {
-	var out []Voter
-	for _, m := range ms {
-		if m.Votes {
-			out = append(out, m.Voter)
-		}
-	}
-	return out
-}
-
-func commands(log []entry) []int {
-	var out []int
-	for _, e := range log {
-		out = append(out, e.base...)
-		if e.cmd != 0 {
-			out = append(out, e.cmd)
-		}
-	}
-	return out
+	return true, log[0].origin
 }
 
 func (m *machine) own() Own {
 	o := Own{Incarnation: m.incarnation(), Highest: m.highest}
 	if m.left != nil {
 		o.Legacy, o.Generation, o.Term, o.LastIndex = true, m.left.gen, uint64(lastTerm(m.left.log)), uint64(len(m.left.log))
+		o.Unwritten, o.Origin = unwritten(m.left.log)
 	}
 	if !m.member || len(m.log) == 0 {
 		return o
@@ -208,6 +189,7 @@ func (m *machine) own() Own {
 	ms, index := members(m.log)
 	o.Bound, o.Legacy, o.Generation, o.Term, o.LastIndex = true, false, m.gen, uint64(lastTerm(m.log)), uint64(len(m.log))
 	o.Voters, o.ConfigIndex = voters(ms), uint64(index)
+	o.Unwritten, o.Origin = unwritten(m.log)
 	return o
 }
 
@@ -415,7 +397,7 @@ func (w *world) ask(i int, kind messageKind) {
 	m := &w.machines[i]
 	b := m.birth
 	b.asked = nil
-	q := message{kind: kind, from: i, attempt: b.f.Attempt, gen: b.gen, state: b.state}
+	q := message{kind: kind, from: i, attempt: b.f.Attempt, gen: b.gen, state: b.state, origin: b.origin}
 	if kind == mFound {
 		for _, name := range w.names {
 			v := Voter{Name: name}
@@ -453,7 +435,7 @@ func (w *world) note(founder, proc int, a message) {
 	if a.accepted && a.kind == mLeave {
 		b.left[a.from] = a.answer.Incarnation
 		if w.machines[a.from].name == b.f.Source {
-			b.state = a.state
+			b.state, b.origin = a.state, a.origin
 		}
 	}
 	if a.accepted && a.kind == mFound {

@@ -292,7 +292,7 @@ func (w *smallWorld) cut(s *scene) {
 		p := &s.p[i]
 		named |= 1<<p.gen.id | 1<<p.leftGen.id | 1<<p.birth.gen.id
 		if p.held {
-			l := smallLog{length: p.left.length, term: p.left.term}
+			l := smallLog{length: p.left.length, term: p.left.term, origin: p.left.origin}
 			for c, at := range p.left.cmd {
 				l.cmd[c] = min(at, 1)
 			}
@@ -397,16 +397,39 @@ func (l letter) cut() letter {
 func (w *smallWorld) rank(s *scene) {
 	var unused [most]uint8
 	_, told := w.told(s, &unused)
+	origins := w.origins(s)
 	var done uint16
 	for i := range w.n {
 		for _, g := range [...]short{s.p[i].gen, s.p[i].leftGen} {
-			if g.id == 0 || (told|done)&(1<<g.id) != 0 {
+			if g.id == 0 || (told|done)&(1<<g.id) != 0 || origins&heightBit(g.height) != 0 {
 				continue
 			}
 			done |= 1 << g.id
 			w.rankGeneration(s, g)
 		}
 	}
+}
+
+// origins collects the heights whose places are named by what came from there.
+func (w *smallWorld) origins(s *scene) (heights uint64) {
+	for i := range w.n {
+		p := &s.p[i]
+		heights |= w.states[s.st[i]].heights | p.log.origin.bit() | p.left.origin.bit() | p.birth.origin.bit()
+	}
+	for at := len(s.wire) - 1; at >= 0 && s.wire[at] != 0; at-- {
+		heights |= w.letters[s.wire[at]].heights
+	}
+	return heights
+}
+
+func (r smallReach) bit() uint64 { return heightBit(r.height) }
+
+// heightBit stands for a height; great ones share theirs.
+func heightBit(height uint8) uint64 {
+	if height == 0 {
+		return 0
+	}
+	return 1 << min(height, 63)
 }
 
 // numbering gives small numbers in the order of those that were seen.

@@ -69,6 +69,7 @@ func (w *smallWorld) elect(s *scene, i int, who uint8) bool {
 func (w *smallWorld) extend(s *scene, i int) {
 	p := &s.p[i]
 	p.log.length++
+	p.log.origin = smallReach{}
 	if p.log.term != p.term {
 		p.log.term, p.log.start = p.term, p.log.length
 	}

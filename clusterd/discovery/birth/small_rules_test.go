@@ -27,7 +27,8 @@ type short struct{ height, id uint8 }
 // truth is Own, in numbers.
 type truth struct {
 	incarnation, highest, term, last, config uint8
-	bound, legacy                            bool
+	bound, legacy, unwritten                 bool
+	origin                                   smallReach
 	gen                                      short
 	voter                                    [most]uint8
 }
@@ -105,6 +106,7 @@ type remembered struct {
 	free, mayJoin bool
 	mayWait       bool
 	missing       uint8
+	heights       uint64 // that origins name
 	attempts      uint64
 	gens          uint16
 	incarnations  [most]uint8
@@ -177,10 +179,18 @@ func shortOf(g Generation) short {
 	return short{uint8(g.Height), g.ID[1] - '0'}
 }
 
+func (r smallReach) long() Reach { return Reach{uint64(r.height), uint64(r.term), uint64(r.index)} }
+
+func smallReachOf(r Reach) smallReach {
+	return smallReach{uint8(r.Height), uint8(r.Term), uint8(r.Index)}
+}
+
+func (o truth) reach() smallReach { return smallReachOf(o.long().Reach()) }
+
 func (o truth) long() Own {
 	out := Own{
 		Incarnation: incarnationOf(o.incarnation), Bound: o.bound, Legacy: o.legacy, Generation: o.gen.long(), Highest: uint64(o.highest),
-		Term: uint64(o.term), LastIndex: uint64(o.last), ConfigIndex: uint64(o.config),
+		Term: uint64(o.term), LastIndex: uint64(o.last), ConfigIndex: uint64(o.config), Unwritten: o.unwritten, Origin: o.origin.long(),
 	}
 	for j, v := range o.voter {
 		if v != 0 {
@@ -193,7 +203,7 @@ func (o truth) long() Own {
 func truthOf(o Own) truth {
 	out := truth{
 		incarnation: numberOf(o.Incarnation), highest: uint8(o.Highest), term: uint8(o.Term), last: uint8(o.LastIndex), config: uint8(o.ConfigIndex),
-		bound: o.Bound, legacy: o.Legacy, gen: shortOf(o.Generation),
+		bound: o.Bound, legacy: o.Legacy, gen: shortOf(o.Generation), unwritten: o.Unwritten, origin: smallReachOf(o.Origin),
 	}
 	for _, v := range o.Voters {
 		out.voter[v.Name[0]-'a'] = numberOf(v.Incarnation)
@@ -289,6 +299,7 @@ func (r *rulebook) remember(s State, ended bool) remembered {
 	}
 	for name, a := range s.answers {
 		m.gens |= truthOf(a.Own).refers(int(name[0]-'a'), &m.incarnations)
+		m.heights |= truthOf(a.Own).origin.bit()
 	}
 	return m
 }

@@ -52,7 +52,7 @@ func (w *smallWorld) arrive(s *scene, l letter, deaf bool) {
 			w.leave(s, i)
 			r.agreed, r.answer.truth.incarnation = true, to.incarnation
 			if l.want && to.held {
-				r.state = to.left.commands()
+				r.state, r.origin = to.left.commands(), to.truth(i).reach()
 			}
 		}
 	case mFound:
@@ -78,7 +78,7 @@ func (w *smallWorld) bindsFor(s *scene, i int, attempt uint8) bool {
 
 func (w *smallWorld) bind(s *scene, i int, l letter) {
 	p := &s.p[i]
-	first := smallLog{length: 1, term: 1, start: 1, config: 1, voter: l.voter}
+	first := smallLog{length: 1, term: 1, start: 1, config: 1, voter: l.voter, origin: l.origin}
 	for c := range first.cmd {
 		if l.state&(1<<c) != 0 {
 			first.cmd[c] = 1
@@ -233,7 +233,7 @@ func (w *smallWorld) ask(s *scene, i int, kind messageKind) {
 	b.asked = b.who
 	q := letter{kind: kind, from: uint8(i), attempt: b.attempt}
 	if kind == mFound {
-		q.gen, q.state = b.gen, b.state
+		q.gen, q.state, q.origin = b.gen, b.state, b.origin
 		for j := range w.n {
 			q.voter[j] = hole
 			if b.left[j] != 0 {
@@ -273,7 +273,7 @@ func (w *smallWorld) note(s *scene, i int, a letter) {
 	if a.agreed && a.kind == mLeave {
 		b.left[a.from] = a.answer.truth.incarnation
 		if int(b.source) == int(a.from)+1 {
-			b.state = a.state
+			b.state, b.origin = a.state, a.origin
 		}
 	}
 	if a.agreed && a.kind == mFound {

@@ -14,7 +14,11 @@ type smallLog struct {
 	length, term, start, config uint8
 	voter, learner              [most]uint8
 	cmd                         [2]uint8
+	origin                      smallReach // of the first snapshot, while it is all there is
 }
+
+// smallReach is Reach, in numbers.
+type smallReach struct{ height, term, index uint8 }
 
 // smallBirth is what a founder remembers while it asks.
 type smallBirth struct {
@@ -22,6 +26,7 @@ type smallBirth struct {
 	attempt, who, asked, bound uint8
 	source                     uint8 // from 1 on
 	state                      uint8 // commands, a bit each
+	origin                     smallReach
 	gen                        short
 	left                       [most]uint8 // the new incarnation of who left
 	found                      [2]uint8    // see rulebook.keep
@@ -58,13 +63,13 @@ type budgets struct {
 type scene struct {
 	st     [most]uint32
 	wire   [32]uint32 // numbers of letters, in order, zeros first
+	born   uint16     // generations that had a quorum
 	p      [most]player
 	acked  uint8
 	forgot uint8     // masters without memory
 	gens   [10]uint8 // commands that those who took part in a birth held, until it has a quorum
-	born   uint16    // generations that had a quorum
 	left   budgets   // faults to come
-	pad    [4]uint8  // so that the size is a multiple of 4
+	pad    [3]uint8  // so that the size is a multiple of 4
 }
 
 func (s *scene) raw() []byte {
@@ -115,10 +120,12 @@ type letter struct {
 	gen          short
 	voter        [most]uint8
 	state        uint8
+	origin       smallReach
 }
 
 type knownLetter struct {
 	letter
+	heights      uint64 // that origins name
 	attempts     uint64
 	gens         uint16
 	incarnations [most]uint8
@@ -168,6 +175,7 @@ func (w *smallWorld) letterNumber(l letter) uint32 {
 	if l.gen.id != 0 {
 		known.gens |= 1 << l.gen.id
 	}
+	known.heights = l.answer.truth.origin.bit() | l.origin.bit()
 	known.incarnations[l.from] |= 1 << l.incarnation
 	for j, v := range l.voter {
 		if v != hole {
@@ -357,11 +365,13 @@ func (p *player) truth(of int) truth {
 	o := truth{incarnation: p.incarnation, highest: p.highest}
 	if p.held {
 		o.legacy, o.gen, o.term, o.last = true, p.leftGen, p.left.term, p.left.length
+		o.unwritten, o.origin = p.left.length == 1, p.left.origin
 	}
 	if !p.member || p.log.length == 0 {
 		return o
 	}
 	o.bound, o.legacy, o.gen, o.term, o.last, o.voter, o.config = true, false, p.gen, p.log.term, p.log.length, p.log.voter, p.log.config
+	o.unwritten, o.origin = p.log.length == 1, p.log.origin
 	return o
 }
 

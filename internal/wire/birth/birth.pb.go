@@ -366,6 +366,7 @@ type Found struct {
 	SnapshotBytes uint64                 `protobuf:"varint,8,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"` // its first snapshot: so many bytes follow as Chunks
 	ListVersion   uint64                 `protobuf:"varint,6,opt,name=list_version,json=listVersion,proto3" json:"list_version,omitempty"`
 	From          string                 `protobuf:"bytes,7,opt,name=from,proto3" json:"from,omitempty"`
+	Origin        *Reach                 `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"` // how far the snapshot goes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -449,6 +450,74 @@ func (x *Found) GetFrom() string {
 	return ""
 }
 
+func (x *Found) GetOrigin() *Reach {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+// Reach is how far a state goes: the last entry in it. Absent: it is empty.
+type Reach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Height        uint64                 `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reach) Reset() {
+	*x = Reach{}
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reach) ProtoMessage() {}
+
+func (x *Reach) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reach.ProtoReflect.Descriptor instead.
+func (*Reach) Descriptor() ([]byte, []int) {
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Reach) GetHeight() uint64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *Reach) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Reach) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 // Chunk is a part of a snapshot; an empty one is not sent.
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -459,7 +528,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +540,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[5]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +553,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{5}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Chunk) GetPart() []byte {
@@ -505,7 +574,7 @@ type Hardware struct {
 
 func (x *Hardware) Reset() {
 	*x = Hardware{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +586,7 @@ func (x *Hardware) String() string {
 func (*Hardware) ProtoMessage() {}
 
 func (x *Hardware) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[6]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +599,7 @@ func (x *Hardware) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hardware.ProtoReflect.Descriptor instead.
 func (*Hardware) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{6}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hardware) GetName() string {
@@ -559,7 +628,7 @@ type Word struct {
 
 func (x *Word) Reset() {
 	*x = Word{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +640,7 @@ func (x *Word) String() string {
 func (*Word) ProtoMessage() {}
 
 func (x *Word) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[7]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +653,7 @@ func (x *Word) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Word.ProtoReflect.Descriptor instead.
 func (*Word) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{7}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Word) GetName() string {
@@ -618,7 +687,7 @@ type Voter struct {
 
 func (x *Voter) Reset() {
 	*x = Voter{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +699,7 @@ func (x *Voter) String() string {
 func (*Voter) ProtoMessage() {}
 
 func (x *Voter) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[8]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +712,7 @@ func (x *Voter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Voter.ProtoReflect.Descriptor instead.
 func (*Voter) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{8}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Voter) GetName() string {
@@ -670,7 +739,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +751,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[9]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +764,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *End) GetAttempt() string {
@@ -733,13 +802,15 @@ type Answer struct {
 	Hardware      string                 `protobuf:"bytes,18,opt,name=hardware,proto3" json:"hardware,omitempty"`                           // that the answerer runs on; empty: nobody knows
 	Known         []*Hardware            `protobuf:"bytes,19,rep,name=known,proto3" json:"known,omitempty"`                                 // the machines of masters' names that its state holds
 	Admitted      []*Word                `protobuf:"bytes,20,rep,name=admitted,proto3" json:"admitted,omitempty"`                           // what an operator said to it, and no state has yet
+	Unwritten     bool                   `protobuf:"varint,21,opt,name=unwritten,proto3" json:"unwritten,omitempty"`                        // nothing was added to what its generation was founded with,
+	Origin        *Reach                 `protobuf:"bytes,22,opt,name=origin,proto3" json:"origin,omitempty"`                               // which goes so far
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[10]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +822,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_birth_birth_proto_msgTypes[10]
+	mi := &file_internal_wire_birth_birth_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +835,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{10}
+	return file_internal_wire_birth_birth_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Answer) GetRefused() string {
@@ -900,6 +971,20 @@ func (x *Answer) GetAdmitted() []*Word {
 	return nil
 }
 
+func (x *Answer) GetUnwritten() bool {
+	if x != nil {
+		return x.Unwritten
+	}
+	return false
+}
+
+func (x *Answer) GetOrigin() *Reach {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
 var File_internal_wire_birth_birth_proto protoreflect.FileDescriptor
 
 const file_internal_wire_birth_birth_proto_rawDesc = "" +
@@ -928,7 +1013,7 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12 \n" +
 	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x12\x18\n" +
 	"\aattempt\x18\x05 \x01(\tR\aattempt\x12\x1a\n" +
-	"\bhardware\x18\x06 \x01(\tR\bhardware\"\xf1\x01\n" +
+	"\bhardware\x18\x06 \x01(\tR\bhardware\"\xa5\x02\n" +
 	"\x05Found\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x04R\x06height\x12\x1e\n" +
@@ -938,7 +1023,12 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\x06voters\x18\x04 \x03(\v2\x1a.mesolith.wire.birth.VoterR\x06voters\x12%\n" +
 	"\x0esnapshot_bytes\x18\b \x01(\x04R\rsnapshotBytes\x12!\n" +
 	"\flist_version\x18\x06 \x01(\x04R\vlistVersion\x12\x12\n" +
-	"\x04from\x18\a \x01(\tR\x04fromJ\x04\b\x05\x10\x06\"\x1b\n" +
+	"\x04from\x18\a \x01(\tR\x04from\x122\n" +
+	"\x06origin\x18\t \x01(\v2\x1a.mesolith.wire.birth.ReachR\x06originJ\x04\b\x05\x10\x06\"I\n" +
+	"\x05Reach\x12\x16\n" +
+	"\x06height\x18\x01 \x01(\x04R\x06height\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\x1b\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04part\x18\x01 \x01(\fR\x04part\"2\n" +
 	"\bHardware\x12\x12\n" +
@@ -953,7 +1043,7 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"3\n" +
 	"\x03End\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"\xee\x04\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\xc0\x05\n" +
 	"\x06Answer\x12\x18\n" +
 	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
 	"\flist_version\x18\x02 \x01(\x04R\vlistVersion\x12\x12\n" +
@@ -978,7 +1068,9 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\fconfig_index\x18\x10 \x01(\x04R\vconfigIndex\x12\x1a\n" +
 	"\bhardware\x18\x12 \x01(\tR\bhardware\x123\n" +
 	"\x05known\x18\x13 \x03(\v2\x1d.mesolith.wire.birth.HardwareR\x05known\x125\n" +
-	"\badmitted\x18\x14 \x03(\v2\x19.mesolith.wire.birth.WordR\badmittedJ\x04\b\f\x10\rB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
+	"\badmitted\x18\x14 \x03(\v2\x19.mesolith.wire.birth.WordR\badmitted\x12\x1c\n" +
+	"\tunwritten\x18\x15 \x01(\bR\tunwritten\x122\n" +
+	"\x06origin\x18\x16 \x01(\v2\x1a.mesolith.wire.birth.ReachR\x06originJ\x04\b\f\x10\rB2Z0github.com/mesolith/mesolith/internal/wire/birthb\x06proto3"
 
 var (
 	file_internal_wire_birth_birth_proto_rawDescOnce sync.Once
@@ -992,35 +1084,38 @@ func file_internal_wire_birth_birth_proto_rawDescGZIP() []byte {
 	return file_internal_wire_birth_birth_proto_rawDescData
 }
 
-var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_internal_wire_birth_birth_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_internal_wire_birth_birth_proto_goTypes = []any{
 	(*Request)(nil),   // 0: mesolith.wire.birth.Request
 	(*Ask)(nil),       // 1: mesolith.wire.birth.Ask
 	(*Leave)(nil),     // 2: mesolith.wire.birth.Leave
 	(*Challenge)(nil), // 3: mesolith.wire.birth.Challenge
 	(*Found)(nil),     // 4: mesolith.wire.birth.Found
-	(*Chunk)(nil),     // 5: mesolith.wire.birth.Chunk
-	(*Hardware)(nil),  // 6: mesolith.wire.birth.Hardware
-	(*Word)(nil),      // 7: mesolith.wire.birth.Word
-	(*Voter)(nil),     // 8: mesolith.wire.birth.Voter
-	(*End)(nil),       // 9: mesolith.wire.birth.End
-	(*Answer)(nil),    // 10: mesolith.wire.birth.Answer
+	(*Reach)(nil),     // 5: mesolith.wire.birth.Reach
+	(*Chunk)(nil),     // 6: mesolith.wire.birth.Chunk
+	(*Hardware)(nil),  // 7: mesolith.wire.birth.Hardware
+	(*Word)(nil),      // 8: mesolith.wire.birth.Word
+	(*Voter)(nil),     // 9: mesolith.wire.birth.Voter
+	(*End)(nil),       // 10: mesolith.wire.birth.End
+	(*Answer)(nil),    // 11: mesolith.wire.birth.Answer
 }
 var file_internal_wire_birth_birth_proto_depIdxs = []int32{
-	3, // 0: mesolith.wire.birth.Request.challenge:type_name -> mesolith.wire.birth.Challenge
-	4, // 1: mesolith.wire.birth.Request.found:type_name -> mesolith.wire.birth.Found
-	9, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
-	1, // 3: mesolith.wire.birth.Request.ask:type_name -> mesolith.wire.birth.Ask
-	2, // 4: mesolith.wire.birth.Request.leave:type_name -> mesolith.wire.birth.Leave
-	8, // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
-	8, // 6: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
-	6, // 7: mesolith.wire.birth.Answer.known:type_name -> mesolith.wire.birth.Hardware
-	7, // 8: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Word
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	3,  // 0: mesolith.wire.birth.Request.challenge:type_name -> mesolith.wire.birth.Challenge
+	4,  // 1: mesolith.wire.birth.Request.found:type_name -> mesolith.wire.birth.Found
+	10, // 2: mesolith.wire.birth.Request.end:type_name -> mesolith.wire.birth.End
+	1,  // 3: mesolith.wire.birth.Request.ask:type_name -> mesolith.wire.birth.Ask
+	2,  // 4: mesolith.wire.birth.Request.leave:type_name -> mesolith.wire.birth.Leave
+	9,  // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
+	5,  // 6: mesolith.wire.birth.Found.origin:type_name -> mesolith.wire.birth.Reach
+	9,  // 7: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
+	7,  // 8: mesolith.wire.birth.Answer.known:type_name -> mesolith.wire.birth.Hardware
+	8,  // 9: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Word
+	5,  // 10: mesolith.wire.birth.Answer.origin:type_name -> mesolith.wire.birth.Reach
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_birth_birth_proto_init() }
@@ -1041,7 +1136,7 @@ func file_internal_wire_birth_birth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_birth_birth_proto_rawDesc), len(file_internal_wire_birth_birth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
