@@ -18,8 +18,14 @@ import (
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 )
 
-// attackFor is how long an attack goes on once it has begun.
-const attackFor = 4 * time.Second
+const (
+	// quietFor is how long is looked at the node before anything attacks it.
+	quietFor = 8 * time.Second
+	// askEvery is how long a node is left alone between two calls.
+	askEvery = time.Second
+	// toHarm is how many boots an attack may take to do its harm.
+	toHarm = 30
+)
 
 // watched is a node under attack with what is looked at meanwhile.
 type watched struct {
@@ -103,8 +109,8 @@ func (h *watched) get(ctx context.Context, at string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// during looks at everybody else while something goes on.
-func (h *watched) during(t *testing.T, what string, begin func()) seen {
+// during looks at everybody else from the beginning of something until it is done.
+func (h *watched) during(t *testing.T, begin func(), done func() bool) seen {
 	t.Helper()
 	before := h.look(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -112,9 +118,8 @@ func (h *watched) during(t *testing.T, what string, begin func()) seen {
 	var asking sync.WaitGroup
 	asking.Go(func() { h.ask(ctx, &s) })
 	begin()
-	select {
-	case <-time.After(attackFor):
-	case <-t.Context().Done():
+	for !done() && t.Context().Err() == nil {
+		time.Sleep(askEvery * 2)
 	}
 	cancel()
 	asking.Wait()
@@ -141,6 +146,10 @@ func (h *watched) ask(ctx context.Context, s *seen) {
 		s.worst = max(s.worst, time.Since(began))
 		if err != nil {
 			s.failed = append(s.failed, err.Error())
+		}
+		select { // to ask is not to be one more attack
+		case <-time.After(askEvery):
+		case <-ctx.Done():
 		}
 	}
 }

@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	helloWait  = 10 * time.Second
-	lastWords  = 3 * time.Second // for requests under way when the program ends
+	helloWait  = 30 * time.Second // a client may be starved of its processor
+	lastWords  = 3 * time.Second  // for requests under way when the program ends
 	headerWait = 15 * time.Second
 	idleWait   = 2 * time.Minute
 	maxHeaders = 64 << 10 // bytes

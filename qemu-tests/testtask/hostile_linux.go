@@ -45,7 +45,7 @@ func neighbour(url string) error {
 		if url != "" && time.Since(connected) > time.Second {
 			connected = time.Now()
 			if resp, err := client.Get(url); err != nil {
-				hurt("ask its node:", err)
+				hurt("ask its node:", fmt.Errorf("after %.1f s: %w", time.Since(connected).Seconds(), err))
 			} else {
 				resp.Body.Close()
 				fmt.Println("answered", n)
@@ -234,36 +234,33 @@ func packets(to []string) error {
 }
 
 // flows asks a server that answers by UDP from ever new ports, and then sends to all of
-// its ports without asking for an answer: each is a connection to track.
+// its host's ports without asking for an answer: each is a connection to track.
 func flows(at string) error {
-	host, _, err := net.SplitHostPort(at)
+	to, err := net.ResolveUDPAddr("udp4", at)
 	if err != nil {
 		return err
 	}
 	buf := make([]byte, 1500)
 	answered, sent, began := 0, 0, time.Now()
-	for n := 1; ; n++ {
-		c, err := net.Dial("udp4", at)
+	for {
+		c, err := net.ListenUDP("udp4", nil)
 		if err != nil {
 			continue
 		}
 		for range 2 { // the second makes it a stream, which is kept longer
-			_, _ = c.Write([]byte("?"))
+			_, _ = c.WriteTo([]byte("?"), to)
 			_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			if _, err := c.Read(buf); err == nil {
 				answered++
 			}
 		}
-		c.Close()
-		for range 20 {
+		for range 100 {
 			sent++
-			if c, err := net.Dial("udp4", net.JoinHostPort(host, strconv.Itoa(1024+sent%60000))); err == nil {
-				_, _ = c.Write([]byte("?"))
-				c.Close()
-			}
+			_, _ = c.WriteTo([]byte("?"), &net.UDPAddr{IP: to.IP, Port: 1024 + sent%60000})
 		}
+		c.Close()
 		if time.Since(began) > 200*time.Millisecond {
-			fmt.Println("flows", n+sent, "answered", answered/2)
+			fmt.Println("flows", sent, "answered", answered/2)
 			began = time.Now()
 		}
 	}
