@@ -58,7 +58,8 @@ func hostileImages() map[string]imageChange {
 		"resolv.conf leads upwards": {entries: []tar.Header{link("etc/resolv.conf", "../../../../../../../../run/elsewhere/x")}},
 		"passwd is a link":          {entries: []tar.Header{link("etc/passwd", prize)}},
 		// CVE-2019-5736: the program is the runtime's own, over what it is started from.
-		"the program is the runtime": {entries: []tar.Header{link("runtime", "/proc/self/exe")}, program: "/runtime"},
+		"the program is the runtime":         {program: "/proc/self/exe"},
+		"the program is the runtime by link": {entries: []tar.Header{link("runtime", "/proc/self/exe")}, program: "/runtime"},
 	}
 	for _, n := range []int{3, 5, 6, 7, 8, 9} { // CVE-2024-21626: a working directory that is a descriptor
 		images[fmt.Sprintf("works in descriptor %d", n)] = imageChange{workdir: fmt.Sprintf("/proc/self/fd/%d", n)}

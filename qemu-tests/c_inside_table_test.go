@@ -1,4 +1,4 @@
-//go:build vm && long
+//go:build vm
 
 package qemutests
 
@@ -27,11 +27,17 @@ hold in its own user namespace only. A door that gives no answer by UDP is shut,
 who does not know the caller.
 `
 
+// worded is a table of what was found out, in the words of the golden one.
+func worded(t *testing.T, w *world, table []insideRow) []insideRow {
+	t.Helper()
+	return callsByVerdict(t, plainer(t, w, sayNamespaces(table)))
+}
+
 // writeInside words the tables of all kinds of task as one.
 func writeInside(t *testing.T, w *world, columns []string, tables [][]insideRow) string {
 	t.Helper()
 	for i, table := range tables {
-		tables[i] = callsByVerdict(t, plainer(t, w, sayNamespaces(table)))
+		tables[i] = worded(t, w, table)
 	}
 	var b strings.Builder
 	b.WriteString(insideHead)
@@ -43,7 +49,7 @@ func writeInside(t *testing.T, w *world, columns []string, tables [][]insideRow)
 		}
 		values := make([]string, len(tables))
 		for i, table := range tables {
-			values[i] = "(no such line)"
+			values[i] = noSuchLine
 			for _, r := range table {
 				if r.Section == key.Section && r.Name == key.Name {
 					values[i] = r.Value

@@ -18,6 +18,7 @@ package calls
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 
@@ -131,7 +132,8 @@ func (h *handler) subscribe(w http.ResponseWriter, r *http.Request, l *leader.Le
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	err := s.Serve(ctx, w)
-	l.Disconnected(s.ID(), err != nil && h.Router.plainly(r))
+	// Who never heard that it is subscribed did not leave: we were too slow for it.
+	l.Disconnected(s.ID(), err != nil && !errors.Is(err, streams.ErrUnheard) && h.Router.plainly(r))
 	if err != nil {
 		h.Log.Info("subscription ended", "stream", s.ID(), "principal", p.String(), "reason", err)
 	}

@@ -2,6 +2,7 @@ package masters
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,30 +28,40 @@ func (m *Masters) keepMembers(ctx context.Context, r *replica.Replica) {
 	}
 }
 
-// living asks every other master who it is now.
-func (m *Masters) living(ctx context.Context) map[string]birth.Living {
+// living asks every other master who it is now. newer are those with a newer list of masters
+// than this one's.
+func (m *Masters) living(ctx context.Context) (out map[string]birth.Living, newer []replica.Voter) {
 	ctx, cancel := context.WithTimeout(ctx, max(4*m.cfg.Heartbeat, time.Second))
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	out := map[string]birth.Living{m.cfg.Self: {Incarnation: m.self().Incarnation, Hardware: m.cfg.Hardware.Own}}
+	out = map[string]birth.Living{m.cfg.Self: {Incarnation: m.self().Incarnation, Hardware: m.cfg.Hardware.Own}}
 	for _, name := range m.others() {
 		wg.Go(func() {
 			a, err := m.ask(ctx, name, &birthwire.Request{Body: &birthwire.Request_Ask{Ask: &birthwire.Ask{ClusterId: m.cfg.ClusterID, From: m.cfg.Self}}})
-			if err != nil || a.GetRefused() != "" || a.GetListVersion() != m.cfg.ListVersion {
+			if err != nil || a.GetRefused() != "" {
 				return
 			}
 			mu.Lock()
-			out[name] = livingOf(a)
-			mu.Unlock()
+			defer mu.Unlock()
+			switch version := a.GetListVersion(); {
+			case version > m.cfg.ListVersion:
+				newer = append(newer, replica.Voter{Name: name, Incarnation: a.GetIncarnation()})
+			case version == m.cfg.ListVersion:
+				out[name] = livingOf(a)
+			}
 		})
 	}
 	wg.Wait()
-	return out
+	return out, newer
 }
 
 func (m *Masters) oneStep(ctx context.Context, r *replica.Replica) error {
-	living, wait, err := m.judge(ctx, m.living(ctx))
+	answered, newer := m.living(ctx)
+	if len(newer) > 0 {
+		return m.giveWay(ctx, r, newer)
+	}
+	living, wait, err := m.judge(ctx, answered)
 	if err != nil || wait {
 		return err
 	}
@@ -78,4 +89,21 @@ func (m *Masters) oneStep(ctx context.Context, r *replica.Replica) error {
 		m.log.Info(what, "server", who.ServerID(), "placeholder", who.Placeholder())
 	}
 	return err
+}
+
+// giveWay hands the lead to a voter that has a newer list of masters: only who knows the
+// newest changes who is a member, and a machine that is none any more may lead no more.
+func (m *Masters) giveWay(ctx context.Context, r *replica.Replica, newer []replica.Voter) error {
+	members, _, err := r.Members()
+	if err != nil {
+		return err
+	}
+	end := r.Position().LastIndex
+	for _, x := range members {
+		if x.Votes && slices.Contains(newer, x.Voter) && r.CaughtUp(x.Voter, end) {
+			m.log.Info("leadership goes to a master with a newer list of masters", "to", x.ServerID())
+			return r.HandoverTo(ctx, x.Voter)
+		}
+	}
+	return nil
 }

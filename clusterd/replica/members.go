@@ -101,6 +101,17 @@ func (r *Replica) Handover(ctx context.Context) error {
 	return nil
 }
 
+// HandoverTo gives the lead to this voter.
+func (r *Replica) HandoverTo(ctx context.Context, v Voter) error {
+	err := r.await(ctx, func() raft.Future {
+		return r.raft.LeadershipTransferToServer(raft.ServerID(v.ServerID()), raft.ServerAddress(v.ServerID()))
+	})
+	if err != nil {
+		return fmt.Errorf("hand leadership over to %s: %w", v.ServerID(), err)
+	}
+	return nil
+}
+
 // Leader is who this replica takes for the leader.
 func (r *Replica) Leader() (Voter, bool) {
 	_, id := r.raft.LeaderWithID()

@@ -97,7 +97,7 @@ func (a *worker) askedIn(term uint64, by time.Time) bool {
 }
 
 func (a *worker) live(ctx context.Context) {
-	for _, m := range a.w.names {
+	for _, m := range a.w.all {
 		a.w.ended.Go(func() {
 			for ctx.Err() == nil {
 				a.talk(ctx, m)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -185,21 +186,8 @@ func TestMastersAreReplaced(t *testing.T) {
 	c := three()
 	c.forgetful = true
 	manyLives(t, c, func(w *world) {
-		full := func() bool {
-			lead, _ := w.leader()
-			if lead == nil {
-				return false
-			}
-			list := lead.life.members()
-			for _, m := range list {
-				if !m.Votes || m.Placeholder() || m.Incarnation != w.nodes[m.Name].life.incarnation {
-					return false
-				}
-			}
-			return len(list) == len(w.names)
-		}
 		for over := w.until(); !over(); {
-			if !w.eventually("a vote for everybody", 120*beat, full) {
+			if !w.eventually("a vote for everybody", 120*beat, w.full) {
 				return
 			}
 			n := w.nodes[w.names[w.rng.IntN(len(w.names))]]
@@ -217,6 +205,22 @@ func TestMastersAreReplaced(t *testing.T) {
 				w.net.counts.add("partitions during a replacement")
 			}
 		}
-		w.eventually("a vote for everybody", 120*beat, full)
+		w.eventually("a vote for everybody", 120*beat, w.full)
 	}, "masters replaced", "partitions during a replacement", "tasks run once")
+}
+
+// full: the leader's configuration is the list of masters, each with a vote and alive.
+func (w *world) full() bool {
+	lead, _ := w.leader()
+	if lead == nil {
+		return false
+	}
+	list := lead.life.members()
+	for _, m := range list {
+		n := w.nodes[m.Name]
+		if !m.Votes || m.Placeholder() || n.life == nil || m.Incarnation != n.life.incarnation || !slices.Contains(w.names, m.Name) {
+			return false
+		}
+	}
+	return len(list) == len(w.names)
 }

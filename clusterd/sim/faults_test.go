@@ -19,7 +19,7 @@ func (w *world) between(a, b time.Duration) time.Duration {
 }
 
 func (w *world) others(name string) (out []string) {
-	for _, n := range w.names {
+	for _, n := range w.all {
 		if n != name {
 			out = append(out, n)
 		}

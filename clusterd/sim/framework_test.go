@@ -58,7 +58,7 @@ func (w *world) web(from string) *http.Transport {
 func newPlayer(w *world, name string) *player {
 	p := &player{w: w, name: name, http: w.web(name), rng: rand.New(rand.NewPCG(w.rng.Uint64(), 4)), ids: map[string]bool{}}
 	var urls []string
-	for _, m := range w.names {
+	for _, m := range w.all {
 		urls = append(urls, "http://"+m+":5050")
 	}
 	c, err := client.New(client.Config{

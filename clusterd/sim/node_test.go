@@ -40,6 +40,9 @@ type node struct {
 	boots int
 	rng   *rand.Rand
 	life  *life // nil: it has no power
+
+	list    []string // of masters, as its document has it
+	version uint64
 }
 
 // life is one run of the program.
@@ -91,7 +94,7 @@ func (n *node) start() {
 	l.desk = leader.NewDesk(n.name, l.incarnation, l.log)
 	p := port{n.w.net, n.name, l.incarnation}
 	l.masters = masters.New(masters.Config{
-		Dir: n.dir, Self: n.name, Incarnation: l.incarnation, ClusterID: "cluster", List: n.w.names, ListVersion: 1, Disks: n.w.disks,
+		Dir: n.dir, Self: n.name, Incarnation: l.incarnation, ClusterID: "cluster", List: n.list, ListVersion: n.version, Disks: n.w.disks,
 		Wait: 3 * beat, Heartbeat: beat, Stall: stallLimit, Disk: l.disk, Sizes: n.w.sizes, Machine: l.machine, Port: p, Lead: l.lead, Log: l.log,
 	})
 	l.desk.Heard = l.masters.Heard

@@ -32,7 +32,8 @@ type world struct {
 	seed     uint64
 	rng      *rand.Rand
 	net      *network
-	names    []string
+	names    []string // of the masters that are to be
+	all      []string // and of those that may become some, or were
 	nodes    map[string]*node
 	workers  []*worker
 	players  []*player
@@ -45,12 +46,14 @@ type world struct {
 	points   map[moment]int // passed by
 	killedAt map[moment]int
 	sizes    replica.Sizes
-	disks    bool // masters remember what they had on disk
+	version  uint64 // of the list of masters
+	disks    bool   // masters remember what they had on disk
 }
 
 // cast says who lives in a world.
 type cast struct {
 	masters, agents, frameworks int
+	spares                      int  // machines that are no masters yet
 	forgetful                   bool // masters keep nothing over a boot
 	silent                      bool // nobody reads all tasks again and again
 }
@@ -62,7 +65,8 @@ func worldOf(t *testing.T, seed uint64, c cast) *world {
 		out = os.Stderr
 	}
 	w := &world{
-		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), net: newNetwork(seed), nodes: map[string]*node{}, history: newHistory(), ops: newOps(), offers: newOfferBook(),
+		version: 1,
+		t:       t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), net: newNetwork(seed), nodes: map[string]*node{}, history: newHistory(), ops: newOps(), offers: newOfferBook(),
 		disks: !c.forgetful, points: map[moment]int{}, killedAt: map[moment]int{}, sizes: replica.Sizes{Segment: 16 << 10, Snapshot: 24 << 10, Trailing: 16}, log: slog.New(slog.NewTextHandler(out, nil)),
 	}
 	root, err := os.MkdirTemp(memory(), "mesolith-sim-")
@@ -70,13 +74,16 @@ func worldOf(t *testing.T, seed uint64, c cast) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
-	for i := range c.masters {
-		w.names = append(w.names, fmt.Sprint("m", i+1))
+	for i := range c.masters + c.spares {
+		w.all = append(w.all, fmt.Sprint("m", i+1))
 	}
-	for _, name := range w.names {
-		n := &node{w: w, name: name, dir: filepath.Join(root, name), rng: rand.New(rand.NewPCG(w.rng.Uint64(), 3))}
+	w.names = w.all[:c.masters:c.masters]
+	for i, name := range w.all {
+		n := &node{w: w, name: name, dir: filepath.Join(root, name), rng: rand.New(rand.NewPCG(w.rng.Uint64(), 3)), list: w.names, version: 1}
 		w.nodes[name] = n
-		n.start()
+		if i < c.masters {
+			n.start()
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
@@ -114,7 +121,7 @@ func (w *world) passed(d *disk) {
 
 // leader is who serves a term now.
 func (w *world) leader() (*node, *leader.Leader) {
-	for _, name := range w.names {
+	for _, name := range w.all {
 		if n := w.nodes[name]; n.life != nil {
 			if l := n.life.leads(); l != nil {
 				return n, l
@@ -195,7 +202,7 @@ func (w *world) end() {
 	w.t.Helper()
 	w.cancel()
 	w.ended.Wait()
-	for _, name := range w.names {
+	for _, name := range w.all {
 		if n := w.nodes[name]; n.life != nil {
 			n.life.stop()
 			n.life.ended.Wait()

@@ -42,6 +42,9 @@ var (
 	ErrOverflow = errors.New("subscriber reads too slowly, its stream was ended")
 	// ErrGone ends Serve when the subscriber, or the connection to it, went away.
 	ErrGone = errors.New("subscriber went away")
+	// ErrUnheard is ErrGone of a subscriber to whom nothing was written: it waited too long
+	// for its first event and knows of no subscription.
+	ErrUnheard = fmt.Errorf("%w before its first event", ErrGone)
 )
 
 // Stream is one subscription's way out. Send and Close may be called from any goroutine,
@@ -137,10 +140,20 @@ func (s *Stream) take() (e *Event, over bool) {
 }
 
 // Serve answers the subscriber's request with the stream and returns when it is over: nil
-// after Close, ErrOverflow when the subscriber was too slow, ErrGone when it went away or
-// ctx ended. When it returns, Send returns false.
+// after Close, ErrOverflow when the subscriber was too slow, ErrGone or ErrUnheard when it
+// went away or ctx ended. When it returns, Send returns false.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	defer s.Close(nil)
+	heard := false
+	err := s.serve(ctx, w, &heard)
+	if errors.Is(err, ErrGone) && !heard {
+		return fmt.Errorf("%w: %w", ErrUnheard, err)
+	}
+	return err
+}
+
+// serve does it, and says whether the first event was written.
+func (s *Stream) serve(ctx context.Context, w http.ResponseWriter, heard *bool) error {
 	h := w.Header()
 	h.Set("Content-Type", s.encoding.ContentType())
 	h.Set("Mesos-Stream-Id", s.id)
@@ -152,7 +165,6 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 
 	quiet := time.NewTimer(silence)
 	defer quiet.Stop()
-	first := true
 	for {
 		e, over := s.take()
 		if over {
@@ -165,7 +177,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 			case <-s.wake:
 				continue
 			case <-quiet.C:
-				if first { // nothing may precede SUBSCRIBED
+				if !*heard { // nothing may precede SUBSCRIBED
 					quiet.Reset(silence)
 					continue
 				}
@@ -175,8 +187,8 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 		if err := out.Write(e.record(s.encoding)); err != nil {
 			return err
 		}
-		if first && e != s.heartbeat {
-			first = false
+		if !*heard {
+			*heard = true
 			if err := s.greet(out); err != nil {
 				return err
 			}

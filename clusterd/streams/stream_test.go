@@ -175,11 +175,27 @@ func TestServeGone(t *testing.T) {
 		go func() { done <- s.Serve(ctx, newWire()) }()
 		synctest.Wait()
 		cancel()
-		if err := <-done; !errors.Is(err, ErrGone) {
+		if err := <-done; !errors.Is(err, ErrGone) || !errors.Is(err, ErrUnheard) {
 			t.Errorf("Serve: %v", err)
 		}
 		if s.Send(subscribed()) {
 			t.Error("took an event after the subscriber went")
+		}
+	})
+}
+
+// Who goes after the first event has left; who goes before never came.
+func TestServeGoneAfterTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := New("id", JSON, 1<<20)
+		s.Send(subscribed())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx, newWire()) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; !errors.Is(err, ErrGone) || errors.Is(err, ErrUnheard) {
+			t.Errorf("Serve: %v", err)
 		}
 	})
 }

@@ -325,6 +325,12 @@ func TestReplacement(t *testing.T) {
 		{"newcomer vanished before anything was begun", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", false)}, map[string]string{"b": "2"}, Step{Remove, Voter{"c", "2"}}},
 		{"newcomer vanished", []Member{v("a", "1"), v("b", "1"), l("c", "2", true)}, nil, Step{Remove, Voter{"c", "2"}}},
 		{"full again before anything else", []Member{v("a", "1"), v("b", "1")}, map[string]string{"c": "3", "b": "2"}, Step{AddVoter, Voter{"c", ""}}},
+		{"a name is new and lives", []Member{v("a", "1"), v("b", "1"), v("x", "1")}, map[string]string{"a": "1", "b": "1", "c": "1"}, Step{AddLearner, Voter{"c", "1"}}},
+		{"a name is new and nobody is there", []Member{v("a", "1"), v("b", "1"), v("x", "1")}, map[string]string{"a": "1", "b": "1"}, Step{}},
+		{"a new name has caught up", []Member{v("a", "1"), v("b", "1"), v("x", "1"), l("c", "1", true)}, map[string]string{"a": "1", "b": "1", "c": "1"}, Step{AddVoter, Voter{"c", "1"}}},
+		{"who is not on the list goes", []Member{v("a", "1"), v("b", "1"), v("c", "1"), v("x", "1")}, map[string]string{"a": "1", "b": "1"}, Step{Remove, Voter{"x", "1"}}},
+		{"unless too few would be left", []Member{v("a", "1"), v("b", "1"), v("c", "1"), v("x", "1")}, map[string]string{"a": "1"}, Step{}},
+		{"two are not on the list", []Member{v("a", "1"), v("b", "1"), v("c", "1"), v("x", "1"), v("y", "1")}, map[string]string{"a": "1", "b": "1", "c": "1"}, Step{Remove, Voter{"x", "1"}}},
 		{"two dead: the half-done one first", []Member{v("a", "1"), v("b", "1"), v("c", "1"), l("c", "2", true)}, map[string]string{"b": "2", "c": "2"}, Step{Remove, Voter{"c", "1"}}},
 	}
 	for _, test := range tests {

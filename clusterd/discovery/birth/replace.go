@@ -37,6 +37,10 @@ const (
 // The configuration stays full (with placeholders) but for the moment between removing
 // a dead member and giving its successor the vote; a half-done replacement is finished
 // before anything else is begun.
+//
+// Where the list has changed, a new name first lives, then votes, and after that whoever
+// is not on the list goes, if enough of those who stay live: neither may leave a majority
+// to machines that are not there.
 func Replacement(list []string, members []Member, living map[string]string) Step {
 	voters := map[string]Voter{}
 	for _, m := range members {
@@ -66,9 +70,27 @@ func Replacement(list []string, members []Member, living map[string]string) Step
 			return Step{AddVoter, m.Voter}
 		}
 	}
+	full := true
 	for _, name := range list {
-		if _, voting := voters[name]; !voting {
+		if _, voting := voters[name]; voting {
+			continue
+		}
+		if len(voters)%2 == 0 { // it makes no majority larger
 			return Step{AddVoter, Voter{Name: name}} // full again before anything else
+		}
+		full = false // a new name
+	}
+	if full && len(voters) > len(list) {
+		lives := 0
+		for _, name := range list {
+			if living[name] != "" && living[name] == voters[name].Incarnation {
+				lives++
+			}
+		}
+		for _, m := range members {
+			if m.Votes && !slices.Contains(list, m.Name) && lives >= (len(voters)-1)/2+1 {
+				return Step{Remove, m.Voter}
+			}
 		}
 	}
 	for _, name := range list {

@@ -10,3 +10,9 @@ const pairs = 60
 
 // At how many points programs die while one task lives.
 const deathsOfATask = 1
+
+// Which kinds of task look around inside: all.
+var insideKinds []string
+
+// Whether a node's image store is filled as well when its memory is short.
+const fillsStore = true
