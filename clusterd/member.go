@@ -447,7 +447,7 @@ func (b *member) clusterStatus(ctx context.Context) (*noded.ClusterStatus, error
 		if b.leads() != nil {
 			s.Role = "leader"
 		}
-		s.Summary = st.Why
+		s.Summary, s.Votes = st.Why, st.Votes
 		for _, h := range st.Held {
 			s.Held = append(s.Held, &noded.HeldHardware{Master: h.Name, Hardware: h.Hardware, Known: h.Known})
 		}

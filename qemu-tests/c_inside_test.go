@@ -37,14 +37,13 @@ func TestEverythingFromInside(t *testing.T) {
 	w := three(t)
 	own, host := w.framework(t, false), w.frameworkAs(t, hostRole)
 	machines := w.Machines()
-	on, other := machines[0].Node.Address.String(), machines[len(machines)-1].Node.Address.String()
-	doors := []string{"its node=" + on, "another node=" + other, "loopback=127.0.0.1"}
 	program := serveFile(t, w, taskProgram())
 	var columns []string
 	var tables [][]insideRow
 	launch := map[*framework][]client.Task{}
-	for _, network := range []string{"", ", node's network"} {
-		f, doors := own, append([]string{"inspect", "gateway"}, doors...)
+	for i, network := range []string{"", ", node's network"} {
+		on, other := machines[i].Node.Address.String(), machines[len(machines)-1].Node.Address.String()
+		f, doors := own, []string{"inspect", "gateway", "its node=" + on, "another node=" + other, "loopback=127.0.0.1"}
 		if network != "" {
 			f, doors = host, append([]string{"inspect"}, doors[2:]...)
 		}
@@ -72,8 +71,18 @@ func TestEverythingFromInside(t *testing.T) {
 		}
 	}
 	tried := map[string]int{}
+	ctx := within(t, toRun+4*len(columns))
+	for f, tasks := range launch {
+		if err := f.Add(ctx, tasks...); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, f := range []*framework{own, host} {
-		for _, l := range f.runToEnd(t, launch[f]...) {
+		for _, task := range launch[f] {
+			l, err := f.Wait(ctx, task.ID, client.Ended)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if l.Status.GetState() != mesosv1.TaskState_TASK_FINISHED {
 				t.Fatalf("task %s ended as %s: %s", l.Task.ID, l.Status.GetState(), f.output(t, l, "stderr"))
 			}

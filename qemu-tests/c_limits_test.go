@@ -166,24 +166,26 @@ func taskBody(t *testing.T) []byte {
 func TestProcessorLimit(t *testing.T) {
 	w := three(t)
 	f := w.framework(t, false)
+	limits := map[string]map[string]float64{"limited": {"cpus": 0.2}, "free": nil}
+	var tasks []client.Task
+	for name, limit := range limits { // each on a node of its own
+		task := f.task(t, name, "spin", "8")
+		task.Limits, task.Hostname = limit, w.Machines()[len(tasks)].Node.Address.String()
+		tasks = append(tasks, task)
+	}
 	got := map[string]int{}
-	for _, c := range []struct {
-		name   string
-		limits map[string]float64
-	}{{"limited", map[string]float64{"cpus": 0.2}}, {"free", nil}} {
-		task := f.task(t, c.name, "spin", "8")
-		task.Limits = c.limits
-		ended := f.runToEnd(t, task)[0]
+	for _, ended := range f.runToEnd(t, tasks...) {
+		name := ended.Task.ID
 		wantState(t, ended, mesosv1.TaskState_TASK_FINISHED)
 		var thousandths, throttled int
 		out := f.output(t, ended, "stdout")
 		if _, err := fmt.Sscanf(out, "got %d thousandths of a processor\nthrottled %d", &thousandths, &throttled); err != nil {
 			t.Fatalf("%v in %q", err, out)
 		}
-		if (throttled > 0) != (c.limits != nil) {
-			t.Errorf("%s: held back %d times", c.name, throttled)
+		if (throttled > 0) != (limits[name] != nil) {
+			t.Errorf("%s: held back %d times", name, throttled)
 		}
-		got[c.name] = thousandths
+		got[name] = thousandths
 	}
 	fmt.Printf("with a limit of 0.2 processors a task that never rests got %.3f, without %.3f\n", float64(got["limited"])/1000, float64(got["free"])/1000)
 	// An emulated machine on a busy host does not come to look in time: a few slices more

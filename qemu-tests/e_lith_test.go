@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -57,6 +58,9 @@ func buildLith(t *testing.T) *lith {
 	}
 	return l
 }
+
+// usualDoor is this host's port 5050, which the first cluster takes that a test makes with lith.
+var usualDoor sync.Mutex
 
 // nobody is a user without privileges on every Linux.
 const nobody = 65534
@@ -106,7 +110,9 @@ func (l *lith) processes(t *testing.T) (supervisor vm.Process, machines map[stri
 // An ordinary user starts a cluster, looks at it and ends it; nothing is left behind, also
 // when the supervisor is killed in between.
 func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 1)
+	usualDoor.Lock()
+	defer usualDoor.Unlock()
 	stopwatch(t)
 	l := buildLith(t)
 	up := func() {
@@ -177,7 +183,9 @@ func TestUpAndDownAsAnOrdinaryUser(t *testing.T) {
 // other's. The second one is from a file that `lith init` has made, closed by default:
 // the operator's certificate opens it to every command.
 func TestTwoClustersSideBySide(t *testing.T) {
-	roomFor(t, 2)
+	apart(t, 2)
+	usualDoor.Lock()
+	defer usualDoor.Unlock()
 	stopwatch(t)
 	first := buildLith(t)
 	second := *first

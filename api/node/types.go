@@ -49,6 +49,9 @@ type ClusterStatus struct {
 	Summary      string `json:"summary,omitempty"`
 	AgentID      string `json:"agentID,omitempty"`
 	TasksRunning uint32 `json:"tasksRunning,omitempty"`
+	// Votes: a master that has a vote, as far as it knows. One that has booted anew has
+	// none until it has caught up, and counts as lost until then.
+	Votes bool `json:"votes,omitempty"`
 	// Held are machines that answer under a master's name and wait for an operator.
 	Held []Held `json:"held,omitempty"`
 }

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,6 +85,7 @@ type Status struct {
 	Term       uint64
 	Leader     string // name, or empty
 	Leading    bool
+	Votes      bool         // by the newest configuration that it knows
 	Why        string       // one sentence, while there is no leader
 	Stopped    bool         // for good: Why says what to do
 	Held       []birth.Held // other machines under masters' names, which wait for an operator
@@ -164,6 +166,9 @@ func (m *Masters) publish() {
 		}
 		s.Term = m.replica.Position().Term
 		s.Leading = m.term != nil
+		if members, _, err := m.replica.Members(); err == nil {
+			s.Votes = slices.Contains(members, replica.Member{Voter: m.self(), Votes: true})
+		}
 		if s.Leader != "" {
 			s.Why = ""
 		} else if s.Why == "" {

@@ -168,7 +168,7 @@ func (d *diagnosis) versions(f facts) {
 
 // masters are judged by what they say of themselves.
 func (d *diagnosis) masters(f facts) {
-	var listed, up, whys []string
+	var listed, up, mute, whys []string
 	leaders := map[string][]string{}
 	for _, n := range f.nodes {
 		if !n.master {
@@ -190,6 +190,9 @@ func (d *diagnosis) masters(f facts) {
 			continue
 		}
 		leaders[s.Leader] = append(leaders[s.Leader], n.name)
+		if !s.Votes {
+			mute = append(mute, n.name)
+		}
 	}
 	d.held(f)
 	if len(listed) == 0 {
@@ -204,6 +207,9 @@ func (d *diagnosis) masters(f facts) {
 		d.wrong("masters", "no leader: "+strings.Join(whys, "; "), "What runs goes on. Nothing new starts until there is one.", "It comes by itself when a majority is up and connected; if not, look at the masters' logs.")
 	case len(leaders) > 1:
 		d.warn("masters", fmt.Sprintf("they name different leaders: %v", leaders), "That is so for a moment while one takes over.", "Ask again; if it stays, the masters are cut from each other.")
+	case len(mute) > 0:
+		d.warn("masters", fmt.Sprintf("%s %s no vote yet, %d are needed", strings.Join(mute, ", "), has(len(mute)), quorum), spare(len(up)-len(mute)-quorum),
+			"It comes by itself within seconds of their boot; reboot no other master before. If it stays, read clusterd's log on the leader.")
 	case len(up) < len(listed):
 		d.warn("masters", fmt.Sprintf("%d of %s answer, %d are needed", len(up), plural(len(listed), "master", "masters"), quorum), spare(len(up)-quorum), "Bring back "+strings.Join(without(listed, up), ", ")+".")
 	default:
@@ -211,8 +217,15 @@ func (d *diagnosis) masters(f facts) {
 	}
 }
 
+func has(n int) string {
+	if n == 1 {
+		return "has"
+	}
+	return "have"
+}
+
 func spare(n int) string {
-	if n == 0 {
+	if n <= 0 {
 		return "None of them may be lost now."
 	}
 	return fmt.Sprintf("%d more may be lost.", n)

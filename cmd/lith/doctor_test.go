@@ -20,7 +20,7 @@ func wellNode(name string) nodeFacts {
 		name: name, master: true, asked: noon,
 		health: node.Health{
 			Name: name, Kernel: "6.12", Version: "1", Time: noon, Clock: node.Clock{Synced: true, Source: "ntp"}, CertificateEnds: noon.Add(20 * time.Hour),
-			Status: node.ClusterStatus{Role: "master", Leader: "n1", Term: 3, Summary: "n1 leads; 0 tasks run here"},
+			Status: node.ClusterStatus{Role: "master", Leader: "n1", Term: 3, Votes: true, Summary: "n1 leads; 0 tasks run here"},
 		},
 		services: []node.Service{{Name: "clusterd", State: "running", Since: noon.Add(-time.Hour)}, {Name: "isolated", State: "running", Since: noon.Add(-time.Hour)}},
 		memory:   node.Memory{TotalBytes: 100, AvailableBytes: 60},
@@ -62,9 +62,10 @@ func TestDiagnosisNamesFaults(t *testing.T) {
 		about string
 		says  []string
 	}{
-		"a machine is off": {func(f *facts) { f.nodes[2].err = errors.New("no route to host") }, gradeWrong, "n3", []string{"does not answer: no route to host", "unreachable", "console"}},
-		"a machine boots":  {func(f *facts) { f.young = true; f.nodes[2].err = errors.New("refused") }, gradeWarning, "n3", []string{"does not answer yet", "booting"}},
-		"one master fewer": {func(f *facts) { f.nodes[2].err = errors.New("x") }, gradeWarning, "masters", []string{"2 of 3 masters answer, 2 are needed", "None of them may be lost", "Bring back n3"}},
+		"a machine is off":  {func(f *facts) { f.nodes[2].err = errors.New("no route to host") }, gradeWrong, "n3", []string{"does not answer: no route to host", "unreachable", "console"}},
+		"a machine boots":   {func(f *facts) { f.young = true; f.nodes[2].err = errors.New("refused") }, gradeWarning, "n3", []string{"does not answer yet", "booting"}},
+		"one master fewer":  {func(f *facts) { f.nodes[2].err = errors.New("x") }, gradeWarning, "masters", []string{"2 of 3 masters answer, 2 are needed", "None of them may be lost", "Bring back n3"}},
+		"one votes not yet": {func(f *facts) { f.nodes[2].health.Status.Votes = false }, gradeWarning, "masters", []string{"n3 has no vote yet, 2 are needed", "None of them may be lost", "reboot no other master before"}},
 		"no majority": {func(f *facts) {
 			for i := range 2 {
 				f.nodes[i].err = errors.New("x")

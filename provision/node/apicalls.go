@@ -27,7 +27,7 @@ func (a *apiServer) health(w http.ResponseWriter, _ *http.Request) {
 		LastEnd: readLine(a.n.cfg.Root, "run/mesolith/last-end"),
 		Status: api.ClusterStatus{
 			Role: v.status.Role, Leader: v.status.Leader, Term: v.status.Term, Height: v.status.Height,
-			Summary: v.status.Summary, AgentID: v.status.AgentId, TasksRunning: v.status.TasksRunning,
+			Summary: v.status.Summary, AgentID: v.status.AgentId, TasksRunning: v.status.TasksRunning, Votes: v.status.Votes,
 		},
 	}
 	for _, held := range v.status.GetHeld() {

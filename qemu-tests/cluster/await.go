@@ -179,7 +179,8 @@ func (c *Cluster) getJSON(ctx context.Context, at string, into any) error {
 
 // WaitReady waits until the agent of each running machine is attached to the leader: the
 // one that the machine itself names. A machine that has just begun anew is known under its
-// former agent until the leader misses it, and what is launched there is lost with it.
+// former agent until the leader misses it, and what is launched there is lost with it. And
+// until each master that runs has a vote: until then no other one may be lost.
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	err := c.await(ctx, func() error {
 		agents, err := c.Agents(ctx)
@@ -194,12 +195,15 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 			if !m.Running() {
 				continue
 			}
-			own, err := c.ownAgent(ctx, m.Node)
+			own, err := c.ownStatus(ctx, m.Node)
 			if err != nil {
 				return fmt.Errorf("%s: %w", m.Node.Name, err)
 			}
-			if !active[own] {
-				return fmt.Errorf("the agent of %s (%q) is not attached; the leader has %v", m.Node.Name, own, agents)
+			if !active[own.AgentID] {
+				return fmt.Errorf("the agent of %s (%q) is not attached; the leader has %v", m.Node.Name, own.AgentID, agents)
+			}
+			if own.Role != "agent" && !own.Votes {
+				return fmt.Errorf("%s is a master and has no vote yet", m.Node.Name)
 			}
 		}
 		return nil
@@ -210,13 +214,13 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// ownAgent is the id of a machine's agent as the machine has it; empty before it has one.
-func (c *Cluster) ownAgent(ctx context.Context, n Node) (string, error) {
+// ownStatus is the cluster as a machine has it; without an agent's id before it has one.
+func (c *Cluster) ownStatus(ctx context.Context, n Node) (node.ClusterStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	api := node.Client{Base: "https://" + net.JoinHostPort(n.Address.String(), strconv.Itoa(NodePort)), HTTP: c.client}
 	h, err := api.Health(ctx)
-	return h.Status.AgentID, err
+	return h.Status, err
 }
 
 // await asks until there is no error; when ctx ends first, the newest one says what was

@@ -1261,7 +1261,8 @@ type ClusterStatus struct {
 	Summary       string                 `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"` // one sentence
 	AgentId       string                 `protobuf:"bytes,6,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	TasksRunning  uint32                 `protobuf:"varint,7,opt,name=tasks_running,json=tasksRunning,proto3" json:"tasks_running,omitempty"`
-	Held          []*HeldHardware        `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"` // wait for an operator's word
+	Held          []*HeldHardware        `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`    // wait for an operator's word
+	Votes         bool                   `protobuf:"varint,9,opt,name=votes,proto3" json:"votes,omitempty"` // a master with a vote in the configuration that it knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1350,6 +1351,13 @@ func (x *ClusterStatus) GetHeld() []*HeldHardware {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *ClusterStatus) GetVotes() bool {
+	if x != nil {
+		return x.Votes
+	}
+	return false
 }
 
 var File_internal_wire_noded_noded_proto protoreflect.FileDescriptor
@@ -1455,7 +1463,7 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\aissuers\x18\x01 \x03(\v2\x1b.mesolith.wire.noded.IssuerR\aissuers\"6\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xf8\x01\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x8e\x02\n" +
 	"\rClusterStatus\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x12\n" +
@@ -1464,7 +1472,8 @@ const file_internal_wire_noded_noded_proto_rawDesc = "" +
 	"\asummary\x18\x05 \x01(\tR\asummary\x12\x19\n" +
 	"\bagent_id\x18\x06 \x01(\tR\aagentId\x12#\n" +
 	"\rtasks_running\x18\a \x01(\rR\ftasksRunning\x125\n" +
-	"\x04held\x18\b \x03(\v2!.mesolith.wire.noded.HeldHardwareR\x04heldB2Z0github.com/mesolith/mesolith/internal/wire/nodedb\x06proto3"
+	"\x04held\x18\b \x03(\v2!.mesolith.wire.noded.HeldHardwareR\x04held\x12\x14\n" +
+	"\x05votes\x18\t \x01(\bR\x05votesB2Z0github.com/mesolith/mesolith/internal/wire/nodedb\x06proto3"
 
 var (
 	file_internal_wire_noded_noded_proto_rawDescOnce sync.Once
