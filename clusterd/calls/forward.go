@@ -37,8 +37,12 @@ const (
 	lastWord = 2 * time.Second
 )
 
-// errNotReached says that no byte of a request has left.
-var errNotReached = errors.New("the leader was not reached")
+var (
+	// errNotReached says that no byte of a request has left, or errNotHere.
+	errNotReached = errors.New("the leader was not reached")
+	// errNotHere says that a request met somebody who does not lead and did nothing.
+	errNotHere = fmt.Errorf("%w: who was taken for it does not lead", errNotReached)
+)
 
 // Dialer opens a forward/1 connection to the named node.
 type Dialer func(ctx context.Context, node string) (net.Conn, error)
@@ -136,6 +140,9 @@ func (f *forwarder) do(w http.ResponseWriter, r *http.Request, body []byte, call
 		return fmt.Errorf("forward to %s: %w", caller.GetLeader(), err)
 	}
 	defer resp.Body.Close()
+	if resp.Header.Get(notHere) != "" {
+		return fmt.Errorf("forward to %s: %w", caller.GetLeader(), errNotHere)
+	}
 	copyHeader(w.Header(), resp.Header)
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Mesos-Stream-Id") == "" {
 		return passOn(ctx, cancel, w, r, resp)

@@ -18,6 +18,14 @@ import (
 // leaderWait is how long a SUBSCRIBE waits for a leader: clients spin on 503, or give up.
 const leaderWait = 8 * time.Second
 
+// officeWait is how long a forwarded SUBSCRIBE waits for a node that does not know that it
+// leads: another may have heard of that first, or it is its successor after a restart.
+const officeWait = 500 * time.Millisecond
+
+// notHere marks the answer to a forwarded call of a node that does not lead: nothing was
+// done, and whoever forwarded looks for the leader anew.
+const notHere = "Mesolith-Not-Here"
+
 // RedirectHeader set to 1 asks for Mesos' 307 instead of forwarding.
 const RedirectHeader = "Mesolith-Redirect"
 
@@ -86,7 +94,10 @@ func (rt *Router) bring(w http.ResponseWriter, r *http.Request, body []byte, loc
 			local.ServeHTTP(w, r)
 		case now.Here:
 			httpio.Error(w, http.StatusServiceUnavailable, notRecovered)
-		case now.Leader == "" || auth.Forwarded(r.Context()):
+		case auth.Forwarded(r.Context()):
+			w.Header().Set(notHere, "1")
+			httpio.Error(w, http.StatusServiceUnavailable, noLeader)
+		case now.Leader == "":
 			httpio.Error(w, http.StatusServiceUnavailable, noLeader)
 		case r.Header.Get(RedirectHeader) == "1" && now.Address != "":
 			Redirect(w, now.Address, r.URL.RequestURI())
@@ -99,6 +110,10 @@ func (rt *Router) bring(w http.ResponseWriter, r *http.Request, body []byte, loc
 			if patient && !rt.Board.wait(ctx, func(s Standing) bool { return !s.same(now) }).same(now) {
 				continue
 			}
+			if errors.Is(err, errNotHere) {
+				httpio.Error(w, http.StatusServiceUnavailable, noLeader)
+				return
+			}
 			httpio.Error(w, http.StatusServiceUnavailable, "Leader "+now.Leader+" did not answer: it was not reached, and nothing was sent")
 		}
 		return
@@ -106,17 +121,22 @@ func (rt *Router) bring(w http.ResponseWriter, r *http.Request, body []byte, loc
 }
 
 // await gives a SUBSCRIBE time for an election; everything else is answered at once. A
-// forwarded one waits for this node itself to be ready, since it goes no further.
+// forwarded one waits for this node itself to be ready, since it goes no further, and not
+// for long where it does not lead.
 func (rt *Router) await(ctx context.Context, r *http.Request, patient bool) Standing {
-	forwarded := auth.Forwarded(r.Context())
-	fine := func(s Standing) bool {
-		return s.answers() || !forwarded && !s.Here && s.Leader != ""
-	}
 	now, _ := rt.Board.Read()
-	if fine(now) || !patient {
+	if !patient {
 		return now
 	}
-	return rt.Board.wait(ctx, fine)
+	if !auth.Forwarded(r.Context()) {
+		return rt.Board.wait(ctx, func(s Standing) bool { return s.answers() || !s.Here && s.Leader != "" })
+	}
+	short, cancel := context.WithTimeout(ctx, officeWait)
+	defer cancel()
+	if now = rt.Board.wait(short, func(s Standing) bool { return s.Here }); !now.Here {
+		return now
+	}
+	return rt.Board.wait(ctx, func(s Standing) bool { return s.answers() || !s.Here })
 }
 
 func isSubscribe(r *http.Request, body []byte) bool {

@@ -244,6 +244,25 @@ func TestNoLeader(t *testing.T) {
 	}
 }
 
+// The node that led is back, as a follower, before others know who leads now: it does not
+// hold what they bring.
+func TestSubscriptionIsNotHeldByWhoLedBefore(t *testing.T) {
+	c := newCluster(t, open, "m1", "m0", "a1")
+	c.nodes["m0"].board.Post(calls.Standing{Term: 1})
+	c.nodes["a1"].board.Post(calls.Standing{Leader: "m0", Height: 1, Term: 1})
+	got := make(chan *subscription, 1)
+	go func() { got <- c.subscribe("a1", "x") }()
+	select {
+	case <-got:
+		t.Fatal("answered without a leader")
+	case <-time.After(50 * time.Millisecond):
+	}
+	c.nodes["a1"].board.Post(calls.Standing{Leader: "m1", Address: "10.0.0.1:5050", Height: 1, Term: c.term, Ready: true})
+	if s := <-got; s.id == "" {
+		t.Error("no framework id")
+	}
+}
+
 func TestRedirect(t *testing.T) {
 	c := newCluster(t, open, "m1", "a1")
 	for _, k := range []struct{ path, want string }{{"/redirect", "//10.0.0.1:5050"}, {"/master/redirect", "//10.0.0.1:5050"}} {
