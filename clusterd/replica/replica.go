@@ -255,7 +255,12 @@ func open(cfg Config) (*Replica, error) {
 	if err := r.startLibrary(notify); err != nil {
 		return nil, fmt.Errorf("start raft in %s: %w", cfg.Dir, err)
 	}
-	r.watch.Go(func() { r.follow(notify) })
+	leaders := make(chan raft.Observation, 1)
+	r.raft.RegisterObserver(raft.NewObserver(leaders, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	}))
+	r.watch.Go(func() { r.follow(notify, leaders) })
 	r.watch.Go(r.snapshotByBytes)
 	return r, nil
 }
@@ -278,7 +283,8 @@ func libraryConfig(cfg Config, notify chan bool) *raft.Config {
 }
 
 // follow drains the library's channel, which otherwise blocks it, and keeps the newest.
-func (r *Replica) follow(notify <-chan bool) {
+// leaders tells that another leader is heard, or none.
+func (r *Replica) follow(notify <-chan bool, leaders <-chan raft.Observation) {
 	for {
 		select {
 		case <-r.stop:
@@ -287,14 +293,24 @@ func (r *Replica) follow(notify <-chan bool) {
 			term := r.raft.CurrentTerm()
 			r.mu.Lock()
 			r.leading = Leadership{Leading: leading, Term: term}
-			close(r.changed)
-			r.changed = make(chan struct{})
+			r.tell()
+			r.mu.Unlock()
+		case <-leaders:
+			r.mu.Lock()
+			r.tell()
 			r.mu.Unlock()
 		}
 	}
 }
 
-// Leadership gives the newest, and a channel that closes when there is a newer one.
+// tell wakes who waits for a change; with mu held.
+func (r *Replica) tell() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// Leadership gives the newest, and a channel that closes when there is a newer one or
+// another leader is heard.
 func (r *Replica) Leadership() (Leadership, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
