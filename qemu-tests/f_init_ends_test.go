@@ -60,7 +60,14 @@ func (f *faultyMachine) storm(fw *framework, task func(id, script string) client
 	t.Helper()
 	fw.start(t, task("in-the-storm", "sleep 3; exit 9"))
 	f.tell(fmt.Sprintf("orphans %d isolated noded", orphansOfAStorm))
-	line := f.sees("fault: storm of ", "fault: killed isolated", "isolated ended (signal: killed), starts again", "fault: storm ended with status 0, ")
+	f.sees("fault: storm of ")
+	begun := f.mark
+	for _, text := range []string{"fault: killed isolated", "isolated ended (signal: killed), starts again"} { // in any order
+		if _, err := f.console().Wait(within(t, toElect), begun, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := f.seesIn(toElect+orphansOfAStorm/100, "fault: storm ended with status 0, ")
 	var reaped, of, left int
 	var took float64
 	_, facts, _ := strings.Cut(line.Text, "status 0, ")

@@ -116,10 +116,16 @@ func (f *faultyMachine) tell(command string) {
 // sees waits for lines on the console, in their order, and gives the last one.
 func (f *faultyMachine) sees(texts ...string) vm.Line {
 	f.t.Helper()
+	return f.seesIn(toElect, texts...)
+}
+
+// seesIn waits for so many boots for each.
+func (f *faultyMachine) seesIn(boots int, texts ...string) vm.Line {
+	f.t.Helper()
 	var line vm.Line
 	for _, text := range texts {
 		var err error
-		if line, err = f.console().Wait(within(f.t, toElect), f.mark, text); err != nil {
+		if line, err = f.console().Wait(within(f.t, boots), f.mark, text); err != nil {
 			f.t.Fatalf("the console does not say %q: %v", text, err)
 		}
 		for i, l := range f.console().Lines(f.mark) {
