@@ -168,7 +168,8 @@ func (d *diagnosis) versions(f facts) {
 
 // masters are judged by what they say of themselves.
 func (d *diagnosis) masters(f facts) {
-	var listed, up, mute, whys []string
+	var listed, up, late, whys []string
+	mute := 0
 	leaders := map[string][]string{}
 	for _, n := range f.nodes {
 		if !n.master {
@@ -180,7 +181,8 @@ func (d *diagnosis) masters(f facts) {
 			continue // off, or its clusterd has said nothing yet
 		}
 		up = append(up, n.name)
-		if strings.Contains(s.Summary, "has stopped voting") {
+		stopped := strings.Contains(s.Summary, "has stopped voting")
+		if stopped {
 			d.wrong(n.name, s.Summary, "The other masters go on without it.", "Switch off the machine that is not meant, then restart clusterd on the other.")
 		}
 		if s.Leader == "" {
@@ -191,7 +193,10 @@ func (d *diagnosis) masters(f facts) {
 		}
 		leaders[s.Leader] = append(leaders[s.Leader], n.name)
 		if !s.Votes {
-			mute = append(mute, n.name)
+			mute++
+			if !stopped && !f.holds(n.name) { // those say more themselves
+				late = append(late, n.name)
+			}
 		}
 	}
 	d.held(f)
@@ -207,14 +212,22 @@ func (d *diagnosis) masters(f facts) {
 		d.wrong("masters", "no leader: "+strings.Join(whys, "; "), "What runs goes on. Nothing new starts until there is one.", "It comes by itself when a majority is up and connected; if not, look at the masters' logs.")
 	case len(leaders) > 1:
 		d.warn("masters", fmt.Sprintf("they name different leaders: %v", leaders), "That is so for a moment while one takes over.", "Ask again; if it stays, the masters are cut from each other.")
-	case len(mute) > 0:
-		d.warn("masters", fmt.Sprintf("%s %s no vote yet, %d are needed", strings.Join(mute, ", "), has(len(mute)), quorum), spare(len(up)-len(mute)-quorum),
-			"It comes by itself within seconds of their boot; reboot no other master before. If it stays, read clusterd's log on the leader.")
 	case len(up) < len(listed):
-		d.warn("masters", fmt.Sprintf("%d of %s answer, %d are needed", len(up), plural(len(listed), "master", "masters"), quorum), spare(len(up)-quorum), "Bring back "+strings.Join(without(listed, up), ", ")+".")
-	default:
+		d.warn("masters", fmt.Sprintf("%d of %s answer, %d are needed", len(up), plural(len(listed), "master", "masters"), quorum), spare(len(up)-mute-quorum), "Bring back "+strings.Join(without(listed, up), ", ")+".")
+	case mute == 0:
 		d.ok("masters", "all %d answer, %d are needed, %s leads", len(up), quorum, slices.Collect(maps.Keys(leaders))[0])
 	}
+	if len(late) > 0 {
+		d.warn("masters", fmt.Sprintf("%s %s no vote yet, %d are needed", strings.Join(late, ", "), has(len(late)), quorum), spare(len(up)-mute-quorum),
+			"It comes by itself within seconds of their boot; reboot no other master before. If it stays, read clusterd's log on the leader.")
+	}
+}
+
+// holds says whether a master's machine is another one than the cluster knows.
+func (f facts) holds(name string) bool {
+	return slices.ContainsFunc(f.nodes, func(n nodeFacts) bool {
+		return slices.ContainsFunc(n.health.Status.Held, func(h node.Held) bool { return h.Master == name })
+	})
 }
 
 func has(n int) string {

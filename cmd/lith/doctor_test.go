@@ -66,6 +66,10 @@ func TestDiagnosisNamesFaults(t *testing.T) {
 		"a machine boots":   {func(f *facts) { f.young = true; f.nodes[2].err = errors.New("refused") }, gradeWarning, "n3", []string{"does not answer yet", "booting"}},
 		"one master fewer":  {func(f *facts) { f.nodes[2].err = errors.New("x") }, gradeWarning, "masters", []string{"2 of 3 masters answer, 2 are needed", "None of them may be lost", "Bring back n3"}},
 		"one votes not yet": {func(f *facts) { f.nodes[2].health.Status.Votes = false }, gradeWarning, "masters", []string{"n3 has no vote yet, 2 are needed", "None of them may be lost", "reboot no other master before"}},
+		"one is off and one votes not yet": {func(f *facts) {
+			f.nodes = append(f.nodes, wellNode("n4"), wellNode("n5"))
+			f.nodes[4].err, f.nodes[3].health.Status.Votes = errors.New("x"), false
+		}, gradeWarning, "masters", []string{"4 of 5 masters answer, 3 are needed", "None of them may be lost", "Bring back n5"}},
 		"no majority": {func(f *facts) {
 			for i := range 2 {
 				f.nodes[i].err = errors.New("x")
@@ -149,5 +153,18 @@ func TestDoctorAsksEverybody(t *testing.T) {
 	}
 	if r := lith(t.Context(), "doctor", "--api", playCluster(t).server.URL); r.code != 0 || !strings.Contains(r.out, "nothing is wrong") {
 		t.Errorf("doctor of a played cluster: code %d, %v\n%s%s", r.code, r.err, r.out, r.errOut)
+	}
+}
+
+// A machine that waits for an operator gets no vote by itself, and nobody says that it will.
+func TestAHeldMachineIsNotWaitedFor(t *testing.T) {
+	f := wellCluster()
+	f.nodes[2].health.Status.Votes = false
+	f.nodes[0].health.Status.Held = []node.Held{{Master: "n3", Hardware: "other", Known: "before"}}
+	f.nodes[1].health.Status.Votes, f.nodes[1].health.Status.Summary = false, "n2 has stopped voting: another machine named n2"
+	for _, found := range diagnose(f).Findings {
+		if strings.Contains(found.Do, "It comes by itself within seconds") || found.About == "masters" && found.Grade == gradeOK {
+			t.Errorf("%+v", found)
+		}
 	}
 }
