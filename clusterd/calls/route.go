@@ -18,8 +18,9 @@ import (
 // leaderWait is how long a SUBSCRIBE waits for a leader: clients spin on 503, or give up.
 const leaderWait = 8 * time.Second
 
-// officeWait is how long a forwarded SUBSCRIBE waits for a node that does not know that it
-// leads: another may have heard of that first, or it is its successor after a restart.
+// officeWait is how long a forwarded SUBSCRIBE waits at a node that does not lead. It may
+// have been elected and not know it yet, which takes a moment; if it led and was started
+// again, it never will lead in the term that the forwarder means.
 const officeWait = 500 * time.Millisecond
 
 // notHere marks the answer to a forwarded call of a node that does not lead: nothing was

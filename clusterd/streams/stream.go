@@ -144,8 +144,7 @@ func (s *Stream) take() (e *Event, over bool) {
 // went away or ctx ended. When it returns, Send returns false.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	defer s.Close(nil)
-	heard := false
-	err := s.serve(ctx, w, &heard)
+	heard, err := s.serve(ctx, w)
 	if errors.Is(err, ErrGone) && !heard {
 		return fmt.Errorf("%w: %w", ErrUnheard, err)
 	}
@@ -153,14 +152,14 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 }
 
 // serve does it, and says whether the first event was written.
-func (s *Stream) serve(ctx context.Context, w http.ResponseWriter, heard *bool) error {
+func (s *Stream) serve(ctx context.Context, w http.ResponseWriter) (heard bool, err error) {
 	h := w.Header()
 	h.Set("Content-Type", s.encoding.ContentType())
 	h.Set("Mesos-Stream-Id", s.id)
 	w.WriteHeader(http.StatusOK)
 	out := NewSink(w)
 	if err := out.Flush(); err != nil {
-		return err
+		return heard, err
 	}
 
 	quiet := time.NewTimer(silence)
@@ -168,16 +167,16 @@ func (s *Stream) serve(ctx context.Context, w http.ResponseWriter, heard *bool) 
 	for {
 		e, over := s.take()
 		if over {
-			return s.outcome()
+			return heard, s.outcome()
 		}
 		if e == nil {
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("%w: %w", ErrGone, context.Cause(ctx))
+				return heard, fmt.Errorf("%w: %w", ErrGone, context.Cause(ctx))
 			case <-s.wake:
 				continue
 			case <-quiet.C:
-				if !*heard { // nothing may precede SUBSCRIBED
+				if !heard { // nothing may precede SUBSCRIBED
 					quiet.Reset(silence)
 					continue
 				}
@@ -185,12 +184,12 @@ func (s *Stream) serve(ctx context.Context, w http.ResponseWriter, heard *bool) 
 			}
 		}
 		if err := out.Write(e.record(s.encoding)); err != nil {
-			return err
+			return heard, err
 		}
-		if !*heard {
-			*heard = true
+		if !heard {
+			heard = true
 			if err := s.greet(out); err != nil {
-				return err
+				return heard, err
 			}
 		}
 		quiet.Reset(silence)
