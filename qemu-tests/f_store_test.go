@@ -143,7 +143,8 @@ func (b *storeBench) diskError(inFlush bool) {
 	if err := b.m.disk.Fail(false); err != nil {
 		b.t.Fatal(err)
 	}
-	if line := b.w.waitAny(within(b.t, 30), "opened", "refused", "probe: "); strings.HasPrefix(line, "opened") {
+	// It opens at once, and the disk may not have come back yet.
+	if line := b.w.waitAny(within(b.t, 60), "opened", "down", "probe: "); strings.HasPrefix(line, "opened") {
 		b.w.seen--
 		b.compare()
 		b.w.acknowledged(within(b.t, 30), 200)

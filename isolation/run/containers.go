@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	_ "github.com/opencontainers/cgroups/devices" // libcontainer's device filter
 	"github.com/opencontainers/runc/libcontainer"
@@ -196,10 +197,11 @@ var rlimitNumbers = map[string]int{
 func (r Containers) Exec(j *Job, p *Process) error {
 	c, ok := p.Go.(*libcontainer.Container)
 	if !ok {
-		var err error
-		if c, err = libcontainer.Load(r.State, j.ID); err != nil {
+		fifo := filepath.Join(r.State, j.ID, "exec.fifo")
+		if err := release(fifo, func() bool { return alive(p) && r.Waiting(j, p) }); err != nil {
 			return fmt.Errorf("start program: %w", err)
 		}
+		return nil
 	}
 	if err := c.Exec(); err != nil {
 		return fmt.Errorf("start program: %w", err)
@@ -207,6 +209,36 @@ func (r Containers) Exec(j *Job, p *Process) error {
 	p.Go = nil // nothing else needs it; an idle container should cost nothing here
 	return nil
 }
+
+// release lets the first process of an earlier keeper's container begin its program, if
+// that keeper did not. It writes to libcontainer's named pipe fifo, which takes a reader
+// to let it go on, and whoever reads removes the pipe. The earlier keeper may have died
+// before, between or after these, and the process may still be on its way to its program
+// when the pipe is gone: libcontainer's own Exec fails there, or waits until the task ends.
+func release(fifo string, waiting func() bool) error {
+	fd, err := unix.Open(fifo, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: fifo, Err: err}
+	}
+	defer unix.Close(fd)
+	// Neither end nor deadline tells that a writer is still to come.
+	for b := make([]byte, 1); ; time.Sleep(releasePoll) {
+		stood := waiting()
+		if n, _ := unix.Read(fd, b); n > 0 || !stood {
+			break
+		}
+	}
+	if err := os.Remove(fifo); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// releasePoll is how often release looks.
+const releasePoll = 5 * time.Millisecond
 
 // Waiting says whether the first process is still libcontainer's, before the program.
 func (r Containers) Waiting(_ *Job, p *Process) bool {
