@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,12 +36,13 @@ type position struct {
 	LastIndex  uint64           `json:"lastIndex"`
 	Unwritten  bool             `json:"unwritten,omitempty"` // as in birth.Own
 	Origin     birth.Reach      `json:"origin"`
+	Voters     []birth.Voter    `json:"voters,omitempty"`
 	dir        string
 }
 
 // own is what a master says of itself that holds nothing newer.
 func (p *position) own() birth.Own {
-	return birth.Own{Legacy: true, Generation: p.Generation, Term: p.Term, LastIndex: p.LastIndex, Unwritten: p.Unwritten, Origin: p.Origin}
+	return birth.Own{Legacy: true, Generation: p.Generation, Term: p.Term, LastIndex: p.LastIndex, Unwritten: p.Unwritten, Origin: p.Origin, Voters: p.Voters}
 }
 
 func randomID() string {
@@ -105,6 +107,7 @@ func (m *Masters) recall() error {
 	if err != nil {
 		return fmt.Errorf("open masters' directory: %w", err)
 	}
+	var left []*position
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), "g-") {
 			continue
@@ -129,14 +132,26 @@ func (m *Masters) recall() error {
 		if err != nil {
 			return err // it may be all that is left of the cluster
 		}
-		if m.legacy == nil || p.own().Newer(m.legacy.own()) {
-			m.legacy = p
-		}
+		left = append(left, p)
 	}
+	m.legacy = newestLeft(left)
 	if m.gen.ID != "" {
 		return m.open()
 	}
 	return nil
+}
+
+// newestLeft is the newest of what was left; nil: nothing.
+func newestLeft(left []*position) (newest *position) {
+	var all []birth.Answer
+	for _, p := range left {
+		all = append(all, birth.Answer{Own: p.own()})
+	}
+	if best := birth.Newest(all); best != nil {
+		i := slices.IndexFunc(left, func(p *position) bool { return p.own().Reach().Same(best.Reach()) })
+		newest = left[i]
+	}
+	return newest
 }
 
 func readPosition(dir string) (*position, error) {
@@ -274,11 +289,14 @@ func (m *Masters) leave(ctx context.Context) error {
 		return ctx.Err()
 	}
 	dir := m.dir(m.gen)
-	state, end, err := replica.HandOver(dir, m.cfg.Machine)
+	end, err := replica.HandOver(dir, m.cfg.Machine)
 	if err == nil && end.LastIndex > 0 {
 		p := &position{Generation: m.gen, Term: end.LastTerm, LastIndex: end.LastIndex, dir: dir}
+		for _, v := range end.Voters {
+			p.Voters = append(p.Voters, birth.Voter(v))
+		}
 		p.Unwritten, p.Origin = m.unwritten(end.LastIndex)
-		if err = m.keep(p, state); err == nil {
+		if err = m.keep(p, end.State); err == nil {
 			m.legacy = p
 		}
 	}

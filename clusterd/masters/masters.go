@@ -336,6 +336,7 @@ func (m *Masters) own() birth.Own {
 	if m.legacy != nil {
 		left := m.legacy.own()
 		o.Legacy, o.Generation, o.Term, o.LastIndex, o.Unwritten, o.Origin = true, left.Generation, left.Term, left.LastIndex, left.Unwritten, left.Origin
+		o.Voters = left.Voters
 	}
 	if m.replica == nil {
 		return o
@@ -346,6 +347,7 @@ func (m *Masters) own() birth.Own {
 	}
 	o.Bound, o.Legacy, o.Generation, o.Term, o.LastIndex = true, false, m.gen, p.LastTerm, p.LastIndex
 	o.Unwritten, o.Origin = m.unwritten(p.LastIndex)
+	o.Voters = nil
 	if members, index, err := m.replica.Members(); err == nil {
 		o.ConfigIndex = index
 		for _, v := range members {

@@ -3,9 +3,11 @@ package masters
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,6 +37,32 @@ func TestABirthThatCameToNothingOutranksNothing(t *testing.T) {
 			t.Errorf("born at height %d, and %d was heard of", now.Height, fruitless.Height)
 		}
 		s.everywhere("more")
+	})
+}
+
+// The trace of docs/adr/0012-unheard.md: m1 is not heard while the other two, who forgot
+// everything, are born anew and acknowledge something, and its own log is much longer.
+func TestABirthThatHeardNobodyIsTheNewerOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, false, "m1", "m2", "m3")
+		s.boot("m1", "m2", "m3")
+		was := s.write("of an earlier life")
+		for i := range 20 {
+			s.write(fmt.Sprint("more ", i))
+		}
+		s.everywhere("more 19")
+		s.off("m1", "m2", "m3")
+		s.boot("m2", "m3")
+		if g := s.write("acknowledged"); g == was || g.Height != was.Height {
+			t.Fatalf("born as %v after %v: this proves nothing", g, was)
+		}
+		s.everywhere("acknowledged")
+		s.off("m2")
+		s.boot("m2")
+		s.start("m1")
+		s.write("later")
+		s.everywhere("later")
+		s.everywhere("acknowledged")
 	})
 }
 
@@ -94,7 +122,7 @@ func TestWhatAGenerationWasFoundedWithIsRemembered(t *testing.T) {
 			}
 			return m
 		}
-		origin := birth.Reach{Height: 3, Term: 7, Index: 41}
+		origin := birth.Reach{Height: 3, Term: 7, Index: 41, ID: "older", Voters: []birth.Voter{{Name: "m1", Incarnation: "boot0"}, {Name: "m2"}}}
 		g := birth.Generation{Height: 5, ID: newUUID()}
 		m := alone()
 		if err := m.bind(g, []birth.Voter{{Name: "m1", Incarnation: "boot1"}, {Name: "m2", Incarnation: "boot1"}, {Name: "m3"}}, []byte("old"), origin); err != nil {
@@ -103,7 +131,7 @@ func TestWhatAGenerationWasFoundedWithIsRemembered(t *testing.T) {
 		check := func(what string, m *Masters, bound bool) {
 			t.Helper()
 			o := answerOf(m.toWire(birth.Answer{Name: "m1", Own: m.own()})) // as others read it
-			if o.Bound != bound || o.Legacy == bound || o.Generation != g || !o.Unwritten || o.Own.Reach() != origin {
+			if o.Bound != bound || o.Legacy == bound || o.Generation != g || !o.Unwritten || !reflect.DeepEqual(o.Own.Reach(), origin) {
 				t.Errorf("%s: %+v", what, o.Own)
 			}
 		}

@@ -96,9 +96,7 @@ func answerOf(a *birthwire.Answer) birth.Answer {
 		},
 	}
 	out.Bound = a.GetGeneration() != "" && !a.GetLegacy()
-	for _, v := range a.GetVoters() {
-		out.Voters = append(out.Voters, birth.Voter{Name: v.GetName(), Incarnation: v.GetIncarnation()})
-	}
+	out.Voters = votersOf(a.GetVoters())
 	return out
 }
 
@@ -109,21 +107,33 @@ func (m *Masters) toWire(a birth.Answer) *birthwire.Answer {
 		Unwritten: a.Unwritten, Origin: reachToWire(a.Origin),
 		Hardware: a.Hardware, Known: hardwareToWire(a.Known), Admitted: wordsToWire(a.Admitted),
 	}
-	for _, v := range a.Voters {
-		out.Voters = append(out.Voters, &birthwire.Voter{Name: v.Name, Incarnation: v.Incarnation})
+	out.Voters = votersToWire(a.Voters)
+	return out
+}
+
+func votersOf(list []*birthwire.Voter) (out []birth.Voter) {
+	for _, v := range list {
+		out = append(out, birth.Voter{Name: v.GetName(), Incarnation: v.GetIncarnation()})
+	}
+	return out
+}
+
+func votersToWire(list []birth.Voter) (out []*birthwire.Voter) {
+	for _, v := range list {
+		out = append(out, &birthwire.Voter{Name: v.Name, Incarnation: v.Incarnation})
 	}
 	return out
 }
 
 func reachOf(r *birthwire.Reach) birth.Reach {
-	return birth.Reach{Height: r.GetHeight(), Term: r.GetTerm(), Index: r.GetIndex()}
+	return birth.Reach{Height: r.GetHeight(), Term: r.GetTerm(), Index: r.GetIndex(), ID: r.GetGeneration(), Voters: votersOf(r.GetVoters())}
 }
 
 func reachToWire(r birth.Reach) *birthwire.Reach {
-	if r == (birth.Reach{}) {
+	if r.Same(birth.Reach{}) {
 		return nil
 	}
-	return &birthwire.Reach{Height: r.Height, Term: r.Term, Index: r.Index}
+	return &birthwire.Reach{Height: r.Height, Term: r.Term, Index: r.Index, Generation: r.ID, Voters: votersToWire(r.Voters)}
 }
 
 // answered takes in what another master said.
@@ -250,12 +260,8 @@ func (m *Masters) serve(ctx context.Context, from string, r request) reply {
 		if why := m.notAsked(ctx, b.Found.GetAttempt()); why != "" {
 			return refuse("%s", why)
 		}
-		var voters []birth.Voter
-		for _, v := range b.Found.GetVoters() {
-			voters = append(voters, birth.Voter{Name: v.GetName(), Incarnation: v.GetIncarnation()})
-		}
 		g := birth.Generation{Height: b.Found.GetHeight(), ID: b.Found.GetGeneration()}
-		if err := m.bind(g, voters, r.state, reachOf(b.Found.GetOrigin())); err != nil {
+		if err := m.bind(g, votersOf(b.Found.GetVoters()), r.state, reachOf(b.Found.GetOrigin())); err != nil {
 			return refuse("cannot bind: %v", err)
 		}
 		m.log.Info("bound to a new generation", "generation", g.ID, "height", g.Height, "founder", from)
@@ -385,10 +391,14 @@ func (m *Masters) foundNow(ctx context.Context, f birth.Found) error {
 			return fmt.Errorf("%s, who has the newest state, did not hand it over", f.Source)
 		}
 		state, origin = from.state, answerOf(from.Answer).Reach()
-		for name, a := range left {
-			if answerOf(a.Answer).Newer(answerOf(from.Answer).Own) {
-				return fmt.Errorf("%s left with newer state than %s, who was to hand it over: it is tried again", name, f.Source)
+		var all []birth.Answer
+		for _, name := range m.cfg.List {
+			if a, ok := left[name]; ok {
+				all = append(all, answerOf(a.Answer))
 			}
+		}
+		if best := birth.Newest(all); best != nil && !best.Reach().Same(origin) {
+			return fmt.Errorf("%s left with newer state than %s, who was to hand it over: it is tried again", best.Name, f.Source)
 		}
 	}
 	g := birth.Generation{Height: f.Height, ID: newUUID()}

@@ -19,9 +19,9 @@ import (
 //
 // It is for a generation that is dead: entries that were never committed count with the
 // others from then on.
-func HandOver(dir string, m Machine) (state []byte, end Position, err error) {
-	fail := func(err error) ([]byte, Position, error) {
-		return nil, Position{}, fmt.Errorf("read what is left in %s: %w", dir, err)
+func HandOver(dir string, m Machine) (end Left, err error) {
+	fail := func(err error) (Left, error) {
+		return Left{}, fmt.Errorf("read what is left in %s: %w", dir, err)
 	}
 	if err := m.Restore(bytes.NewReader(nil)); err != nil {
 		return fail(err)
@@ -33,7 +33,7 @@ func HandOver(dir string, m Machine) (state []byte, end Position, err error) {
 		return fail(err)
 	}
 	if end.LastIndex == 0 {
-		return nil, end, nil
+		return end, nil
 	}
 	w, err := m.Snapshot()
 	if err != nil {
@@ -43,31 +43,39 @@ func HandOver(dir string, m Machine) (state []byte, end Position, err error) {
 	if _, err := w.WriteTo(&buf); err != nil {
 		return fail(err)
 	}
-	return buf.Bytes(), end, nil
+	end.State = buf.Bytes()
+	return end, nil
 }
 
-func restoreNewest(dir string, m Machine) (Position, error) {
+// Left is what HandOver finds.
+type Left struct {
+	Position
+	State  []byte
+	Voters []Voter // newest configuration
+}
+
+func restoreNewest(dir string, m Machine) (Left, error) {
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotRetain, quiet())
 	if err != nil {
-		return Position{}, err
+		return Left{}, err
 	}
 	list, err := snaps.List()
 	if err != nil || len(list) == 0 {
-		return Position{}, err
+		return Left{}, err
 	}
 	meta, r, err := snaps.Open(list[0].ID)
 	if err != nil {
-		return Position{}, err
+		return Left{}, err
 	}
 	defer r.Close()
 	if err := m.Restore(r); err != nil {
-		return Position{}, err
+		return Left{}, err
 	}
-	return Position{LastTerm: meta.Term, LastIndex: meta.Index, AppliedIndex: meta.Index}, nil
+	return Left{Position: Position{LastTerm: meta.Term, LastIndex: meta.Index, AppliedIndex: meta.Index}, Voters: votersIn(meta.Configuration)}, nil
 }
 
 // replay applies the log after a snapshot.
-func replay(dir string, m Machine, from Position) (Position, error) {
+func replay(dir string, m Machine, from Left) (Left, error) {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return from, nil
 	}
@@ -85,7 +93,10 @@ func replay(dir string, m Machine, from Position) (Position, error) {
 		if err := log.GetLog(i, &l); err != nil {
 			return from, fmt.Errorf("entry %d: %w", i, err)
 		}
-		if l.Type == raft.LogCommand {
+		switch l.Type {
+		case raft.LogConfiguration:
+			from.Voters = votersIn(raft.DecodeConfiguration(l.Data))
+		case raft.LogCommand:
 			out := m.Apply(l.Index, l.Term, l.Data)
 			if x, ok := out.(interface{ Fatal() error }); ok && x.Fatal() != nil {
 				return from, fmt.Errorf("entry %d of term %d: %w", l.Index, l.Term, x.Fatal())
@@ -115,4 +126,13 @@ func Holds(dir string) (bool, error) {
 	}
 	last, err := s.LastIndex()
 	return last > 0 || err != nil, errors.Join(err, s.close())
+}
+
+func votersIn(c raft.Configuration) (out []Voter) {
+	for _, s := range c.Servers {
+		if s.Suffrage == raft.Voter {
+			out = append(out, voterOf(s.ID))
+		}
+	}
+	return out
 }

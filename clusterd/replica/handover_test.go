@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,13 @@ func TestHandOverHoldsWhatWasNeverKnownToBeCommitted(t *testing.T) {
 	}
 	for i := uint64(2); i < 10; i++ {
 		l := &raft.Log{Index: i, Term: 7, Type: raft.LogCommand, Data: fmt.Append(nil, "x", i)}
-		if i == 5 {
+		switch i {
+		case 5:
 			l = &raft.Log{Index: i, Term: 7, Type: raft.LogNoop}
+		case 6:
+			l.Type, l.Data = raft.LogConfiguration, raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{
+				{ID: "a/i1", Address: "a/i1"}, {ID: "b/i2", Address: "b/i2"}, {ID: "c/", Address: "c/"}, {ID: "d/i1", Address: "d/i1", Suffrage: raft.Nonvoter},
+			}})
 		}
 		if err := log.StoreLog(l); err != nil {
 			t.Fatal(err)
@@ -42,16 +48,19 @@ func TestHandOverHoldsWhatWasNeverKnownToBeCommitted(t *testing.T) {
 	}
 	for range 2 { // and again: it changes nothing
 		m := &counter{entries: []string{"of another life"}}
-		state, end, err := HandOver(dir, m)
+		end, err := HandOver(dir, m)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if end.LastIndex != 9 || end.LastTerm != 7 {
 			t.Errorf("%+v", end)
 		}
-		want := "first\nx2\nx3\nx4\nx6\nx7\nx8\nx9\n"
-		if string(state) != want {
-			t.Errorf("handed over %q, want %q", state, want)
+		want := "first\nx2\nx3\nx4\nx7\nx8\nx9\n"
+		if string(end.State) != want {
+			t.Errorf("handed over %q, want %q", end.State, want)
+		}
+		if want := []Voter{{"a", "i1"}, {"b", "i2"}, {"c", ""}}; !slices.Equal(end.Voters, want) {
+			t.Errorf("voters %v, want %v", end.Voters, want)
 		}
 	}
 	if holds, err := Holds(dir); !holds || err != nil {
@@ -67,9 +76,9 @@ func TestAnEmptyDirectoryHoldsNothing(t *testing.T) {
 	if holds, err := Holds(dir); holds || err != nil {
 		t.Errorf("%v %v", holds, err)
 	}
-	state, end, err := HandOver(dir, &counter{})
-	if err != nil || end != (Position{}) || len(state) != 0 {
-		t.Errorf("%q %+v %v", state, end, err)
+	end, err := HandOver(dir, &counter{})
+	if err != nil || end.Position != (Position{}) || len(end.State) != 0 || len(end.Voters) != 0 {
+		t.Errorf("%+v %v", end, err)
 	}
 }
 

@@ -54,7 +54,7 @@ type Own struct {
 	Highest     uint64 // height heard of, anywhere
 	Term        uint64 // of the last entry of the log, not the newest voted in
 	LastIndex   uint64
-	Voters      []Voter // newest configuration in the log
+	Voters      []Voter // newest configuration in the log, or in what is left of one
 	ConfigIndex uint64  // and where it stands
 	// Legacy: not bound, but the state of a generation it left is still here, up to
 	// (Generation.Height, Term, LastIndex).
@@ -447,19 +447,14 @@ func (s State) waitingFor() string {
 
 func (s State) found(valid []Answer, all bool, now time.Time) (State, []Action) {
 	f := Found{Attempt: s.attempt, Height: 1}
-	var best *Answer
-	for i := range valid {
-		a := &valid[i]
+	for _, a := range valid {
 		f.Height = max(f.Height, a.Highest+1, a.Generation.Height+1)
 		if a.Bound && !Dead(a.Generation, valid, len(s.cfg.List), all) {
 			return s.giveUp(fmt.Sprintf("generation %s might be alive: %s belongs to it", a.Generation.ID, a.Name), now)
 		}
-		if (a.Bound || a.Legacy) && (best == nil || a.Newer(best.Own)) {
-			best = a
-		}
 	}
 	f.Participants = valid
-	if best != nil {
+	if best := Newest(valid); best != nil {
 		f.Source = best.Name
 		if len(valid) < len(s.cfg.List) {
 			f.Lost = fmt.Sprintf("born again from %s with %d of %d masters: what only the missing ones had is lost", best.Name, len(valid), len(s.cfg.List))

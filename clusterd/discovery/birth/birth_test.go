@@ -198,7 +198,7 @@ func TestRebirthFromTheSurvivor(t *testing.T) {
 // acknowledged in generation 2.
 func TestABirthThatCameToNothingOutranksNothing(t *testing.T) {
 	b := bound("1.2", Generation{3, "third"}, 1, 1, three("3", "1.2", "")...)
-	b.Unwritten, b.Origin = true, Reach{1, 1, 1}
+	b.Unwritten, b.Origin = true, Reach{Height: 1, Term: 1, Index: 1, ID: "first"}
 	c := bound("1", Generation{2, "second"}, 2, 3, three("2", "", "1")...)
 	for _, order := range [][]Answer{{answer("b", b), answer("c", c)}, {answer("c", c), answer("b", b)}} {
 		s, now := attempt(t, config("a", false), unbound("4"))
@@ -210,8 +210,47 @@ func TestABirthThatCameToNothingOutranksNothing(t *testing.T) {
 	}
 	// The first entry of its own makes it what it says: it had a leader, and a majority.
 	b.Unwritten, b.LastIndex, b.Term = false, 2, 2
-	if !b.Newer(c) {
+	if best := Newest([]Answer{answer("b", b), answer("c", c)}); best.Name != "b" {
 		t.Error("a generation that had a leader ranks below the one before it")
+	}
+}
+
+// Found by walks in the small world (docs/adr/0012-unheard.md): b and c forgot everything and
+// were born anew without hearing a, so that heights tell nothing. b forgot once more.
+func TestABirthThatHeardNobodyIsTheNewerOne(t *testing.T) {
+	first := three("1", "1", "1")
+	for _, height := range []uint64{1, 2, 7} {
+		stale := bound("1", Generation{height, "unheard"}, 9, 99, first...)
+		left := stale
+		left.Bound, left.Legacy, left.Incarnation = false, true, "1.1"
+		newer := bound("2", Generation{1, "heard nobody"}, 2, 3, three("", "2", "2")...)
+		left2 := newer // c is another incarnation since, and has forgotten nothing
+		left2.Bound, left2.Legacy, left2.Incarnation = false, true, "2.1"
+		for _, a := range []Own{stale, left} {
+			for _, c := range []Own{newer, left2} {
+				for _, order := range [][]Answer{{answer("a", a), answer("c", c)}, {answer("c", c), answer("a", a)}} {
+					s, now := attempt(t, config("b", false), unbound("3"))
+					s, _ = Next(s, Answered{now, unbound("3"), "try", order[0]})
+					_, actions := Next(s, Answered{now, unbound("3"), "try", order[1]})
+					if f, ok := firstFound(actions); !ok || f.Source != "c" || f.Height != height+1 {
+						t.Errorf("unheard at height %d: %+v", height, actions)
+					}
+				}
+			}
+		}
+	}
+	// What was born of nothing in it goes no further than where it came from.
+	of := Reach{Height: 1, Term: 2, Index: 3, ID: "heard nobody", Voters: three("", "2", "2")}
+	fruitless := bound("2.1", Generation{2, "fruitless"}, 1, 1, three("", "3", "2.1")...)
+	fruitless.Unwritten, fruitless.Origin = true, of
+	stale := bound("1", Generation{5, "unheard"}, 9, 99, first...)
+	if best := Newest([]Answer{answer("a", stale), answer("b", unbound("4")), answer("c", fruitless)}); best.Name != "c" {
+		t.Error("c holds what was acknowledged, and was born with it once more")
+	}
+	// Within a generation the log decides, whoever votes in it.
+	behind := bound("2", Generation{5, "unheard"}, 8, 100, three("1", "2", "2")...)
+	if best := Newest([]Answer{answer("a", stale), answer("b", behind)}); best.Name != "a" {
+		t.Error("an older log of the same generation is the newer state")
 	}
 }
 

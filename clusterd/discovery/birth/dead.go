@@ -63,7 +63,7 @@ func electable(g Generation, answers []Answer) bool {
 		granted := 0
 		for _, v := range answers {
 			voter := Voter{v.Name, v.Incarnation}
-			if v.Bound && v.Generation == g && slices.Contains(c.Voters, voter) && slices.Contains(v.Voters, candidate) && !v.Newer(c.Own) {
+			if v.Bound && v.Generation == g && slices.Contains(c.Voters, voter) && slices.Contains(v.Voters, candidate) && !v.Reach().longer(c.Reach()) {
 				granted++
 			}
 		}

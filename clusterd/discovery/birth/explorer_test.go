@@ -90,15 +90,16 @@ func (c *counts) add(d counts) {
 	c.clones += d.clones
 	c.twins += d.twins
 	c.forgiven += d.forgiven
+	c.undecided += d.undecided
 	c.stepsDown += d.stepsDown
 	c.joined += d.joined
 	c.promises += d.promises
 }
 
 func (c counts) String() string {
-	return fmt.Sprintf("%d steps; %d births (%d empty, %d from a survivor, %d given up), %d elections, %d acknowledged (%d forgiven by rule 6), "+
+	return fmt.Sprintf("%d steps; %d births (%d empty, %d from a survivor, %d given up), %d elections, %d acknowledged (%d forgiven by rule 6, %d states of a birth that nothing tells apart), "+
 		"%d learners, %d votes given, %d joined; faults: %d power cuts, %d restarts, %d messages lost, %d cuts, %d clones (%d starts refused while their twin was on); %d promises, %d refusals, %d leaders stepped down",
-		c.steps, c.births, c.empty, c.rebirths, c.aborted, c.elections, c.acknowledged, c.forgiven, c.learners, c.replaced, c.joined,
+		c.steps, c.births, c.empty, c.rebirths, c.aborted, c.elections, c.acknowledged, c.forgiven, c.undecided, c.learners, c.replaced, c.joined,
 		c.powerCuts, c.restarts, c.lost, c.cuts, c.clones, c.twins, c.promises, c.refused, c.stepsDown)
 }
 

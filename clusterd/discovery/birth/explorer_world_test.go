@@ -102,6 +102,7 @@ type message struct {
 type counts struct {
 	steps, births, empty, rebirths, aborted, learners, replaced, refused, elections, acknowledged int
 	powerCuts, restarts, lost, cuts, clones, twins, forgiven, stepsDown, joined, promises         int
+	undecided                                                                                     int
 }
 
 type world struct {
@@ -377,9 +378,21 @@ func (w *world) beginBirth(i int, f Found) {
 	b := &birthUnderWay{f: f, gen: Generation{f.Height, fmt.Sprintf("g%d", w.number())}, left: map[int]string{}}
 	m.birth = b
 	var held []int
+	var source Reach
+	living := map[string]string{}
+	for _, p := range f.Participants {
+		living[p.Name] = p.Incarnation
+		if p.Name == f.Source {
+			source = p.Reach()
+		}
+	}
 	for j := range w.machines {
 		x := &w.machines[j]
 		took := slices.ContainsFunc(f.Participants, func(p Answer) bool { return p.Name == x.name && p.Incarnation == x.incarnation() })
+		if took && undecided(x.own().Reach(), source, living) {
+			w.did.undecided++
+			continue
+		}
 		if took && x.member {
 			held = append(held, commands(x.log)...)
 		}
@@ -391,6 +404,12 @@ func (w *world) beginBirth(i int, f Found) {
 	w.origin[b.gen.ID] = held
 	w.say("%s founds height %d with %d masters from %q", m.name, f.Height, len(f.Participants), f.Source)
 	w.ask(i, mLeave)
+}
+
+// undecided says whether nothing tells which of two states is the newer one
+// (docs/adr/0012-unheard.md): what is in the one that is not taken is forgiven.
+func undecided(a, b Reach, living map[string]string) bool {
+	return a.Height == b.Height && a.ID != b.ID && !a.precedes(b, living) && !b.precedes(a, living)
 }
 
 func (w *world) ask(i int, kind messageKind) {

@@ -106,19 +106,17 @@ func withWord(all map[string]Word, from string, said map[string]Word) map[string
 // told gathers what the answers to an attempt know: the newest state's knowledge counts.
 func (s State) told() Told {
 	var t Told
-	var newest *Answer
+	var answers []Answer
 	for _, name := range s.cfg.List {
 		a, ok := s.answers[name]
 		if !ok || a.ListVersion != s.cfg.ListVersion {
 			continue
 		}
-		if (a.Bound || a.Legacy) && (newest == nil || a.Newer(newest.Own)) {
-			newest = &a
-		}
+		answers = append(answers, a)
 		t.Admitted = withWord(t.Admitted, name, a.Admitted)
 	}
-	if newest != nil {
-		t.Known = newest.Known
+	if best := Newest(answers); best != nil {
+		t.Known = best.Known
 	}
 	return t
 }

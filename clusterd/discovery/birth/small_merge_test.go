@@ -17,234 +17,6 @@ import (
 //     that it is another one.
 //   - Answers that only count arrive at once (settle).
 
-// gone is a generation that was heard of once and that nobody can belong to any more.
-var gone = short{0, 15}
-
-// id is what a state, a letter or a decision names.
-type id struct{ kind, owner, value uint8 }
-
-const (
-	idIncarnation uint8 = iota
-	idGeneration
-	idAttempt
-)
-
-// renaming gives ids new numbers, in the order in which they are asked for.
-type renaming struct {
-	incarnations    [most][8]uint8
-	generations     [16]uint8
-	attempts        [most][8]uint8
-	nextIncarnation [most]uint8
-	nextGeneration  uint8
-	nextAttempt     [most]uint8
-}
-
-func (r *renaming) incarnation(of int, v *uint8) {
-	if *v == 0 || *v == hole {
-		return
-	}
-	k := &r.incarnations[of][*v]
-	if *k == 0 {
-		r.nextIncarnation[of]++
-		*k = r.nextIncarnation[of]
-	}
-	*v = *k
-}
-
-func (r *renaming) generation(id *uint8) {
-	if *id == 0 || *id == gone.id {
-		return
-	}
-	k := &r.generations[*id]
-	if *k == 0 {
-		r.nextGeneration++
-		*k = r.nextGeneration
-	}
-	*id = *k
-}
-
-func (r *renaming) attempt(a *uint8) {
-	if *a == 0 {
-		return
-	}
-	owner, slot := (*a-1)/8, (*a-1)%8
-	k := &r.attempts[owner][slot]
-	if *k == 0 {
-		r.nextAttempt[owner]++
-		*k = r.nextAttempt[owner]
-	}
-	*a = owner*8 + *k
-}
-
-func (r *renaming) truth(of int, o *truth) {
-	r.incarnation(of, &o.incarnation)
-	r.generation(&o.gen.id)
-	r.voters(&o.voter)
-}
-
-func (r *renaming) voters(v *[most]uint8) {
-	for j := range v {
-		r.incarnation(j, &v[j])
-	}
-}
-
-// renamedKey is what was renamed, and what each of its ids is now.
-type renamedKey struct {
-	what uint8
-	k    uint32
-	now  [30]uint8
-}
-
-// naming remembers what became of states, letters and decisions.
-type naming struct {
-	known map[renamedKey]uint32
-	ids   [3]map[uint32][]id
-}
-
-const (
-	ofState uint8 = iota
-	ofLetter
-	ofFound
-)
-
-// again gives the number under which k goes with other ids; rename makes it.
-func (n *naming) again(r *renaming, what uint8, k uint32, list func(*[]id), rename func() uint32) uint32 {
-	ids, ok := n.ids[what][k]
-	if !ok {
-		list(&ids)
-		n.ids[what][k] = ids
-	}
-	key := renamedKey{what: what, k: k}
-	same := true
-	for at, x := range ids {
-		was := x.value
-		switch x.kind {
-		case idIncarnation:
-			r.incarnation(int(x.owner), &x.value)
-		case idGeneration:
-			r.generation(&x.value)
-		case idAttempt:
-			r.attempt(&x.value)
-		}
-		same = same && was == x.value
-		key.now[at] = x.value
-	}
-	if same {
-		return k
-	}
-	out, ok := n.known[key]
-	if !ok {
-		out = rename()
-		n.known[key] = out
-	}
-	return out
-}
-
-// lister notes ids in the order in which a renaming meets them, each once.
-type lister struct{ ids *[]id }
-
-func (l lister) note(kind, owner, value uint8) {
-	x := id{kind, owner, value}
-	if value != 0 && !(kind == idIncarnation && value == hole) && !slices.Contains(*l.ids, x) {
-		*l.ids = append(*l.ids, x)
-	}
-}
-
-func (l lister) truth(of int, o truth) {
-	l.note(idIncarnation, uint8(of), o.incarnation)
-	l.note(idGeneration, 0, o.gen.id)
-	l.voters(o.voter)
-}
-
-func (l lister) voters(v [most]uint8) {
-	for j := range v {
-		l.note(idIncarnation, uint8(j), v[j])
-	}
-}
-
-func (w *smallWorld) renameState(k uint32, r *renaming) uint32 {
-	s := w.states[k].State
-	return w.names.again(r, ofState, k, func(ids *[]id) {
-		l := lister{ids}
-		l.note(idAttempt, 0, attemptNumber(s.attempt))
-		l.note(idAttempt, 0, attemptNumber(s.promise.Attempt))
-		if s.promise.From != "" {
-			l.note(idIncarnation, s.promise.From[0]-'a', numberOf(s.promise.Incarnation))
-		}
-		for _, name := range s.cfg.List {
-			if a, ok := s.answers[name]; ok {
-				l.truth(int(name[0]-'a'), truthOf(a.Own))
-			}
-		}
-	}, func() uint32 {
-		attempt := func(a string) string {
-			k := attemptNumber(a)
-			r.attempt(&k)
-			return attemptName(k)
-		}
-		s.attempt, s.promise.Attempt = attempt(s.attempt), attempt(s.promise.Attempt)
-		if s.promise.From != "" {
-			v := numberOf(s.promise.Incarnation)
-			r.incarnation(int(s.promise.From[0]-'a'), &v)
-			s.promise.Incarnation = incarnationOf(v)
-		}
-		s.answers = renameAnswers(s.answers, r)
-		return w.number(s)
-	})
-}
-
-func renameAnswers(answers map[string]Answer, r *renaming) map[string]Answer {
-	out := map[string]Answer{}
-	for name, a := range answers {
-		out[name] = renameAnswer(a, r)
-	}
-	return out
-}
-
-func renameAnswer(a Answer, r *renaming) Answer {
-	o := truthOf(a.Own)
-	r.truth(int(a.Name[0]-'a'), &o)
-	a.Own = o.long()
-	return a
-}
-
-func (w *smallWorld) renameLetter(k uint32, r *renaming) uint32 {
-	l := w.letters[k].letter
-	return w.names.again(r, ofLetter, k, func(ids *[]id) {
-		n := lister{ids}
-		n.note(idAttempt, 0, l.attempt)
-		n.note(idIncarnation, l.from, l.incarnation)
-		n.truth(int(l.from), l.answer.truth)
-		n.note(idGeneration, 0, l.gen.id)
-		n.voters(l.voter)
-	}, func() uint32 {
-		r.attempt(&l.attempt)
-		r.incarnation(int(l.from), &l.incarnation)
-		r.truth(int(l.from), &l.answer.truth)
-		r.generation(&l.gen.id)
-		r.voters(&l.voter)
-		return w.letterNumber(l)
-	})
-}
-
-func (w *smallWorld) renameFound(f *[2]uint8, r *renaming) {
-	k := uint32(f[0]) | uint32(f[1])<<8
-	k = w.names.again(r, ofFound, k, func(ids *[]id) {
-		for _, a := range w.founds[k].Participants {
-			lister{ids}.truth(int(a.Name[0]-'a'), truthOf(a.Own))
-		}
-	}, func() uint32 {
-		x := w.founds[k]
-		x.Participants = slices.Clone(x.Participants)
-		for j, a := range x.Participants {
-			x.Participants[j] = renameAnswer(a, r)
-		}
-		at := w.keep(x)
-		return uint32(at[0]) | uint32(at[1])<<8
-	})
-	*f = [2]uint8{uint8(k), uint8(k >> 8)}
-}
-
 // merge makes scenes that behave alike the same.
 func (w *smallWorld) merge(s *scene) {
 	w.cut(s)
@@ -261,6 +33,10 @@ func (w *smallWorld) merge(s *scene) {
 		p := &s.p[i]
 		for _, v := range [...]*[most]uint8{&p.log.voter, &p.log.learner, &p.birth.left, &p.living} {
 			r.voters(v)
+		}
+		r.voterLives(&p.left.voter)
+		for _, x := range [...]*smallReach{&p.log.origin, &p.left.origin, &p.birth.origin} {
+			r.reach(x)
 		}
 		for j := range p.heard {
 			r.generation(&p.heard[j].id)
@@ -286,13 +62,13 @@ func (w *smallWorld) merge(s *scene) {
 
 // cut removes what nothing reads.
 func (w *smallWorld) cut(s *scene) {
-	var unused [most]uint8
+	var unused [most]lives
 	_, named := w.told(s, &unused)
 	for i := range w.n {
 		p := &s.p[i]
-		named |= 1<<p.gen.id | 1<<p.leftGen.id | 1<<p.birth.gen.id
+		named |= 1<<p.gen.id | 1<<p.leftGen.id | 1<<p.birth.gen.id | 1<<p.log.origin.gen.id | 1<<p.left.origin.gen.id | 1<<p.birth.origin.gen.id
 		if p.held {
-			l := smallLog{length: p.left.length, term: p.left.term, origin: p.left.origin}
+			l := smallLog{length: p.left.length, term: p.left.term, origin: p.left.origin, voter: p.left.voter}
 			for c, at := range p.left.cmd {
 				l.cmd[c] = min(at, 1)
 			}
@@ -395,13 +171,13 @@ func (l letter) cut() letter {
 // rank numbers the places of logs anew, in the same order, where nobody was told of them:
 // only their order matters. An acknowledged command may stand anywhere.
 func (w *smallWorld) rank(s *scene) {
-	var unused [most]uint8
+	var unused [most]lives
 	_, told := w.told(s, &unused)
-	origins := w.origins(s)
+	shared := w.toldHeights(s) | w.sharedHeights(s)
 	var done uint16
 	for i := range w.n {
 		for _, g := range [...]short{s.p[i].gen, s.p[i].leftGen} {
-			if g.id == 0 || (told|done)&(1<<g.id) != 0 || origins&heightBit(g.height) != 0 {
+			if g.id == 0 || (told|done)&(1<<g.id) != 0 || shared&heightBit(g.height) != 0 {
 				continue
 			}
 			done |= 1 << g.id
@@ -410,8 +186,8 @@ func (w *smallWorld) rank(s *scene) {
 	}
 }
 
-// origins collects the heights whose places are named by what came from there.
-func (w *smallWorld) origins(s *scene) (heights uint64) {
+// toldHeights collects the heights of generations whose places somebody was told of.
+func (w *smallWorld) toldHeights(s *scene) (heights uint64) {
 	for i := range w.n {
 		p := &s.p[i]
 		heights |= w.states[s.st[i]].heights | p.log.origin.bit() | p.left.origin.bit() | p.birth.origin.bit()
@@ -422,7 +198,24 @@ func (w *smallWorld) origins(s *scene) (heights uint64) {
 	return heights
 }
 
-func (r smallReach) bit() uint64 { return heightBit(r.height) }
+// sharedHeights collects those of more than one generation: their places are compared.
+func (w *smallWorld) sharedHeights(s *scene) (heights uint64) {
+	for i := range w.n {
+		for j := range i + 1 {
+			p, o := &s.p[i], &s.p[j]
+			for _, g := range [...]short{p.gen, p.leftGen} {
+				for _, h := range [...]short{o.gen, o.leftGen} {
+					if g.id != h.id && g.height == h.height {
+						heights |= heightBit(g.height)
+					}
+				}
+			}
+		}
+	}
+	return heights
+}
+
+func (r smallReach) bit() uint64 { return heightBit(r.gen.height) }
 
 // heightBit stands for a height; great ones share theirs.
 func heightBit(height uint8) uint64 {

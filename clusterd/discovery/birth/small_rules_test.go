@@ -2,6 +2,7 @@ package birth
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -106,10 +107,10 @@ type remembered struct {
 	free, mayJoin bool
 	mayWait       bool
 	missing       uint8
-	heights       uint64 // that origins name
+	heights       uint64 // of generations whose places are told
 	attempts      uint64
 	gens          uint16
-	incarnations  [most]uint8
+	incarnations  [most]lives
 }
 
 type asked struct {
@@ -136,18 +137,34 @@ func newRulebook(n int, disks bool) *rulebook {
 
 func nameOf(i int) string { return string(rune('a' + i)) }
 
+// An incarnation's number is a life, from 1 on, times epochs, and how many generations it
+// has left.
+const epochs = 8
+
+// lives is a set of incarnations of one name.
+type lives uint64
+
 func incarnationOf(k uint8) string {
 	if k == 0 || k == hole {
 		return ""
 	}
-	return string('0' + rune(k))
+	s := string('0' + rune(k/epochs))
+	if k%epochs != 0 {
+		s += "." + string('0'+rune(k%epochs))
+	}
+	return s
 }
 
 func numberOf(incarnation string) uint8 {
 	if incarnation == "" {
 		return 0
 	}
-	return incarnation[0] - '0'
+	life, epoch, left := strings.Cut(incarnation, ".")
+	k := (life[0] - '0') * epochs
+	if left {
+		k += epoch[0] - '0'
+	}
+	return k
 }
 
 // An attempt's number tells whose it is: eight each.
@@ -179,39 +196,49 @@ func shortOf(g Generation) short {
 	return short{uint8(g.Height), g.ID[1] - '0'}
 }
 
-func (r smallReach) long() Reach { return Reach{uint64(r.height), uint64(r.term), uint64(r.index)} }
+func (r smallReach) long() Reach {
+	return Reach{uint64(r.gen.height), uint64(r.term), uint64(r.index), r.gen.long().ID, votersOf(r.voter)}
+}
 
 func smallReachOf(r Reach) smallReach {
-	return smallReach{uint8(r.Height), uint8(r.Term), uint8(r.Index)}
+	return smallReach{uint8(r.Term), uint8(r.Index), shortOf(Generation{r.Height, r.ID}), votersIn(r.Voters)}
+}
+
+func votersOf(v [most]uint8) (out []Voter) {
+	for j, v := range v {
+		if v != 0 {
+			out = append(out, Voter{nameOf(j), incarnationOf(v)})
+		}
+	}
+	return out
+}
+
+func votersIn(list []Voter) (out [most]uint8) {
+	for _, v := range list {
+		out[v.Name[0]-'a'] = numberOf(v.Incarnation)
+		if v.Incarnation == "" {
+			out[v.Name[0]-'a'] = hole
+		}
+	}
+	return out
 }
 
 func (o truth) reach() smallReach { return smallReachOf(o.long().Reach()) }
 
 func (o truth) long() Own {
-	out := Own{
+	return Own{
 		Incarnation: incarnationOf(o.incarnation), Bound: o.bound, Legacy: o.legacy, Generation: o.gen.long(), Highest: uint64(o.highest),
 		Term: uint64(o.term), LastIndex: uint64(o.last), ConfigIndex: uint64(o.config), Unwritten: o.unwritten, Origin: o.origin.long(),
+		Voters: votersOf(o.voter),
 	}
-	for j, v := range o.voter {
-		if v != 0 {
-			out.Voters = append(out.Voters, Voter{nameOf(j), incarnationOf(v)})
-		}
-	}
-	return out
 }
 
 func truthOf(o Own) truth {
-	out := truth{
+	return truth{
 		incarnation: numberOf(o.Incarnation), highest: uint8(o.Highest), term: uint8(o.Term), last: uint8(o.LastIndex), config: uint8(o.ConfigIndex),
 		bound: o.Bound, legacy: o.Legacy, gen: shortOf(o.Generation), unwritten: o.Unwritten, origin: smallReachOf(o.Origin),
+		voter: votersIn(o.Voters),
 	}
-	for _, v := range o.Voters {
-		out.voter[v.Name[0]-'a'] = numberOf(v.Incarnation)
-		if v.Incarnation == "" {
-			out.voter[v.Name[0]-'a'] = hole
-		}
-	}
-	return out
 }
 
 func (a smallAnswer) long(from int) Answer {
@@ -299,24 +326,29 @@ func (r *rulebook) remember(s State, ended bool) remembered {
 	}
 	for name, a := range s.answers {
 		m.gens |= truthOf(a.Own).refers(int(name[0]-'a'), &m.incarnations)
-		m.heights |= truthOf(a.Own).origin.bit()
+		m.heights |= truthOf(a.Own).heights()
 	}
 	return m
 }
 
 // refers notes the incarnations that a master's truth names, and gives its generation.
-func (o truth) refers(of int, incarnations *[most]uint8) uint16 {
+func (o truth) refers(of int, incarnations *[most]lives) uint16 {
 	incarnations[of] |= 1 << o.incarnation
-	for j, v := range o.voter {
+	note(incarnations, o.voter)
+	note(incarnations, o.origin.voter)
+	return (1<<o.gen.id | 1<<o.origin.gen.id) &^ 1
+}
+
+func note(incarnations *[most]lives, voter [most]uint8) {
+	for j, v := range voter {
 		if v != 0 && v != hole {
 			incarnations[j] |= 1 << v
 		}
 	}
-	if o.gen.id == 0 {
-		return 0
-	}
-	return 1 << o.gen.id
 }
+
+// heights are those of the generations whose places it tells.
+func (o truth) heights() uint64 { return heightBit(o.gen.height) | o.origin.bit() }
 
 // put asks the real rules, or remembers what they said.
 func (r *rulebook) put(state uint32, q question) outcome {

@@ -184,7 +184,7 @@ func (w *smallWorld) leave(s *scene, i int) {
 	p.member, p.gen, p.log, p.term = false, short{}, smallLog{}, 0
 	w.unlead(p)
 	if was {
-		p.incarnation = w.newIncarnation(s, i)
+		p.incarnation = w.nextEpoch(s, i)
 		s.unmatch(i)
 	}
 }
@@ -213,9 +213,21 @@ func (w *smallWorld) beginBirth(s *scene, i int, d deed) {
 	if w.anyElectable(s) {
 		s.gens[b.gen.id] = overLiving
 	}
+	var source Reach
+	living := map[string]string{}
+	for _, p := range w.founds[int(d.found[0])|int(d.found[1])<<8].Participants {
+		living[p.Name] = p.Incarnation
+		if d.source != 0 && p.Name == nameOf(int(d.source)-1) {
+			source = p.Reach()
+		}
+	}
 	for j := range w.n {
 		p := &s.p[j]
 		if d.to&(1<<j) == 0 || d.incarnation[j] != p.incarnation {
+			continue
+		}
+		if undecided(p.truth(j).long().Reach(), source, living) {
+			w.did.undecided++
 			continue
 		}
 		if p.member {
@@ -338,7 +350,7 @@ func (w *smallWorld) powerOn(s *scene, i int) {
 	p := &s.p[i]
 	p.up = true
 	if p.incarnation == 0 {
-		p.incarnation = w.newIncarnation(s, i)
+		p.incarnation = w.nextLife(s, i)
 	}
 }
 

@@ -18,7 +18,11 @@ type smallLog struct {
 }
 
 // smallReach is Reach, in numbers.
-type smallReach struct{ height, term, index uint8 }
+type smallReach struct {
+	term, index uint8
+	gen         short
+	voter       [most]uint8
+}
 
 // smallBirth is what a founder remembers while it asks.
 type smallBirth struct {
@@ -125,10 +129,10 @@ type letter struct {
 
 type knownLetter struct {
 	letter
-	heights      uint64 // that origins name
+	heights      uint64 // of generations whose places are told
 	attempts     uint64
 	gens         uint16
-	incarnations [most]uint8
+	incarnations [most]lives
 }
 
 // smallWorld holds what all its scenes share.
@@ -175,13 +179,11 @@ func (w *smallWorld) letterNumber(l letter) uint32 {
 	if l.gen.id != 0 {
 		known.gens |= 1 << l.gen.id
 	}
-	known.heights = l.answer.truth.origin.bit() | l.origin.bit()
+	known.gens |= 1 << l.origin.gen.id &^ 1
+	known.heights = l.answer.truth.heights() | l.origin.bit()
 	known.incarnations[l.from] |= 1 << l.incarnation
-	for j, v := range l.voter {
-		if v != hole {
-			known.incarnations[j] |= 1 << v
-		}
-	}
+	note(&known.incarnations, l.voter)
+	note(&known.incarnations, l.origin.voter)
 	w.letters = append(w.letters, known)
 	return k
 }
@@ -226,29 +228,31 @@ func (w *smallWorld) filter(s *scene, keep func(*knownLetter) bool) []letter {
 }
 
 // refs collects what a scene still names, so that ids can be used again.
-func (w *smallWorld) refs(s *scene) (attempts uint64, gens uint16, incarnations [most]uint8) {
+func (w *smallWorld) refs(s *scene) (attempts uint64, gens uint16, incarnations [most]lives) {
 	attempts, gens = w.told(s, &incarnations)
 	for i := range w.n {
 		p := &s.p[i]
 		incarnations[i] |= 1 << p.incarnation
 		gens |= 1<<p.gen.id | 1<<p.leftGen.id | 1<<p.birth.gen.id
+		for _, r := range [...]*smallReach{&p.log.origin, &p.left.origin, &p.birth.origin} {
+			gens |= 1 << r.gen.id
+			note(&incarnations, r.voter)
+		}
+		for _, v := range [...]*[most]uint8{&p.log.voter, &p.log.learner, &p.left.voter, &p.left.learner, &p.birth.left, &p.living} {
+			note(&incarnations, *v)
+		}
 		if p.birth.attempt != 0 {
 			attempts |= 1 << p.birth.attempt
 		}
 		for j := range w.n {
 			gens |= 1 << p.heard[j].id
-			for _, v := range [...]uint8{p.log.voter[j], p.log.learner[j], p.left.voter[j], p.left.learner[j], p.birth.left[j], p.living[j]} {
-				if v != hole {
-					incarnations[j] |= 1 << v
-				}
-			}
 		}
 	}
 	return attempts, gens, incarnations
 }
 
 // told collects what is named in messages and in what a master remembers of them.
-func (w *smallWorld) told(s *scene, incarnations *[most]uint8) (attempts uint64, gens uint16) {
+func (w *smallWorld) told(s *scene, incarnations *[most]lives) (attempts uint64, gens uint16) {
 	for i := range w.n {
 		st := &w.states[s.st[i]]
 		attempts, gens = attempts|st.attempts, gens|st.gens
@@ -266,14 +270,28 @@ func (w *smallWorld) told(s *scene, incarnations *[most]uint8) (attempts uint64,
 	return attempts, gens
 }
 
-func (w *smallWorld) newIncarnation(s *scene, i int) uint8 {
+// nextEpoch is who a machine is when it has left what it belonged to.
+func (w *smallWorld) nextEpoch(s *scene, i int) uint8 {
 	_, _, used := w.refs(s)
-	k := bits.TrailingZeros8(^(used[i] | 1))
-	if k > 7 {
+	life := s.p[i].incarnation / epochs
+	k := bits.TrailingZeros8(^uint8(used[i] >> (life * epochs)))
+	if k == epochs {
 		w.drop = true // names are used up: not followed
-		return 7
+		k = 0
 	}
-	return uint8(k)
+	return life*epochs + uint8(k)
+}
+
+// nextLife is who a machine is that has forgotten everything.
+func (w *smallWorld) nextLife(s *scene, i int) uint8 {
+	_, _, used := w.refs(s)
+	for life := uint8(1); life < 8; life++ {
+		if uint8(used[i]>>(life*epochs)) == 0 {
+			return life * epochs
+		}
+	}
+	w.drop = true
+	return epochs
 }
 
 func (w *smallWorld) newAttempt(s *scene, i int) uint8 {
@@ -364,7 +382,7 @@ func (s *scene) lives(n int) (out [most]uint8) {
 func (p *player) truth(of int) truth {
 	o := truth{incarnation: p.incarnation, highest: p.highest}
 	if p.held {
-		o.legacy, o.gen, o.term, o.last = true, p.leftGen, p.left.term, p.left.length
+		o.legacy, o.gen, o.term, o.last, o.voter = true, p.leftGen, p.left.term, p.left.length, p.left.voter
 		o.unwritten, o.origin = p.left.length == 1, p.left.origin
 	}
 	if !p.member || p.log.length == 0 {

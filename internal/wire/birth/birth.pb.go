@@ -458,11 +458,14 @@ func (x *Found) GetOrigin() *Reach {
 }
 
 // Reach is how far a state goes: the last entry in it. Absent: it is empty.
+// generation and voters are whose it is, as in Answer.
 type Reach struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Height        uint64                 `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
 	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Generation    string                 `protobuf:"bytes,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Voters        []*Voter               `protobuf:"bytes,5,rep,name=voters,proto3" json:"voters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +519,20 @@ func (x *Reach) GetIndex() uint64 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *Reach) GetGeneration() string {
+	if x != nil {
+		return x.Generation
+	}
+	return ""
+}
+
+func (x *Reach) GetVoters() []*Voter {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
 }
 
 // Chunk is a part of a snapshot; an empty one is not sent.
@@ -1024,11 +1041,15 @@ const file_internal_wire_birth_birth_proto_rawDesc = "" +
 	"\x0esnapshot_bytes\x18\b \x01(\x04R\rsnapshotBytes\x12!\n" +
 	"\flist_version\x18\x06 \x01(\x04R\vlistVersion\x12\x12\n" +
 	"\x04from\x18\a \x01(\tR\x04from\x122\n" +
-	"\x06origin\x18\t \x01(\v2\x1a.mesolith.wire.birth.ReachR\x06originJ\x04\b\x05\x10\x06\"I\n" +
+	"\x06origin\x18\t \x01(\v2\x1a.mesolith.wire.birth.ReachR\x06originJ\x04\b\x05\x10\x06\"\x9d\x01\n" +
 	"\x05Reach\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x04R\x06height\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\"\x1b\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\tR\n" +
+	"generation\x122\n" +
+	"\x06voters\x18\x05 \x03(\v2\x1a.mesolith.wire.birth.VoterR\x06voters\"\x1b\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04part\x18\x01 \x01(\fR\x04part\"2\n" +
 	"\bHardware\x12\x12\n" +
@@ -1107,15 +1128,16 @@ var file_internal_wire_birth_birth_proto_depIdxs = []int32{
 	2,  // 4: mesolith.wire.birth.Request.leave:type_name -> mesolith.wire.birth.Leave
 	9,  // 5: mesolith.wire.birth.Found.voters:type_name -> mesolith.wire.birth.Voter
 	5,  // 6: mesolith.wire.birth.Found.origin:type_name -> mesolith.wire.birth.Reach
-	9,  // 7: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
-	7,  // 8: mesolith.wire.birth.Answer.known:type_name -> mesolith.wire.birth.Hardware
-	8,  // 9: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Word
-	5,  // 10: mesolith.wire.birth.Answer.origin:type_name -> mesolith.wire.birth.Reach
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 7: mesolith.wire.birth.Reach.voters:type_name -> mesolith.wire.birth.Voter
+	9,  // 8: mesolith.wire.birth.Answer.voters:type_name -> mesolith.wire.birth.Voter
+	7,  // 9: mesolith.wire.birth.Answer.known:type_name -> mesolith.wire.birth.Hardware
+	8,  // 10: mesolith.wire.birth.Answer.admitted:type_name -> mesolith.wire.birth.Word
+	5,  // 11: mesolith.wire.birth.Answer.origin:type_name -> mesolith.wire.birth.Reach
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_birth_birth_proto_init() }
