@@ -73,7 +73,7 @@ type scene struct {
 	forgot uint8     // masters without memory
 	gens   [10]uint8 // commands that those who took part in a birth held, until it has a quorum
 	left   budgets   // faults to come
-	pad    [3]uint8  // so that the size is a multiple of 4
+	pad    [1]uint8  // so that the size is a multiple of 4
 }
 
 func (s *scene) raw() []byte {
