@@ -51,7 +51,7 @@ clean: ## remove what was built; the cache of packages stays
 vm-tests:
 	$(GO) test -tags vm -count=1 -parallel 3 -timeout 60m -v ./qemu-tests
 image-tests:
-	$(GO) test -tags vm -count=1 -timeout 30m $$($(GO) list -tags vm ./qemu-tests/... | grep -v '/qemu-tests$$') ./image
+	nice $(GO) test -tags vm -count=1 -timeout 30m $$($(GO) list -tags vm ./qemu-tests/... | grep -v '/qemu-tests$$') ./image
 programs:
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o bin/ ./cmd/lith ./clusterd
 	CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags osusergo,netgo,runc_nocriu,seccomp \

@@ -9,8 +9,8 @@
 // goes to one framework in one offer, as in Mesos.
 //
 // Invariants: nothing is offered twice in one snapshot; no framework gets what it has
-// filtered, what it suppresses, GPUs it cannot use, or less than its minimum; equal
-// input gives equal output. Roles are flat here; each carries its weight and its sums
+// filtered, what it suppresses, GPUs it cannot use, less than its minimum, or an agent
+// that its constraints exclude; equal input gives equal output. Roles are flat here; each carries its weight and its sums
 // by itself, so that a tree of them only changes how Roles are ordered.
 //
 // It knows no offers already made other than as amounts taken; it does not tell anybody
@@ -47,9 +47,10 @@ type Agent struct {
 type Member struct {
 	Framework  state.FrameworkID
 	Suppressed bool
-	GPUs       bool            // it has the capability
-	Holds      state.Resources // allocated and offered, in this role
-	Minimum    [][]Quantity    // one of them must be met; empty: no minimum
+	GPUs       bool                     // it has the capability
+	Holds      state.Resources          // allocated and offered, in this role
+	Minimum    [][]Quantity             // one of them must be met; empty: no minimum
+	Wants      func(state.AgentID) bool // its offer constraints; nil: every agent
 }
 
 // Role is one role with the frameworks subscribed to it.
@@ -230,6 +231,9 @@ func (r *round) taker(role *standing, agent state.AgentID, part state.Resources,
 			continue
 		}
 		if !meets(part, m.Minimum) {
+			continue
+		}
+		if m.Wants != nil && !m.Wants(agent) {
 			continue
 		}
 		if r.filter != nil && r.filter.Blocks(m.Framework, role.name, agent, part, r.nowNS) {

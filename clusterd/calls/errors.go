@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/auth"
@@ -38,6 +39,7 @@ var statuses = []struct {
 		return "The stream ID '" + e.streamID + "' included in this request didn't match the stream ID currently associated with framework ID '" +
 			e.call.GetFrameworkId().GetValue() + "'"
 	}},
+	{leader.ErrFrameworkGone, http.StatusConflict, func(explanation) string { return "Framework was removed while the call was processed" }},
 	{leader.ErrNotLeader, http.StatusServiceUnavailable, func(explanation) string { return noLeader }},
 	{leader.ErrUnknownOutcome, http.StatusServiceUnavailable, func(explanation) string {
 		return "Leadership changed while the call was being committed; whether it took effect is not known"
@@ -52,6 +54,10 @@ var statuses = []struct {
 func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error, e explanation) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		return // the caller left
+	}
+	if errors.Is(err, leader.ErrInvalid) {
+		httpio.Error(w, http.StatusBadRequest, strings.TrimSuffix(err.Error(), ": "+leader.ErrInvalid.Error()))
+		return
 	}
 	for _, s := range statuses {
 		if errors.Is(err, s.err) {

@@ -76,7 +76,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !supported(call.GetType()) {
-		httpio.Error(w, http.StatusNotImplemented, "The call "+call.GetType().String()+" is not supported yet")
+		httpio.Error(w, http.StatusNotImplemented, "The call "+call.GetType().String()+" is not known")
 		return
 	}
 	streamID := r.Header.Get("Mesos-Stream-Id")
@@ -86,6 +86,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := l.Do(r.Context(), principal.Name, streamID, call); err != nil {
 		fail(w, r, h.Log, err, explanation{call, principal, streamID})
+		return
+	}
+	if call.GetType() == scheduler.Call_UPDATE_FRAMEWORK { // the one call that is over when it is answered
+		httpio.Empty(w, http.StatusOK)
 		return
 	}
 	httpio.Empty(w, http.StatusAccepted)

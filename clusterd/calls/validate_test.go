@@ -23,6 +23,20 @@ func TestValidate(t *testing.T) {
 		{"message without its message", `{"type":"MESSAGE","framework_id":{"value":"f"}}`, "", "Expecting 'message' to be present"},
 		{"request without its message", `{"type":"REQUEST","framework_id":{"value":"f"}}`, "", "Expecting 'request' to be present"},
 		{"shutdown without its message", `{"type":"SHUTDOWN","framework_id":{"value":"f"}}`, "", "Expecting 'shutdown' to be present"},
+		{"update without its message", `{"type":"UPDATE_FRAMEWORK","framework_id":{"value":"f"}}`, "", "Expecting 'update_framework' to be present"},
+		{
+			"an update of another framework", `{"type":"UPDATE_FRAMEWORK","framework_id":{"value":"f"},"update_framework":{"framework_info":{"user":"u","name":"n","id":{"value":"g"}}}}`, "",
+			"'framework_id' differs from 'update_framework.framework_info.id'",
+		},
+		{"reconcile operations without its message", `{"type":"RECONCILE_OPERATIONS","framework_id":{"value":"f"}}`, "", "Expecting 'reconcile_operations' to be present"},
+		{
+			"an acknowledged operation without an agent", `{"type":"ACKNOWLEDGE_OPERATION_STATUS","framework_id":{"value":"f"},"acknowledge_operation_status":{"operation_id":{"value":"o"},"uuid":"MDEyMzQ1Njc4OWFiY2RlZg=="}}`, "",
+			"Expecting 'acknowledge_operation_status.agent_id' to be present",
+		},
+		{
+			"an acknowledged operation's uuid", `{"type":"ACKNOWLEDGE_OPERATION_STATUS","framework_id":{"value":"f"},"acknowledge_operation_status":{"agent_id":{"value":"a"},"operation_id":{"value":"o"},"uuid":"MDEy"}}`, "",
+			"Not a valid UUID: expecting 'acknowledge_operation_status.uuid' to be 16 bytes long, not 3",
+		},
 		{"no framework id", `{"type":"TEARDOWN"}`, "", "Expecting 'framework_id' to be present"},
 		{
 			"a uuid of 15 bytes", `{"type":"ACKNOWLEDGE","framework_id":{"value":"f"},"acknowledge":{"agent_id":{"value":"a"},"task_id":{"value":"t"},"uuid":"AAAAAAAAAAAAAAAAAAAA"}}`, "",

@@ -119,7 +119,7 @@ func (c *cluster) add(name string, policy auth.Policy) {
 	}
 	h := NewMasterMux(MasterConfig{
 		Router: router, Leader: leads, Machine: c.machine, Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0"), GitTag: proto.String("test")},
-		Cluster: "test", Started: time.Now(), Log: c.log, Files: files.Config{Log: c.log},
+		Cluster: "test", Flags: map[string]string{"cluster": "test"}, Started: time.Now(), Log: c.log, Files: files.Config{Log: c.log},
 		Agent: func(context.Context) (agent.View, error) { return agent.View{}, errors.New("no agent here") },
 	})
 	n.api = httptest.NewServer(h)

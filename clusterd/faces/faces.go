@@ -43,11 +43,13 @@ type MasterConfig struct {
 func NewMasterMux(cfg MasterConfig) http.Handler {
 	const realm = auth.RealmMasterReadonly
 	schedule := calls.Handler(calls.Config{Leader: cfg.Leader, Router: cfg.Router, Log: cfg.Log})
-	operate := operator.Handler(operator.Config{
-		Leader: cfg.Leader, Machine: cfg.Machine, Budget: cfg.Router.Budget, Version: cfg.Version, Log: cfg.Log,
-	})
-	measure := metrics.Handler(metrics.Config{
+	gauge := metrics.Config{
 		Leader: cfg.Leader, Machine: cfg.Machine, Agent: cfg.Agent, Pulse: cfg.Pulse, Started: cfg.Started, Log: cfg.Log,
+	}
+	measure := metrics.Handler(gauge)
+	operate := operator.Handler(operator.Config{
+		Leader: cfg.Leader, Machine: cfg.Machine, Budget: cfg.Router.Budget, Version: cfg.Version, Flags: cfg.Flags, Started: cfg.Started,
+		Measure: gauge.Gather, Log: cfg.Log,
 	})
 	table := []route{
 		{path: "/api/v1/scheduler", role: nodedoc.RoleFramework, realm: auth.RealmScheduler, forward: true, handler: schedule},
@@ -61,6 +63,9 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 		Leader: cfg.Leader, Machine: cfg.Machine, Version: cfg.Version, Cluster: cfg.Cluster, Started: cfg.Started, Flags: cfg.Flags, Log: cfg.Log,
 	}) {
 		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, forward: true, handler: h})
+	}
+	for path, h := range legacy.Changes(legacy.ChangesConfig{Leader: cfg.Leader, Log: cfg.Log}) {
+		table = append(table, route{path: path, role: nodedoc.RoleOperator, realm: auth.RealmMasterReadwrite, forward: true, handler: h})
 	}
 	for path, h := range files.Handlers(cfg.Files) {
 		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, handler: h})

@@ -164,3 +164,35 @@ func TestEveryFieldOfAnAgent(t *testing.T) {
 		t.Errorf("task %v, allocated %v", task, m["unreserved_resources_allocated"])
 	}
 }
+
+// check looks values up by their path in a JSON text.
+func check(t *testing.T, what, text string, want map[string]any) {
+	t.Helper()
+	var doc any
+	if err := json.Unmarshal([]byte(text), &doc); err != nil {
+		t.Fatalf("%s: %v in %s", what, err, text)
+	}
+	for path, value := range want {
+		have := doc
+		keys := strings.Split(path, ".")
+		if strings.Contains(path, "/") {
+			keys = []string{path}
+		}
+		for _, key := range keys {
+			switch d := have.(type) {
+			case map[string]any:
+				have = d[key]
+			case []any:
+				have = nil
+				if i := int(key[0] - '0'); i < len(d) {
+					have = d[i]
+				}
+			}
+		}
+		a, _ := json.Marshal(have)
+		b, _ := json.Marshal(value)
+		if string(a) != string(b) {
+			t.Errorf("%s: %s is %s, want %s", what, path, a, b)
+		}
+	}
+}

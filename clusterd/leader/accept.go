@@ -105,7 +105,7 @@ func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
 			l.invalid(acc, t, state.ReasonTaskGroupInvalid, "task groups are not supported yet: custom executors are not supported yet")
 		}
 	default:
-		l.log.Warn("operation dropped: not supported yet", "framework", acc.f.id, "operation", op.GetType().String(), "id", op.GetId().GetValue())
+		l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_ERROR, acc.agent, "operations of type "+op.GetType().String()+" are not supported yet")
 	}
 }
 
@@ -245,6 +245,9 @@ func (l *Leader) loseAll(f *framework, a *scheduler.Call_Accept, reason state.Re
 		})
 	}
 	for _, op := range a.GetOperations() {
+		if op.GetLaunch() == nil && op.GetLaunchGroup() == nil {
+			l.failOperation(f, op, mesosv1.OperationState_OPERATION_DROPPED, "", why)
+		}
 		for _, t := range op.GetLaunch().GetTaskInfos() {
 			lost(t)
 		}

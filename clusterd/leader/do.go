@@ -71,6 +71,9 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, answer func(error)
 	case scheduler.Call_TEARDOWN:
 		l.removeFramework(f.id, "teardown", answer)
 		return
+	case scheduler.Call_UPDATE_FRAMEWORK:
+		l.updateFramework(f, call.GetUpdateFramework(), answer)
+		return
 	case scheduler.Call_ACKNOWLEDGE:
 		l.acknowledge(f, call.GetAcknowledge())
 	case scheduler.Call_DECLINE:
@@ -87,19 +90,47 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, answer func(error)
 			answer(err)
 		})
 		return
+	case scheduler.Call_RECONCILE_OPERATIONS:
+		l.confirm(func(err error) {
+			if err == nil && l.frameworks[f.id] == f {
+				l.reconcileOperations(f, call.GetReconcileOperations().GetOperations())
+			}
+			answer(err)
+		})
+		return
 	case scheduler.Call_MESSAGE:
 		m := call.GetMessage()
 		l.log.Info("message to an executor dropped: custom executors are not supported yet", "framework", f.id,
 			"executor", m.GetExecutorId().GetValue(), "agent", m.GetAgentId().GetValue(), "bytes", len(m.GetData()))
 		l.count("master/dropped_messages")
-	case scheduler.Call_SHUTDOWN, scheduler.Call_ACKNOWLEDGE_OPERATION_STATUS:
-		l.log.Info("call dropped: there are no executors and no operations yet", "framework", f.id, "call", call.GetType().String())
+	case scheduler.Call_SHUTDOWN:
+		l.log.Info("call dropped: there are no executors yet", "framework", f.id, "call", call.GetType().String())
 		l.count("master/dropped_messages")
 	default:
-		// REQUEST does nothing in Mesos either; inverse offers are never made here, so
-		// an answer to one is an answer to nothing; no operation is ever known.
+		// REQUEST does nothing in Mesos either; inverse offers are never made here, so an
+		// answer to one is an answer to nothing; what is told of an operation bears no
+		// uuid, so that nothing waits for an acknowledgement.
 	}
 	answer(nil)
+}
+
+// Teardown removes a framework whatever it is doing, as an operator wants it; nil: that
+// is committed. ErrFrameworkUnknown: there is none of that id.
+func (l *Leader) Teardown(ctx context.Context, id state.FrameworkID) error {
+	return l.enter(ctx, func(answer func(error)) {
+		known := false
+		l.cfg.Machine.View(func(s *state.State) { _, known = s.Framework(id) })
+		if !known {
+			answer(fmt.Errorf("framework %s: %w", id, ErrFrameworkUnknown))
+			return
+		}
+		l.removeFramework(id, "an operator's teardown", func(err error) {
+			if err != nil && isRefusal(err) {
+				err = fmt.Errorf("%w: %w", err, ErrFrameworkUnknown) // it went meanwhile
+			}
+			answer(err)
+		})
+	})
 }
 
 func metricOf(t scheduler.Call_Type) string {
@@ -122,6 +153,12 @@ func metricOf(t scheduler.Call_Type) string {
 		return "unregister_framework"
 	case scheduler.Call_MESSAGE:
 		return "framework_to_executor"
+	case scheduler.Call_UPDATE_FRAMEWORK:
+		return "update_framework"
+	case scheduler.Call_RECONCILE_OPERATIONS:
+		return "reconcile_operations"
+	case scheduler.Call_ACKNOWLEDGE_OPERATION_STATUS:
+		return "operation_status_update_acknowledgement"
 	}
 	return "resource_request"
 }

@@ -26,6 +26,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/alloc"
+	"github.com/mesolith/mesolith/clusterd/constraints"
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/clusterd/streams"
@@ -39,6 +40,10 @@ var (
 	ErrNotSubscribed     = errors.New("framework is not subscribed")
 	ErrStreamIDMissing   = errors.New("all non-subscribe calls should include the 'Mesos-Stream-Id' header")
 	ErrStreamIDWrong     = errors.New("the stream id is not that of the framework's subscription")
+	// ErrInvalid: the call asks for what cannot be; the error before it is the sentence.
+	ErrInvalid = errors.New("invalid call")
+	// ErrFrameworkGone: the framework was removed while the call was on its way.
+	ErrFrameworkGone = errors.New("framework was removed meanwhile")
 	// ErrNotLeader: nothing was done; the call may be sent again to the leader.
 	ErrNotLeader = errors.New("this master does not lead")
 	// ErrUnknownOutcome: the leader lost its office while the call was on its way into
@@ -152,6 +157,7 @@ type framework struct {
 	roles      []string
 	principal  string
 	suppressed map[string]bool
+	wants      constraints.Set
 }
 
 // agent is an agent that attached in this term.

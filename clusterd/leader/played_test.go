@@ -231,8 +231,13 @@ func (c *cell) subscribe(name, id string, caps ...mesosv1.FrameworkInfo_Capabili
 
 func (c *cell) subscribeAs(principal string, info *mesosv1.FrameworkInfo, suppressed ...string) *subscriber {
 	c.t.Helper()
+	return c.subscribeBy(principal, &scheduler.Call_Subscribe{FrameworkInfo: info, SuppressedRoles: suppressed})
+}
+
+func (c *cell) subscribeBy(principal string, sub *scheduler.Call_Subscribe) *subscriber {
+	c.t.Helper()
 	s := &subscriber{
-		t: c.t, l: c.l, principal: principal, stream: streams.New(info.GetName()+time.Now().String(), streams.Protobuf, streams.DefaultMaxBytes),
+		t: c.t, l: c.l, principal: principal, stream: streams.New(sub.GetFrameworkInfo().GetName()+time.Now().String(), streams.Protobuf, streams.DefaultMaxBytes),
 		events: make(chan *scheduler.Event, 1000), over: make(chan error, 1),
 	}
 	r, w := io.Pipe()
@@ -257,9 +262,7 @@ func (c *cell) subscribeAs(principal string, info *mesosv1.FrameworkInfo, suppre
 			}
 		}
 	}()
-	if err := c.l.Subscribe(c.t.Context(), principal, &scheduler.Call{Type: scheduler.Call_SUBSCRIBE.Enum(), Subscribe: &scheduler.Call_Subscribe{
-		FrameworkInfo: info, SuppressedRoles: suppressed,
-	}}, s.stream); err != nil {
+	if err := c.l.Subscribe(c.t.Context(), principal, &scheduler.Call{Type: scheduler.Call_SUBSCRIBE.Enum(), Subscribe: sub}, s.stream); err != nil {
 		c.t.Fatal(err)
 	}
 	return s

@@ -7,6 +7,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/alloc"
+	"github.com/mesolith/mesolith/clusterd/constraints"
 	"github.com/mesolith/mesolith/clusterd/state"
 )
 
@@ -79,7 +80,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 	}
 	wanted := map[string][]*framework{}
 	for f := range s.Frameworks() {
-		for _, role := range f.Roles {
+		for _, role := range f.AllocatedRoles() {
 			add(role, f.ID, f.Allocated(role))
 		}
 	}
@@ -101,13 +102,24 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 		for _, f := range members {
 			r.Members = append(r.Members, alloc.Member{
 				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources),
-				Holds: holds[role][f.id], Minimum: minimum(f.info, role),
+				Holds: holds[role][f.id], Minimum: minimum(f.info, role), Wants: l.wanted(f, role),
 			})
 		}
 		snap.Roles = append(snap.Roles, r)
 	}
 	sortRoles(snap.Roles)
 	return snap
+}
+
+// wanted is a framework's constraints for a role; nil: there are none.
+func (l *Leader) wanted(f *framework, role string) func(state.AgentID) bool {
+	if f.wants.Empty() {
+		return nil
+	}
+	return func(id state.AgentID) bool {
+		info := l.agents[id].info
+		return f.wants.Allow(role, &constraints.Agent{Hostname: info.GetHostname(), Attributes: info.GetAttributes(), Domain: info.GetDomain()})
+	}
 }
 
 // minimum is what an offer must hold for a framework in a role.

@@ -7,6 +7,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
+	"github.com/mesolith/mesolith/clusterd/constraints"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/clusterd/streams"
 	"google.golang.org/protobuf/proto"
@@ -28,18 +29,28 @@ func (l *Leader) Subscribe(ctx context.Context, principal string, call *schedule
 		s.Close(errorEvent(err.Error()))
 		return nil
 	}
-	if sub.GetOfferConstraints() != nil && len(sub.GetOfferConstraints().GetRoleConstraints()) > 0 {
-		s.Close(errorEvent("offer constraints are not supported yet; leave 'offer_constraints' out"))
+	wants, err := constraints.Compile(sub.GetOfferConstraints(), rolesOf(info))
+	if err != nil {
+		s.Close(errorEvent(err.Error()))
 		return nil
 	}
-	err := l.enter(ctx, func(answer func(error)) { l.subscribe(ctx, principal, info, sub.GetSuppressedRoles(), s, answer) })
+	wish := wish{info, sub.GetSuppressedRoles(), wants}
+	err = l.enter(ctx, func(answer func(error)) { l.subscribe(ctx, principal, wish, s, answer) })
 	if err != nil {
 		l.Disconnected(s.ID(), false) // it may have been connected in the same moment
 	}
 	return err
 }
 
-func (l *Leader) subscribe(ctx context.Context, principal string, info *mesosv1.FrameworkInfo, suppressed []string, s *streams.Stream, answer func(error)) {
+// wish is what a framework says of itself.
+type wish struct {
+	info       *mesosv1.FrameworkInfo
+	suppressed []string
+	wants      constraints.Set
+}
+
+func (l *Leader) subscribe(ctx context.Context, principal string, wish wish, s *streams.Stream, answer func(error)) {
+	info := wish.info
 	l.count("master/messages_register_framework")
 	id := state.FrameworkID(info.GetId().GetValue())
 	refuse := func(format string, args ...any) {
@@ -84,7 +95,7 @@ func (l *Leader) subscribe(ctx context.Context, principal string, info *mesosv1.
 			answer(ctx.Err())
 			return
 		}
-		l.connect(r.FrameworkID, principal, info, suppressed, s)
+		l.connect(r.FrameworkID, principal, wish, s)
 		if f := l.frameworks[r.FrameworkID]; f != nil && ctx.Err() != nil {
 			l.disconnect(f, false) // nobody will serve this stream, nor say that it ended
 		}
@@ -121,25 +132,29 @@ func (l *Leader) known(id state.FrameworkID) (old *standing, removed bool) {
 }
 
 // connect makes s the framework's one stream; an older one is told and ended.
-func (l *Leader) connect(id state.FrameworkID, principal string, info *mesosv1.FrameworkInfo, suppressed []string, s *streams.Stream) {
+func (l *Leader) connect(id state.FrameworkID, principal string, wish wish, s *streams.Stream) {
 	if old := l.frameworks[id]; old != nil {
 		old.stream.Close(errorEvent("Framework failed over"))
 		l.discard(id)
 	}
-	info.Id = &mesosv1.FrameworkID{Value: proto.String(string(id))}
-	f := &framework{
-		id: id, stream: s, info: info, caps: capabilities(info), roles: rolesOf(info), principal: principal, suppressed: map[string]bool{},
-	}
-	for _, role := range suppressed {
-		f.suppressed[role] = true
-	}
+	f := &framework{id: id, stream: s, principal: principal}
+	f.become(wish)
 	l.frameworks[id] = f
 	delete(l.deadlines, id)
 	l.filters.ClearFramework(id)
 	l.send(f, subscribedEvent(id, l.info))
-	l.log.Info("framework subscribed", "framework", id, "name", info.GetName(), "roles", f.roles)
+	l.log.Info("framework subscribed", "framework", id, "name", f.info.GetName(), "roles", f.roles)
 	l.resendUpdates(f)
 	l.allocate = true
+}
+
+// become takes over what a framework says of itself.
+func (f *framework) become(w wish) {
+	w.info.Id = &mesosv1.FrameworkID{Value: proto.String(string(f.id))}
+	f.info, f.caps, f.roles, f.wants, f.suppressed = w.info, capabilities(w.info), rolesOf(w.info), w.wants, map[string]bool{}
+	for _, role := range w.suppressed {
+		f.suppressed[role] = true
+	}
 }
 
 // discard takes a framework's offers back without a word: its stream is gone.

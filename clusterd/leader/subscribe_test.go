@@ -322,7 +322,7 @@ func TestALateSubscriptionEndsNoStream(t *testing.T) {
 		info := frameworkInfo(func(i *mesosv1.FrameworkInfo) { i.Id = &mesosv1.FrameworkID{Value: proto.String(f.id)} })
 		asked := make(chan error, 1)
 		c.l.post(t.Context(), func() { // in one step of the loop, so that it is not found out before
-			c.l.subscribe(ctx, "", info, nil, late, func(err error) { asked <- err })
+			c.l.subscribe(ctx, "", wish{info: info}, late, func(err error) { asked <- err })
 			leave()
 		})
 		if err := <-asked; err == nil {

@@ -1,6 +1,6 @@
 // Package legacy is the un-versioned HTTP endpoints in the shapes that Mesos gave them:
-// /state, /slaves, /frameworks and /tasks of a master, /state of an agent, and /version,
-// /health and /redirect, which are open to all.
+// /state, /state-summary, /slaves, /frameworks, /tasks, /roles and /flags of a master, its
+// /teardown, /state of an agent, and /version, /health and /redirect, which are open to all.
 //
 // Names are those of v0 (an agent is a slave, its pid "slave(1)@ip:port"), resources are
 // flat, numbers carry a decimal point, methods are not enforced: existing tools and user
@@ -48,6 +48,10 @@ func Handlers(cfg Config) map[string]http.Handler {
 		"/slaves":     h.with(operator.Want{Agents: true}, h.slaves),
 		"/frameworks": h.with(operator.Everything, h.frameworks),
 		"/tasks":      h.with(operator.Want{Tasks: true}, h.tasks),
+
+		"/state-summary": h.with(operator.Everything, h.summary),
+		"/roles":         h.with(operator.Want{Frameworks: true}, h.roles),
+		"/flags":         http.HandlerFunc(h.flags),
 	}
 }
 

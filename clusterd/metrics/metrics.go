@@ -59,7 +59,7 @@ func Handler(cfg Config) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), wait)
 		defer cancel()
-		body := render(cfg.gather(ctx))
+		body := render(cfg.Gather(ctx))
 		err := httpio.Send(w, r, httpio.JSON, func(out io.Writer) error {
 			_, err := out.Write(body)
 			return err
@@ -72,7 +72,7 @@ func Handler(cfg Config) http.Handler {
 
 type values map[string]float64
 
-func render(v values) []byte {
+func render(v map[string]float64) []byte {
 	out := []byte{'{'}
 	for i, name := range slices.Sorted(maps.Keys(v)) {
 		if i > 0 {
@@ -85,8 +85,8 @@ func render(v values) []byte {
 	return append(out, '}')
 }
 
-// gather leaves out what does not answer in time.
-func (cfg Config) gather(ctx context.Context) values {
+// Gather measures everything, by name; what does not answer in time is left out.
+func (cfg Config) Gather(ctx context.Context) map[string]float64 {
 	v := values{}
 	system(v)
 	uptime := time.Since(cfg.Started).Seconds()

@@ -8,8 +8,9 @@
 // Invariant: what is shown is what the replicated state holds, plus what only this term's
 // leader knows (offers, who is connected); nothing is remembered here.
 //
-// Calls that change something, and the stream of events, are not here yet: they are
-// answered 501 with a sentence.
+// Who may read may not change: each call names the role it needs, and what changes, or is
+// refused, is in the log. Calls that are not in the table of handler.go, and the stream of
+// events, are answered 501 with a sentence.
 package operator
 
 import (
@@ -39,6 +40,7 @@ type Picture struct {
 	Frameworks  []*master.Response_GetFrameworks_Framework
 	Completed   []*master.Response_GetFrameworks_Framework
 	Tasks       []*mesosv1.Task
+	Roles       []Role // of all frameworks present, with Want.Frameworks
 	// TasksUnreachable are those on agents that are not heard.
 	TasksUnreachable []*mesosv1.Task
 	TasksCompleted   []*mesosv1.Task
@@ -90,7 +92,7 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 			r.finished = slices.Clone(h.Tasks)
 		}
 	})
-	p := &Picture{Master: r.live.Master, Elected: r.live.Elected}
+	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, Roles: rolesOf(&r)}
 	if err := p.word(&r); err != nil {
 		return nil, err
 	}
@@ -108,10 +110,8 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 	if want.Frameworks {
 		for f := range s.Frameworks() {
 			row := frameworkRow{Framework: *f}
-			for _, role := range f.Roles {
-				if rs := f.Allocated(role); len(rs) > 0 {
-					row.allocated = append(row.allocated, allocation{role, rs})
-				}
+			for _, role := range f.AllocatedRoles() {
+				row.allocated = append(row.allocated, allocation{role, f.Allocated(role)})
 			}
 			r.frameworks = append(r.frameworks, row)
 		}

@@ -1,17 +1,22 @@
 package operator
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
 // Config is what the operator API needs.
@@ -21,23 +26,60 @@ type Config struct {
 	Machine *state.Machine
 	Budget  *httpio.Budget
 	Version *mesosv1.VersionInfo
+	Flags   map[string]string
+	Started time.Time
+	// Measure gathers this node's metrics by name.
+	Measure func(context.Context) map[string]float64
 	Log     *slog.Logger
 }
 
-// Handler answers POST /api/v1 on the leader, for callers that may read.
+// Handler answers POST /api/v1 on the leader. It expects a caller that auth.Guard has let
+// in as a reader; what changes something asks for more.
 func Handler(cfg Config) http.Handler { return &handler{cfg} }
 
 type handler struct{ Config }
 
-// answers are the calls that are served; every other one of Mesos 1.11 is 501.
-var answers = map[master.Call_Type]func(*handler, *http.Request, *leader.Leader) (*master.Response, error){
-	master.Call_GET_HEALTH:     (*handler).health,
-	master.Call_GET_VERSION:    (*handler).version,
-	master.Call_GET_STATE:      (*handler).state,
-	master.Call_GET_AGENTS:     (*handler).agents,
-	master.Call_GET_FRAMEWORKS: (*handler).frameworks,
-	master.Call_GET_TASKS:      (*handler).tasks,
+// call is one request to answer.
+type call struct {
+	*http.Request
+	*master.Call
+	leader *leader.Leader
+	from   auth.Principal
 }
+
+// answerer is how a call is answered; a Response of nil is a status without a body.
+type answerer struct {
+	role   string // who may
+	needs  string // the sub-message that must be there, with its presence below
+	has    func(*master.Call) bool
+	answer func(*handler, *call) (*master.Response, error)
+}
+
+// answers are the calls that are served; every other one of Mesos 1.11 is 501.
+var answers = map[master.Call_Type]answerer{
+	master.Call_GET_HEALTH:     {role: nodedoc.RoleReader, answer: (*handler).health},
+	master.Call_GET_VERSION:    {role: nodedoc.RoleReader, answer: (*handler).version},
+	master.Call_GET_FLAGS:      {role: nodedoc.RoleReader, answer: (*handler).flags},
+	master.Call_GET_METRICS:    {role: nodedoc.RoleReader, needs: "get_metrics", has: func(c *master.Call) bool { return c.GetMetrics != nil }, answer: (*handler).metrics},
+	master.Call_GET_MASTER:     {role: nodedoc.RoleReader, answer: (*handler).master},
+	master.Call_GET_STATE:      {role: nodedoc.RoleReader, answer: (*handler).state},
+	master.Call_GET_AGENTS:     {role: nodedoc.RoleReader, answer: (*handler).agents},
+	master.Call_GET_FRAMEWORKS: {role: nodedoc.RoleReader, answer: (*handler).frameworks},
+	master.Call_GET_EXECUTORS:  {role: nodedoc.RoleReader, answer: (*handler).executors},
+	master.Call_GET_OPERATIONS: {role: nodedoc.RoleReader, answer: (*handler).operations},
+	master.Call_GET_TASKS:      {role: nodedoc.RoleReader, answer: (*handler).tasks},
+	master.Call_GET_ROLES:      {role: nodedoc.RoleReader, answer: (*handler).roles},
+	master.Call_GET_WEIGHTS:    {role: nodedoc.RoleReader, answer: (*handler).weights},
+	master.Call_TEARDOWN:       {role: nodedoc.RoleOperator, needs: "teardown", has: func(c *master.Call) bool { return c.Teardown != nil }, answer: (*handler).teardown},
+}
+
+// refusal is an answer that is no success: a status and a sentence.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r refusal) Error() string { return r.text }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l := h.Leader()
@@ -50,14 +92,19 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { 'POST' }, but received '"+r.Method+"'")
 		return
 	}
-	call := &master.Call{}
-	done, ok := httpio.ReadCall(w, r, h.Budget, "master::Call", call)
+	c := &call{Request: r, Call: &master.Call{}, leader: l, from: auth.PrincipalOf(r.Context())}
+	done, ok := httpio.ReadCall(w, r, h.Budget, "master::Call", c.Call)
 	defer done()
 	if !ok {
 		return
 	}
-	if call.Type == nil {
+	kind, known := answers[c.GetType()]
+	switch {
+	case c.Call.Type == nil:
 		httpio.Error(w, http.StatusBadRequest, "Failed to validate master::Call: Expecting 'type' to be present")
+		return
+	case kind.has != nil && !kind.has(c.Call):
+		httpio.Error(w, http.StatusBadRequest, "Failed to validate master::Call: Expecting '"+kind.needs+"' to be present")
 		return
 	}
 	media, ok := httpio.Negotiate(r)
@@ -65,47 +112,78 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		httpio.Error(w, http.StatusNotAcceptable, "Expecting 'Accept' to allow 'application/json' or 'application/x-protobuf'")
 		return
 	}
-	answer, ok := answers[call.GetType()]
-	if !ok {
-		httpio.Error(w, http.StatusNotImplemented, "The call "+call.GetType().String()+" is not supported yet")
+	switch {
+	case !known:
+		httpio.Error(w, http.StatusNotImplemented, "The call "+c.GetType().String()+" is not supported yet")
+		return
+	case !c.from.May(kind.role):
+		h.audit(c, "refused")
+		httpio.Error(w, http.StatusForbidden, "The call "+c.GetType().String()+" needs the role '"+kind.role+"', and "+c.from.String()+" does not have it")
 		return
 	}
-	resp, err := answer(h, r, l)
+	resp, err := kind.answer(h, c)
+	if kind.role != nodedoc.RoleReader {
+		h.audit(c, outcome(err))
+	}
+	h.send(w, c, media, resp, err)
+}
+
+func outcome(err error) string {
 	if err != nil {
-		if r.Context().Err() != nil {
-			return // the caller left
-		}
-		h.Log.Warn("operator call failed", "call", call.GetType().String(), "error", err)
-		httpio.Error(w, http.StatusServiceUnavailable, "Failed to answer "+call.GetType().String()+": "+err.Error())
+		return err.Error()
+	}
+	return "done"
+}
+
+// audit writes down who changed, or was not allowed to change, what.
+func (h *handler) audit(c *call, outcome string) {
+	object := c.Call.GetTeardown().GetFrameworkId().GetValue()
+	h.Log.Info("audit", "principal", c.from.String(), "call", c.GetType().String(), "object", object, "outcome", outcome)
+}
+
+func (h *handler) send(w http.ResponseWriter, c *call, media string, resp *master.Response, err error) {
+	var refused refusal
+	switch {
+	case errors.As(err, &refused):
+		httpio.Error(w, refused.status, refused.text)
+		return
+	case err != nil && c.Context().Err() != nil:
+		return // the caller left
+	case err != nil:
+		h.Log.Warn("operator call failed", "call", c.GetType().String(), "error", err)
+		httpio.Error(w, http.StatusServiceUnavailable, "Failed to answer "+c.GetType().String()+": "+err.Error())
+		return
+	case resp == nil:
+		httpio.Empty(w, http.StatusOK)
 		return
 	}
-	if err := httpio.Message(w, r, media, resp); err != nil {
-		h.Log.Info("operator call not answered in full", "call", call.GetType().String(), "error", err)
+	if err := httpio.Message(w, c.Request, media, resp); err != nil {
+		h.Log.Info("operator call not answered in full", "call", c.GetType().String(), "error", err)
 	}
 }
 
-func (h *handler) health(*http.Request, *leader.Leader) (*master.Response, error) {
+func (h *handler) health(*call) (*master.Response, error) {
 	return &master.Response{
 		Type: master.Response_GET_HEALTH.Enum(), GetHealth: &master.Response_GetHealth{Healthy: proto.Bool(true)},
 	}, nil
 }
 
-func (h *handler) version(*http.Request, *leader.Leader) (*master.Response, error) {
+func (h *handler) version(*call) (*master.Response, error) {
 	return &master.Response{
 		Type: master.Response_GET_VERSION.Enum(), GetVersion: &master.Response_GetVersion{VersionInfo: h.Version},
 	}, nil
 }
 
-func (h *handler) collect(r *http.Request, l *leader.Leader, want Want) (*Picture, error) {
-	p, err := Collect(r.Context(), l, h.Machine, want)
+func (h *handler) collect(c *call, want Want) (*Picture, error) {
+	p, err := Collect(c.Context(), c.leader, h.Machine, want)
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
 	}
 	return p, nil
 }
 
-func (h *handler) state(r *http.Request, l *leader.Leader) (*master.Response, error) {
-	p, err := h.collect(r, l, Everything)
+func (h *handler) state(c *call) (*master.Response, error) {
+	p, err := h.collect(c, Everything)
 	if err != nil {
 		return nil, err
 	}
@@ -114,24 +192,24 @@ func (h *handler) state(r *http.Request, l *leader.Leader) (*master.Response, er
 	}}, nil
 }
 
-func (h *handler) agents(r *http.Request, l *leader.Leader) (*master.Response, error) {
-	p, err := h.collect(r, l, Want{Agents: true})
+func (h *handler) agents(c *call) (*master.Response, error) {
+	p, err := h.collect(c, Want{Agents: true})
 	if err != nil {
 		return nil, err
 	}
 	return &master.Response{Type: master.Response_GET_AGENTS.Enum(), GetAgents: p.getAgents()}, nil
 }
 
-func (h *handler) frameworks(r *http.Request, l *leader.Leader) (*master.Response, error) {
-	p, err := h.collect(r, l, Want{Frameworks: true})
+func (h *handler) frameworks(c *call) (*master.Response, error) {
+	p, err := h.collect(c, Want{Frameworks: true})
 	if err != nil {
 		return nil, err
 	}
 	return &master.Response{Type: master.Response_GET_FRAMEWORKS.Enum(), GetFrameworks: p.getFrameworks()}, nil
 }
 
-func (h *handler) tasks(r *http.Request, l *leader.Leader) (*master.Response, error) {
-	p, err := h.collect(r, l, Want{Tasks: true})
+func (h *handler) tasks(c *call) (*master.Response, error) {
+	p, err := h.collect(c, Want{Tasks: true})
 	if err != nil {
 		return nil, err
 	}

@@ -77,19 +77,17 @@ func decodeSubscribeFramework(r *reader) Command {
 }
 
 func (c SubscribeFramework) apply(s *State) (Result, error) {
-	if len(c.Roles) > maxRoles || c.FailoverTimeout < 0 {
-		return Result{}, fmt.Errorf("framework with %d roles, failover timeout %d: %w", len(c.Roles), c.FailoverTimeout, ErrCommandInvalid)
+	if err := c.check(); err != nil {
+		return Result{}, err
 	}
 	if c.ID != "" && s.FrameworkRemoved(c.ID) {
 		return Result{}, s.frameworkError(c.ID)
 	}
 	if slot, ok := s.frameworkSlot[c.ID]; ok {
 		f := s.frameworks.at(slot)
-		if f.Principal != c.Principal {
-			return Result{}, fmt.Errorf("framework %s: %w", c.ID, ErrPrincipal)
+		if err := c.replace(f); err != nil {
+			return Result{}, err
 		}
-		f.Info, f.Name, f.Hostname, f.Roles = c.Info, c.Name, c.Hostname, slices.Clone(c.Roles)
-		f.Capabilities, f.FailoverTimeout = c.Capabilities, c.FailoverTimeout
 		f.Connected, f.ReregisteredNS, f.Remaining = true, s.timeNS, c.FailoverTimeout
 		return Result{FrameworkID: c.ID}, nil
 	}
@@ -110,6 +108,44 @@ func (c SubscribeFramework) apply(s *State) (Result, error) {
 	f.ID, f.Connected, f.Remaining = id, true, c.FailoverTimeout
 	s.frameworkSlot[id] = s.frameworks.add(f)
 	return Result{FrameworkID: id}, nil
+}
+
+// UpdateFramework replaces what a framework says of itself, whether it is connected or not.
+type UpdateFramework struct{ SubscribeFramework }
+
+func (UpdateFramework) kind() kind { return kindUpdateFramework }
+
+func decodeUpdateFramework(r *reader) Command {
+	return UpdateFramework{decodeSubscribeFramework(r).(SubscribeFramework)}
+}
+
+func (c UpdateFramework) apply(s *State) (Result, error) {
+	if err := c.check(); err != nil {
+		return Result{}, err
+	}
+	slot, ok := s.frameworkSlot[c.ID]
+	if !ok {
+		return Result{}, s.frameworkError(c.ID)
+	}
+	return Result{FrameworkID: c.ID}, c.replace(s.frameworks.at(slot))
+}
+
+// check holds what is subscribed to its bounds.
+func (c SubscribeFramework) check() error {
+	if len(c.Roles) > maxRoles || c.FailoverTimeout < 0 {
+		return fmt.Errorf("framework with %d roles, failover timeout %d: %w", len(c.Roles), c.FailoverTimeout, ErrCommandInvalid)
+	}
+	return nil
+}
+
+// replace gives a framework what may change in it.
+func (c SubscribeFramework) replace(f *Framework) error {
+	if f.Principal != c.Principal {
+		return fmt.Errorf("framework %s: %w", c.ID, ErrPrincipal)
+	}
+	f.Info, f.Name, f.Hostname, f.Roles = c.Info, c.Name, c.Hostname, slices.Clone(c.Roles)
+	f.Capabilities, f.FailoverTimeout = c.Capabilities, c.FailoverTimeout
+	return nil
 }
 
 // framework is a new one, as it was subscribed.

@@ -37,6 +37,7 @@ const (
 	kindEndAdoption         kind = 17
 	kindSpreadSubnets       kind = 18
 	kindAdmitHardware       kind = 19
+	kindUpdateFramework     kind = 20
 )
 
 // decoders is the one table of what an entry may hold.
@@ -60,6 +61,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindEndAdoption:         decodeEndAdoption,
 	kindSpreadSubnets:       decodeSpreadSubnets,
 	kindAdmitHardware:       decodeAdmitHardware,
+	kindUpdateFramework:     decodeUpdateFramework,
 }
 
 // Result is what became of one command.

@@ -1,6 +1,9 @@
 package state
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // Capabilities of a framework, as bits. Values are in the log.
 type Capabilities uint32
@@ -48,6 +51,19 @@ type Framework struct {
 
 // Allocated returns what the framework's tasks hold in a role.
 func (f *Framework) Allocated(role string) Resources { return f.allocated[role] }
+
+// AllocatedRoles are those in which its tasks hold something, in order; it need not be
+// subscribed to them any more.
+func (f *Framework) AllocatedRoles() []string {
+	var out []string
+	for role, rs := range f.allocated {
+		if len(rs) > 0 {
+			out = append(out, role)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // TaskCount is the number of its tasks in the state.
 func (f *Framework) TaskCount() int { return len(f.tasks) }

@@ -1,0 +1,88 @@
+package faces
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/mesolith/mesolith/clusterd/auth"
+	"github.com/mesolith/mesolith/internal/nodedoc"
+)
+
+// Only operators tear frameworks down, by either face; what is refused changes nothing.
+func TestTeardownByOperators(t *testing.T) {
+	hash, err := nodedoc.HashSecret("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousFramework, Credentials: nodedoc.APICredentials{
+		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
+		{Principal: "r", SecretHash: hash, Role: nodedoc.RoleReader},
+	}}, "m1", "a1")
+	basic := func(who string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(who+":secret")) }
+	const json, form = "application/json", "application/x-www-form-urlencoded"
+	for _, via := range []string{"m1", "a1"} {
+		for _, face := range []struct{ path, media, before, after, none string }{
+			{"/api/v1", json, `{"type":"TEARDOWN","teardown":{"framework_id":{"value":"`, `"}}}`, `{"type":"TEARDOWN"}`},
+			{"/teardown", form, "frameworkId=", "", ""},
+			{"/master/teardown", form, "frameworkId=", "", "other=1"},
+		} {
+			s := c.subscribe(via, "doomed")
+			ask := func(who, body string) (int, string) {
+				header := []string{"Content-Type", face.media}
+				if who != "" {
+					header = append(header, "Authorization", basic(who))
+				}
+				status, _, text := c.post(via, face.path, body, header...)
+				return status, text
+			}
+			body := face.before + s.id + face.after
+			for _, who := range []string{"", "r"} {
+				if status, text := ask(who, body); status != 403 {
+					t.Errorf("%s via %s by %q: %d %s", face.path, via, who, status, text)
+				}
+			}
+			if status, text := ask("o", face.before+"nobody"+face.after); status != 400 || !strings.Contains(text, "No framework found") {
+				t.Errorf("%s via %s, unknown: %d %s", face.path, via, status, text)
+			}
+			if status, text := ask("o", face.none); status != 400 {
+				t.Errorf("%s via %s, none: %d %s", face.path, via, status, text)
+			}
+			if status, _, _ := c.post(via, "/api/v1/scheduler", `{"framework_id":{"value":"`+s.id+`"},"type":"REVIVE"}`, "Content-Type", json, "Mesos-Stream-Id", s.stream); status != 202 {
+				t.Fatalf("after refusals the framework is gone: %d", status)
+			}
+			if status, text := ask("o", body); status != 200 || text != "" {
+				t.Errorf("%s via %s: %d %s", face.path, via, status, text)
+			}
+			if status, _, text := c.post(via, "/api/v1/scheduler", `{"framework_id":{"value":"`+s.id+`"},"type":"REVIVE"}`, "Content-Type", json, "Mesos-Stream-Id", s.stream); status != 400 {
+				t.Errorf("it is still there: %d %s", status, text)
+			}
+		}
+	}
+	if status, h, _ := c.request(http.MethodGet, "m1", "/teardown", "", "Authorization", basic("o")); status != 405 || h.Get("Allow") != "POST" {
+		t.Errorf("GET: %d", status)
+	}
+}
+
+// UPDATE_FRAMEWORK is the one call of a framework that is over when it is answered: 200.
+func TestUpdateFrameworkIs200(t *testing.T) {
+	c := newCluster(t, open, "m1", "a1")
+	for _, via := range []string{"m1", "a1"} {
+		s := c.subscribe(via, "old")
+		update := func(info string) (int, string) {
+			status, _, text := c.post(via, "/api/v1/scheduler",
+				`{"framework_id":{"value":"`+s.id+`"},"type":"UPDATE_FRAMEWORK","update_framework":{"framework_info":{"id":{"value":"`+s.id+`"},`+info+`}}}`,
+				"Content-Type", "application/json", "Mesos-Stream-Id", s.stream)
+			return status, text
+		}
+		if status, text := update(`"user":"nobody","name":"new","failover_timeout":1`); status != 200 || text != "" {
+			t.Errorf("%d %s", status, text)
+		}
+		if status, text := update(`"user":"other","name":"newer"`); status != 400 || text != "Updating 'FrameworkInfo.user' is unsupported" {
+			t.Errorf("%d %q", status, text)
+		}
+		_, _, text := c.post(via, "/frameworks?framework_id="+s.id, "")
+		check(t, "after both", text, map[string]any{"frameworks.0.name": "new", "frameworks.0.failover_timeout": 1.0})
+	}
+}
