@@ -2,23 +2,21 @@
 //
 //	Round(snapshot, filters, now, seed) → offers
 //
-// Dominant resource fairness over roles, and inside a role over its frameworks: next
-// served is who has the smallest share, where a share is the largest part of any scalar
-// resource of the cluster that it holds (allocated or offered), divided by its weight.
-// Agents are gone through in a random order that the seed fixes; what an agent has free
-// goes to one framework in one offer, as in Mesos.
+// Dominant resource fairness over the tree of roles (tree.go), and inside a role over its
+// frameworks: next served is who has the smallest share, where a share is the largest part
+// of any scalar resource of the cluster that it holds (allocated or offered), divided by
+// its weight. Agents are gone through in a random order that the seed fixes; what an agent
+// has free goes to one framework in one offer, as in Mesos.
 //
 // Invariants: nothing is offered twice in one snapshot; no framework gets what it has
 // filtered, what it suppresses, GPUs it cannot use, less than its minimum, or an agent
-// that its constraints exclude; equal input gives equal output. Roles are flat here; each carries its weight and its sums
-// by itself, so that a tree of them only changes how Roles are ordered.
+// that its constraints exclude; equal input gives equal output.
 //
 // It knows no offers already made other than as amounts taken; it does not tell anybody
 // (leader), nor keep promises (offers).
 package alloc
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"slices"
 
@@ -53,18 +51,19 @@ type Member struct {
 	Wants      func(state.AgentID) bool // its offer constraints; nil: every agent
 }
 
-// Role is one role with the frameworks subscribed to it.
+// Role is one role with the frameworks subscribed to it. One without any counts for what
+// it holds.
 type Role struct {
 	Name    string
-	Weight  float64         // 1 by default, > 0
 	Holds   state.Resources // allocated and offered in this role, also by frameworks that are away
 	Members []Member
 }
 
 // Snapshot is what one round sees.
 type Snapshot struct {
-	Agents []Agent
-	Roles  []Role
+	Agents  []Agent
+	Roles   []Role             // each name once
+	Weights map[string]float64 // by role or part of one; 1 by default, > 0
 }
 
 // Offer is one decision.
@@ -79,21 +78,8 @@ type Offer struct {
 type round struct {
 	names  []string // scalar resources of the cluster
 	total  []float64
-	roles  []standing
 	filter *Filters
 	nowNS  int64
-}
-
-// standing is one competitor in a sorter: a role, or a framework in it.
-type standing struct {
-	name    string
-	weight  float64
-	holds   []int64
-	share   float64
-	count   int // allocations in this round: fewer first on a tie
-	member  Member
-	members []standing
-	order   []int // members, smallest share first, kept sorted
 }
 
 // Round decides who is offered what. It changes nothing of its arguments.
@@ -102,20 +88,22 @@ func Round(s Snapshot, f *Filters, nowNS int64, seed uint64) []Offer {
 		return nil
 	}
 	r := newRound(s, f, nowNS)
+	root := r.grow(s.Roles, s.Weights)
 	sequence := make([]int, len(s.Agents))
 	for i := range sequence {
 		sequence[i] = i
 	}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	rng.Shuffle(len(sequence), func(i, j int) { sequence[i], sequence[j] = sequence[j], sequence[i] })
-	order := make([]int, len(r.roles))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return compare(&r.roles[a], &r.roles[b]) })
 	var out []Offer
+	var d division
 	for _, i := range sequence {
-		out = r.divide(s.Agents[i], order, out)
+		d = division{agent: &s.Agents[i], free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, made: d.made[:0]}
+		r.divide(root, &d)
+		for _, m := range d.made {
+			out = append(out, m.Offer)
+			r.charge(m.to, m.Resources)
+		}
 	}
 	return out
 }
@@ -136,86 +124,46 @@ func newRound(s Snapshot, f *Filters, nowNS int64) *round {
 			r.total[i] += float64(a.Total.Milli(name))
 		}
 	}
-	r.roles = make([]standing, 0, len(s.Roles))
-	for _, role := range s.Roles {
-		st := standing{name: role.Name, weight: role.Weight, holds: r.row(role.Holds)}
-		if st.weight <= 0 {
-			st.weight = 1
-		}
-		for _, m := range role.Members {
-			if !m.Suppressed {
-				ms := standing{name: string(m.Framework), weight: 1, holds: r.row(m.Holds), member: m}
-				ms.share = r.share(&ms)
-				st.members = append(st.members, ms)
-			}
-		}
-		if len(st.members) == 0 {
-			continue
-		}
-		st.share = r.share(&st)
-		st.order = make([]int, len(st.members))
-		for i := range st.order {
-			st.order[i] = i
-		}
-		slices.SortFunc(st.order, func(a, b int) int { return compare(&st.members[a], &st.members[b]) })
-		r.roles = append(r.roles, st)
-	}
 	return r
 }
 
-func (r *round) row(rs state.Resources) []int64 {
-	out := make([]int64, len(r.names))
-	for i, name := range r.names {
-		out[i] = rs.Milli(name)
-	}
-	return out
+// division is one agent while it is divided. Shares stay as they were until it is done.
+type division struct {
+	agent *Agent
+	free  state.Resources
+	gpus  bool
+	made  []made
 }
 
-func (r *round) share(s *standing) float64 {
-	top := 0.0
-	for i, held := range s.holds {
-		if r.total[i] > 0 {
-			top = max(top, float64(held)/r.total[i])
-		}
-	}
-	return top / s.weight
-}
-
-func compare(a, b *standing) int {
-	if c := cmp.Compare(a.share, b.share); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(a.count, b.count); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.name, b.name)
+type made struct {
+	Offer
+	to *node
 }
 
 // divide finds takers for what an agent has free: unreserved resources go whole to the
-// first who may have them, what is reserved for a role to the first of that role.
-func (r *round) divide(a Agent, order []int, out []Offer) []Offer {
-	free := a.Free
-	gpus := a.Total.Milli(state.GPUs) > 0
-	for at := 0; at < len(order) && len(free) > 0; at++ {
-		role := &r.roles[order[at]]
-		part := free.ForRole(role.name)
-		if !usable(part) {
-			continue
-		}
-		m := r.taker(role, a.ID, part, gpus)
-		if m < 0 {
-			continue
-		}
-		out = append(out, Offer{Agent: a.ID, Framework: role.members[role.order[m]].member.Framework, Role: role.name, Resources: part})
-		free, _ = free.Minus(part)
-		r.charge(&role.members[role.order[m]], part)
-		moveBack(role.order, m, func(i int) *standing { return &role.members[i] })
-		r.charge(role, part)
-		if moveBack(order, at, func(i int) *standing { return &r.roles[i] }) {
-			at-- // another role stands here now
+// first who may have them, what is reserved for a role to the first of that role or of a
+// part of it.
+func (r *round) divide(n *node, d *division) {
+	for _, c := range n.order {
+		switch {
+		case len(d.free) == 0:
+			return
+		case !c.serves:
+		case !c.leaf:
+			r.divide(c, d)
+		default:
+			part := d.free.ForRole(c.name)
+			if !usable(part) {
+				continue
+			}
+			f := r.taker(c, d, part)
+			if f == nil {
+				continue
+			}
+			d.made = append(d.made, made{Offer{Agent: d.agent.ID, Framework: f.member.Framework, Role: c.name, Resources: part}, f})
+			d.free, _ = d.free.Minus(part)
 		}
 	}
-	return out
 }
 
 // usable: an agent with neither cpus nor memory is not advertised.
@@ -223,25 +171,18 @@ func usable(rs state.Resources) bool {
 	return rs.Milli(state.CPUs) > 0 || rs.Milli(state.Mem) > 0
 }
 
-// taker returns the place in role.order of who gets the offer, -1 for nobody.
-func (r *round) taker(role *standing, agent state.AgentID, part state.Resources, gpus bool) int {
-	for at, i := range role.order {
-		m := &role.members[i].member
-		if gpus && !m.GPUs {
-			continue
+// taker is who of a role gets the offer; nil: nobody.
+func (r *round) taker(role *node, d *division, part state.Resources) *node {
+	for _, f := range role.order {
+		m := &f.member
+		switch {
+		case d.gpus && !m.GPUs, !meets(part, m.Minimum), m.Wants != nil && !m.Wants(d.agent.ID):
+		case r.filter != nil && r.filter.Blocks(m.Framework, role.name, d.agent.ID, part, r.nowNS):
+		default:
+			return f
 		}
-		if !meets(part, m.Minimum) {
-			continue
-		}
-		if m.Wants != nil && !m.Wants(agent) {
-			continue
-		}
-		if r.filter != nil && r.filter.Blocks(m.Framework, role.name, agent, part, r.nowNS) {
-			continue
-		}
-		return at
 	}
-	return -1
+	return nil
 }
 
 func meets(rs state.Resources, minimum [][]Quantity) bool {
@@ -258,23 +199,4 @@ func meets(rs state.Resources, minimum [][]Quantity) bool {
 		}
 	}
 	return false
-}
-
-func (r *round) charge(s *standing, rs state.Resources) {
-	for i, name := range r.names {
-		s.holds[i] += rs.Milli(name)
-	}
-	s.count++
-	s.share = r.share(s)
-}
-
-// moveBack puts the entry at a place where it belongs again after its share grew, and
-// says whether it moved.
-func moveBack(order []int, at int, of func(int) *standing) bool {
-	start := at
-	for at+1 < len(order) && compare(of(order[at]), of(order[at+1])) > 0 {
-		order[at], order[at+1] = order[at+1], order[at]
-		at++
-	}
-	return at != start
 }

@@ -63,9 +63,21 @@ func TestRound(t *testing.T) {
 			{Name: "one", Members: []Member{member("A")}},
 			{Name: "many", Members: []Member{member("B"), member("C"), member("D"), member("E")}},
 		}, map[string]int{"one/A": 4, "many/B": 1, "many/C": 1, "many/D": 1, "many/E": 1}},
-		{"weights", agents(t, 6, small), []Role{
-			{Name: "a", Weight: 2, Members: []Member{member("A")}}, {Name: "b", Weight: 1, Members: []Member{member("B")}},
-		}, map[string]int{"a/A": 4, "b/B": 2}},
+		{"a weight", agents(t, 6, small), []Role{
+			{Name: "heavy", Members: []Member{member("A")}}, {Name: "b", Members: []Member{member("B")}},
+		}, map[string]int{"heavy/A": 4, "b/B": 2}},
+		{"parts share what their role gets", agents(t, 8, small), []Role{
+			{Name: "eng/one", Members: []Member{member("A")}}, {Name: "eng/two", Members: []Member{member("B")}}, {Name: "ops", Members: []Member{member("C")}},
+		}, map[string]int{"eng/one/A": 2, "eng/two/B": 2, "ops/C": 4}},
+		{"a role's own frameworks are one more part", agents(t, 9, small), []Role{
+			{Name: "eng", Members: []Member{member("A"), member("D")}}, {Name: "eng/one", Members: []Member{member("B")}}, {Name: "eng/two", Members: []Member{member("C")}},
+		}, map[string]int{"eng/one/B": 3, "eng/two/C": 3, "eng/A": 2, "eng/D": 1}},
+		{"the weight of a part counts among its siblings only", agents(t, 12, small), []Role{
+			{Name: "eng/heavy", Members: []Member{member("A")}}, {Name: "eng/two", Members: []Member{member("B")}}, {Name: "ops", Members: []Member{member("C")}},
+		}, map[string]int{"eng/heavy/A": 4, "eng/two/B": 2, "ops/C": 6}},
+		{"what a part without frameworks holds counts for its role", agents(t, 4, small), []Role{
+			{Name: "eng/one", Members: []Member{member("A")}}, {Name: "eng/away", Holds: res(t, 8, 0, 0)}, {Name: "ops", Members: []Member{member("C")}},
+		}, map[string]int{"eng/one/A": 1, "ops/C": 3}},
 		{"suppressed gets nothing", agents(t, 2, small), []Role{{Name: "*", Members: []Member{member("A"), suppressed}}}, map[string]int{"*/A": 2}},
 		{"gpus only to who can use them", agents(t, 2, res(t, 4, 4096, 1)), []Role{{Name: "*", Members: []Member{member("A"), gpu}}}, map[string]int{"*/G": 2}},
 		{"less than its minimum", agents(t, 2, small), []Role{{Name: "*", Members: []Member{picky}}}, map[string]int{}},
@@ -75,7 +87,7 @@ func TestRound(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			for seed := range uint64(20) {
-				s := Snapshot{Agents: test.agents, Roles: test.roles}
+				s := Snapshot{Agents: test.agents, Roles: test.roles, Weights: map[string]float64{"heavy": 2, "eng/heavy": 2}}
 				got := count(Round(s, NewFilters(), 0, seed))
 				if diff := cmp.Diff(test.want, got); diff != "" {
 					t.Fatalf("seed %d: %s", seed, diff)
@@ -100,6 +112,20 @@ func TestReservedGoesToItsRoleOnly(t *testing.T) {
 			if r.Role != "" && r.Role != o.Role {
 				t.Errorf("%s got %s", o.Role, o.Resources)
 			}
+		}
+	}
+}
+
+// What is reserved for a role is for its parts too, and for nobody beside it.
+func TestReservedGoesToPartsToo(t *testing.T) {
+	rs, err := state.NewResources(state.Resource{Name: state.CPUs, Role: "db", Milli: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for role, want := range map[string]int{"db": 1, "db/replica": 1, "db/replica/3": 1, "dbx": 0, "d": 0, "x/db": 0, "*": 0} {
+		s := Snapshot{Agents: []Agent{{ID: "S", Total: rs, Free: rs}}, Roles: []Role{{Name: role, Members: []Member{member("A")}}}}
+		if got := len(Round(s, nil, 0, 1)); got != want {
+			t.Errorf("%q is offered %d times what is reserved for db, want %d", role, got, want)
 		}
 	}
 }
@@ -140,7 +166,7 @@ func TestNothingIsOfferedTwice(t *testing.T) {
 	for seed := range uint64(200) {
 		s := Snapshot{Agents: agents(t, int(seed%17)+1, res(t, 3, 512, int64(seed%2)))}
 		for r := range int(seed%5) + 1 {
-			role := Role{Name: fmt.Sprint("r", r), Weight: float64(r + 1)}
+			role := Role{Name: []string{"a", "b", "a/x", "a/x/y", "c/z"}[r]}
 			for m := range int(seed%4) + 1 {
 				x := member(fmt.Sprint("f", r, m))
 				x.GPUs = m%2 == 0
@@ -171,7 +197,7 @@ func BenchmarkRound(b *testing.B) {
 		b.Run(fmt.Sprintf("agents=%d/roles=%d/frameworks=%d", size.agents, size.roles, size.frameworks), func(b *testing.B) {
 			s := Snapshot{Agents: agents(b, size.agents, res(b, 32, 65536, 0))}
 			for r := range size.roles {
-				role := Role{Name: fmt.Sprint("r", r), Weight: 1}
+				role := Role{Name: fmt.Sprint("r", r)}
 				for m := range size.frameworks / size.roles {
 					role.Members = append(role.Members, member(fmt.Sprint("f", r, "-", m)))
 				}

@@ -65,6 +65,48 @@ func TestTeardownByOperators(t *testing.T) {
 	}
 }
 
+// Both faces set and show the weights of roles; a bad one in a list changes none of it.
+func TestWeights(t *testing.T) {
+	hash, err := nodedoc.HashSecret("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader, Credentials: nodedoc.APICredentials{
+		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
+	}}, "m1", "a1")
+	o := "Basic " + base64.StdEncoding.EncodeToString([]byte("o:secret"))
+	const js = "application/json"
+	for _, via := range []string{"m1", "a1"} {
+		for body, want := range map[string]int{`[{"role":"eng","weight":2.5}]`: 200, `[{"role":"ops","weight":7},{"role":"eng","weight":0}]`: 400, `[{"role":"a//b","weight":1}]`: 400, `{`: 400} {
+			if status, _, text := c.request(http.MethodPut, via, "/weights", body, "Authorization", o); status != want {
+				t.Errorf("%s: %d %s", body, status, text)
+			}
+			if status, _, _ := c.request(http.MethodPut, via, "/weights", body); status != 403 {
+				t.Errorf("anybody changes weights: %d", status)
+			}
+		}
+		for weight, want := range map[string]int{"0.5": 200, "-1": 400, "0": 400} {
+			body := `{"type":"UPDATE_WEIGHTS","update_weights":{"weight_infos":[{"role":"eng/part","weight":` + weight + `}]}}`
+			if status, _, text := c.post(via, "/api/v1", body, "Content-Type", js, "Authorization", o); status != want {
+				t.Errorf("%s: %d %s", body, status, text)
+			}
+			if status, _, _ := c.post(via, "/api/v1", body, "Content-Type", js); status != 403 {
+				t.Errorf("anybody changes weights: %d", status)
+			}
+		}
+		_, _, text := c.post(via, "/api/v1", `{"type":"GET_WEIGHTS"}`, "Content-Type", js)
+		check(t, "GET_WEIGHTS", text, map[string]any{
+			"get_weights.weight_infos.0.role": "eng", "get_weights.weight_infos.0.weight": 2.5,
+			"get_weights.weight_infos.1.role": "eng/part", "get_weights.weight_infos.1.weight": 0.5, "get_weights.weight_infos.2": nil,
+		})
+		if _, _, text := c.request(http.MethodGet, via, "/weights", ""); strings.TrimSpace(text) != `[{"role":"eng","weight":2.5},{"role":"eng/part","weight":0.5}]` {
+			t.Error(text)
+		}
+		_, _, text = c.post(via, "/roles", "")
+		check(t, "/roles", text, map[string]any{"roles.0.name": "eng", "roles.0.weight": 2.5, "roles.0.frameworks": []any{}})
+	}
+}
+
 // UPDATE_FRAMEWORK is the one call of a framework that is over when it is answered: 200.
 func TestUpdateFrameworkIs200(t *testing.T) {
 	c := newCluster(t, open, "m1", "a1")

@@ -299,7 +299,7 @@ func TestClosed(t *testing.T) {
 			"/state": "mesos-master-readonly", "/master/state.json": "mesos-master-readonly", "/slaves": "mesos-master-readonly",
 			"/frameworks": "mesos-master-readonly", "/tasks": "mesos-master-readonly", "/metrics/snapshot": "mesos-master-readonly",
 			"/files/read": "mesos-master-readonly", "/files/browse": "mesos-master-readonly", "/files/download": "mesos-master-readonly",
-			"/roles": "mesos-master-readonly", "/flags": "mesos-master-readonly", "/state-summary": "mesos-master-readonly", "/teardown": "mesos-master-readwrite",
+			"/roles": "mesos-master-readonly", "/flags": "mesos-master-readonly", "/weights": "mesos-master-readonly", "/state-summary": "mesos-master-readonly", "/teardown": "mesos-master-readwrite",
 			"/api/v1": "mesos-master-readonly", "/api/v1/operator": "mesos-master-readonly", "/api/v1/scheduler": "mesos-master-scheduler",
 		} {
 			status, h, _ := c.post(via, path, "")

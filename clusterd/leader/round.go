@@ -92,8 +92,14 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 			wanted[role] = append(wanted[role], f)
 		}
 	}
+	for role := range holds {
+		if _, ok := wanted[role]; !ok {
+			wanted[role] = nil // nobody wants more of it, and it counts for what it is a part of
+		}
+	}
+	snap.Weights = s.Weights()
 	for role, members := range wanted {
-		r := alloc.Role{Name: role, Weight: 1}
+		r := alloc.Role{Name: role}
 		for _, held := range holds[role] {
 			if sum, err := r.Holds.Plus(held); err == nil {
 				r.Holds = sum

@@ -52,6 +52,7 @@ func Handlers(cfg Config) map[string]http.Handler {
 		"/state-summary": h.with(operator.Everything, h.summary),
 		"/roles":         h.with(operator.Want{Frameworks: true}, h.roles),
 		"/flags":         http.HandlerFunc(h.flags),
+		"/weights":       http.HandlerFunc(h.weights),
 	}
 }
 

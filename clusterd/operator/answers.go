@@ -6,6 +6,8 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -78,9 +80,45 @@ func (h *handler) roles(c *call) (*master.Response, error) {
 	return &master.Response{Type: master.Response_GET_ROLES.Enum(), GetRoles: out}, nil
 }
 
-// weights: no role has another one than the default, which is not listed.
-func (h *handler) weights(*call) (*master.Response, error) {
-	return &master.Response{Type: master.Response_GET_WEIGHTS.Enum(), GetWeights: &master.Response_GetWeights{}}, nil
+// weights are those that somebody set; all others are 1.
+func (h *handler) weights(c *call) (*master.Response, error) {
+	p, err := h.collect(c, Want{})
+	if err != nil {
+		return nil, err
+	}
+	out := &master.Response_GetWeights{}
+	for _, w := range p.Weights {
+		out.WeightInfos = append(out.WeightInfos, &mesosv1.WeightInfo{Role: proto.String(w.Role), Weight: proto.Float64(w.Weight)})
+	}
+	return &master.Response{Type: master.Response_GET_WEIGHTS.Enum(), GetWeights: out}, nil
+}
+
+func weightsOf(list []*mesosv1.WeightInfo) (out []state.Weight) {
+	for _, w := range list {
+		out = append(out, state.Weight{Role: strings.TrimSpace(w.GetRole()), Weight: w.GetWeight()})
+	}
+	return out
+}
+
+// Weighed is a list of weights in one line, for the log.
+func Weighed(list []state.Weight) string {
+	var parts []string
+	for _, w := range list {
+		parts = append(parts, w.Role+"="+strconv.FormatFloat(w.Weight, 'g', -1, 64))
+	}
+	return strings.Join(parts, ",")
+}
+
+func (h *handler) updateWeights(c *call) (*master.Response, error) {
+	return nil, badRequest(c.leader.UpdateWeights(c.Context(), weightsOf(c.Call.GetUpdateWeights().GetWeightInfos())))
+}
+
+// badRequest makes a refusal of what the leader calls invalid.
+func badRequest(err error) error {
+	if errors.Is(err, leader.ErrInvalid) {
+		return refusal{http.StatusBadRequest, strings.TrimSuffix(err.Error(), ": "+leader.ErrInvalid.Error())}
+	}
+	return err
 }
 
 func (h *handler) teardown(c *call) (*master.Response, error) {
@@ -91,7 +129,8 @@ func (h *handler) teardown(c *call) (*master.Response, error) {
 	return nil, err
 }
 
-// Role is a role that a framework is subscribed to or holds something in.
+// Role is a role that a framework is subscribed to or holds something in, or that was
+// given a weight.
 type Role struct {
 	Name       string
 	Weight     float64
@@ -115,6 +154,9 @@ func rolesOf(r *rows) []Role {
 	role := func(name string) *Role {
 		if byName[name] == nil {
 			byName[name] = &Role{Name: name, Weight: 1}
+			if w, ok := r.weights[name]; ok {
+				byName[name].Weight = w
+			}
 		}
 		return byName[name]
 	}
@@ -132,6 +174,9 @@ func rolesOf(r *rows) []Role {
 		for _, a := range f.allocated {
 			add(&role(a.role).Allocated, a.resources)
 		}
+	}
+	for name := range r.weights {
+		role(name)
 	}
 	for _, o := range r.live.Offers {
 		add(&role(o.Role).Offered, o.Resources)

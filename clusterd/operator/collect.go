@@ -16,6 +16,7 @@ package operator
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -40,7 +41,8 @@ type Picture struct {
 	Frameworks  []*master.Response_GetFrameworks_Framework
 	Completed   []*master.Response_GetFrameworks_Framework
 	Tasks       []*mesosv1.Task
-	Roles       []Role // of all frameworks present, with Want.Frameworks
+	Roles       []Role         // of all frameworks present, with Want.Frameworks
+	Weights     []state.Weight // that were set, in the roles' order
 	// TasksUnreachable are those on agents that are not heard.
 	TasksUnreachable []*mesosv1.Task
 	TasksCompleted   []*mesosv1.Task
@@ -55,6 +57,7 @@ var Everything = Want{Agents: true, Frameworks: true, Tasks: true}
 // rows are the copied records, before they are worded.
 type rows struct {
 	live       leader.Live
+	weights    map[string]float64
 	frameworks []frameworkRow
 	agents     []agentRow
 	tasks      []state.Task
@@ -93,6 +96,9 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 		}
 	})
 	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, Roles: rolesOf(&r)}
+	for _, role := range slices.Sorted(maps.Keys(r.weights)) {
+		p.Weights = append(p.Weights, state.Weight{Role: role, Weight: r.weights[role]})
+	}
 	if err := p.word(&r); err != nil {
 		return nil, err
 	}
@@ -100,7 +106,7 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 }
 
 func (r *rows) copy(s *state.State, live leader.Live, want Want) {
-	r.live = live
+	r.live, r.weights = live, s.Weights()
 	for a := range s.Agents() {
 		r.gone[a.ID] = a.Unreachable
 		if want.Agents {

@@ -70,6 +70,7 @@ var answers = map[master.Call_Type]answerer{
 	master.Call_GET_TASKS:      {role: nodedoc.RoleReader, answer: (*handler).tasks},
 	master.Call_GET_ROLES:      {role: nodedoc.RoleReader, answer: (*handler).roles},
 	master.Call_GET_WEIGHTS:    {role: nodedoc.RoleReader, answer: (*handler).weights},
+	master.Call_UPDATE_WEIGHTS: {role: nodedoc.RoleOperator, needs: "update_weights", has: func(c *master.Call) bool { return c.UpdateWeights != nil }, answer: (*handler).updateWeights},
 	master.Call_TEARDOWN:       {role: nodedoc.RoleOperator, needs: "teardown", has: func(c *master.Call) bool { return c.Teardown != nil }, answer: (*handler).teardown},
 }
 
@@ -138,6 +139,9 @@ func outcome(err error) string {
 // audit writes down who changed, or was not allowed to change, what.
 func (h *handler) audit(c *call, outcome string) {
 	object := c.Call.GetTeardown().GetFrameworkId().GetValue()
+	if c.Call.UpdateWeights != nil {
+		object = Weighed(weightsOf(c.Call.GetUpdateWeights().GetWeightInfos()))
+	}
 	h.Log.Info("audit", "principal", c.from.String(), "call", c.GetType().String(), "object", object, "outcome", outcome)
 }
 

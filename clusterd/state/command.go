@@ -38,6 +38,7 @@ const (
 	kindSpreadSubnets       kind = 18
 	kindAdmitHardware       kind = 19
 	kindUpdateFramework     kind = 20
+	kindUpdateWeights       kind = 21
 )
 
 // decoders is the one table of what an entry may hold.
@@ -62,6 +63,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindSpreadSubnets:       decodeSpreadSubnets,
 	kindAdmitHardware:       decodeAdmitHardware,
 	kindUpdateFramework:     decodeUpdateFramework,
+	kindUpdateWeights:       decodeUpdateWeights,
 }
 
 // Result is what became of one command.

@@ -77,6 +77,7 @@ func goldenLog(t testing.TB) []Command {
 		BeginGeneration{Generation{Height: 7, ID: "ffffffff-0000-4000-8000-000000000000"}},
 		AdmitHardware{Name: "m1", Hardware: "3f0a"},
 		UpdateFramework{SubscribeFramework{ID: "lost-0001", Info: []byte("newer"), Name: "m", User: "u", Principal: "p", Hostname: "h", Roles: []string{"a", "b"}, Capabilities: CapMultiRole, FailoverTimeout: 7e9}},
+		UpdateWeights{[]Weight{{"a", 2.5}, {"a/b", 0.25}}},
 	}
 }
 
@@ -107,7 +108,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 20 {
+	if len(lines) != len(commands) || len(decoders) != 21 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

@@ -295,9 +295,12 @@ func (rs Resources) Milli(name string) int64 {
 	return sum
 }
 
-// ForRole returns what may be offered to a role: unreserved and reserved for it.
+// ForRole returns what may be offered to a role: unreserved, and reserved for it or for a
+// role that it is a part of.
 func (rs Resources) ForRole(role string) Resources {
-	return slices.DeleteFunc(slices.Clone(rs), func(r Resource) bool { return r.Role != "" && r.Role != role })
+	return slices.DeleteFunc(slices.Clone(rs), func(r Resource) bool {
+		return r.Role != "" && r.Role != role && !(len(role) > len(r.Role) && role[len(r.Role)] == '/' && strings.HasPrefix(role, r.Role))
+	})
 }
 
 // String prints the text form of the protocol: cpus:1.5;ports:[31000-31009].

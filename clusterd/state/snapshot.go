@@ -35,7 +35,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		head: State{
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
-			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware,
+			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights,
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: rows(s.tasks.share()), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
@@ -123,6 +123,7 @@ const (
 	recordAdopting  = 10
 	recordQuarter   = 11
 	recordHardware  = 12
+	recordWeight    = 13
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -169,6 +170,7 @@ func (s *Snapshot) write(o *summed, history bool) {
 		put(recordUser, func(w *writer) { w.string(name) })
 	}
 	s.head.writeHardware(put)
+	s.head.writeWeights(put)
 	if !history {
 		return
 	}
@@ -401,6 +403,10 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		s.addUser(name)
 	case recordHardware:
 		if err := s.restoreHardware(r.string(), r.string()); err != nil {
+			return err
+		}
+	case recordWeight:
+		if err := s.restoreWeight(r.weight()); err != nil {
 			return err
 		}
 	case recordFinished:

@@ -106,7 +106,8 @@ type State struct {
 	users   []string          // names that were given ids, in their order; never shorter
 	userIDs map[string]uint32 // name → id
 
-	hardware map[string]string // master → the machine that carries its name; never changed in place
+	hardware map[string]string  // master → the machine that carries its name; never changed in place
+	weights  map[string]float64 // role → weight; never changed in place
 
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}
