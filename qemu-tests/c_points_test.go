@@ -236,7 +236,10 @@ func (w *world) inventory(t *testing.T, n cluster.Node) (map[string][]string, er
 	var lines []string
 	var asked time.Time
 	eventually(t, within(t, toRun), func() error {
-		// One that has just been started does not listen yet, and dies of the signal.
+		// One that has just been started does not listen yet, and would die of the signal.
+		if listens := len(w.said(t, n, "isolated", `"msg":"inventory can be asked for"`)); listens <= restarts(t, w, n, "isolated") {
+			return fmt.Errorf("isolated on %s does not listen yet", n.Name)
+		}
 		if time.Since(asked) > 3*time.Second {
 			if err := api.Kill(t.Context(), "isolated", "USR1"); err != nil {
 				return err

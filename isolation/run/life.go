@@ -425,11 +425,10 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 	}
 	fault.After(fault.Reaped, j.ID)
 	if k.cfg.Network != nil && !j.HostNetwork {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		if err := k.cfg.Network.Detach(ctx, j.ID, k.runtime.NetNS(j)); err != nil {
+		// Each of its steps has its time; how long many wait for one another has no limit.
+		if err := k.cfg.Network.Detach(context.Background(), j.ID, k.runtime.NetNS(j)); err != nil {
 			errs = append(errs, err)
 		}
-		cancel()
 	}
 	fault.After(fault.Detached, j.ID)
 	if err := k.runtime.Remove(j); err != nil {

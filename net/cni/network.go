@@ -24,6 +24,10 @@ import (
 // pluginTime is how long one CNI call may take; under emulation the first takes 400 ms.
 const pluginTime = 30 * time.Second
 
+// callsAtOnce bounds CNI calls: when many tasks end together each call would take as long
+// as all of them, and the time of each would end.
+const callsAtOnce = 4
+
 // Config is what a Network needs.
 type Config struct {
 	Bin string // directory of the CNI plugins
@@ -39,14 +43,19 @@ type Network struct {
 	log   *slog.Logger
 	cni   *libcni.CNIConfig
 
+	calls chan struct{} // a place for each CNI call under way
+
 	mu       sync.Mutex // also held while the table is replaced, so that the newest wins
 	settings Settings   // the zero value: not configured
 	records  map[string]*Record
+	changes  uint64 // of records and settings
+	tabled   uint64 // the changes that the table in place knows
+	tables   uint64 // how often it was replaced
 }
 
 // New opens the records. It touches nothing of the kernel's: Sweep and Configure do.
 func New(c Config) (*Network, error) {
-	n := &Network{bin: c.Bin, store: store{c.Dir}, log: c.Log}
+	n := &Network{bin: c.Bin, store: store{c.Dir}, log: c.Log, calls: make(chan struct{}, callsAtOnce)}
 	for _, dir := range []string{n.store.recordsDir(), n.store.leases(), n.store.cache()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open task networks: %w", err)
@@ -98,6 +107,7 @@ func (n *Network) Configure(ctx context.Context, s Settings) error {
 			return err
 		}
 		n.settings = s
+		n.changes++
 	}
 	return n.makeNode(ctx)
 }
@@ -132,7 +142,12 @@ func (n *Network) replaceTable() error {
 	if err != nil {
 		return err
 	}
-	return firewall.Replace(table)
+	if err := firewall.Replace(table); err != nil {
+		return err
+	}
+	n.tabled = n.changes
+	n.tables++
+	return nil
 }
 
 // attachPoints and detachPoints name what a crash is tried after.
@@ -258,11 +273,13 @@ func (n *Network) record(r Record) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.records[r.ID] = &r
+	n.changes++
 	return nil
 }
 
-// remap replaces the table by what is recorded now. A task without ports has no rule of
-// its own.
+// remap replaces the table by what is recorded now, unless another call has done so since
+// r was recorded: of many that come together one does it for all. A task without ports has
+// no rule of its own.
 func (n *Network) remap(r Record) error {
 	if len(r.Ports) == 0 {
 		return nil
@@ -272,7 +289,22 @@ func (n *Network) remap(r Record) error {
 	if !n.settings.Subnet.IsValid() {
 		return firewall.Remove()
 	}
+	if n.tabled == n.changes {
+		return nil
+	}
 	return n.replaceTable()
+}
+
+// call waits for its turn to run a plugin, which has its time from then on; end gives the
+// turn back.
+func (n *Network) call(ctx context.Context) (timed context.Context, end func(), err error) {
+	select {
+	case n.calls <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	timed, cancel := context.WithTimeout(ctx, pluginTime)
+	return timed, func() { cancel(); <-n.calls }, nil
 }
 
 func (n *Network) add(ctx context.Context, r *Record, s Settings) error {
@@ -280,8 +312,11 @@ func (n *Network) add(ctx context.Context, r *Record, s Settings) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, pluginTime)
-	defer cancel()
+	ctx, end, err := n.call(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	res, err := n.cni.AddNetworkList(ctx, list, runtimeOf(*r))
 	if err != nil {
 		return err
@@ -301,8 +336,11 @@ func (n *Network) delete(ctx context.Context, r Record, s Settings) error {
 	if !namespaceThere(r.Namespace) {
 		r.Namespace = ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, pluginTime)
-	defer cancel()
+	ctx, end, err := n.call(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if err := n.cni.DelNetworkList(ctx, list, runtimeOf(r)); err != nil {
 		return err
 	}

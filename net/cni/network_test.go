@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -214,6 +215,48 @@ func TestSweepLeavesWhatIsKeptAndNothingElse(t *testing.T) {
 	}
 	if again := m.attach(kept, PortRange{Begin: 31000, End: 31000}); again.Addresses[0] != want.Addresses[0] {
 		t.Errorf("attached again with %v, had %v", again, want)
+	}
+}
+
+// Tasks that come and go together: nobody's time ends because of the others, and the table
+// is not replaced once for each of them.
+func TestManyAtOnce(t *testing.T) {
+	m, _, dir := alone(t)
+	const tasks = 24
+	var places []*place
+	for i := range tasks {
+		places = append(places, newPlace(t, fmt.Sprint("task", i)))
+	}
+	all := func(f func(i int, p *place) error) (replaced uint64) {
+		t.Helper()
+		before := m.network.tables
+		failed := make(chan error, tasks)
+		for i, p := range places {
+			m.place.beside(func() error { return f(i, p) }, failed)
+		}
+		for range tasks {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+		return m.network.tables - before
+	}
+	came := all(func(i int, p *place) error {
+		_, err := m.network.Attach(context.Background(), p.name, p.path, []PortRange{{Begin: uint16(31000 + i), End: uint16(31000 + i)}})
+		return err
+	})
+	if got := m.ports(t); got != tasks {
+		t.Errorf("%d interfaces on the bridge", got)
+	}
+	places[7].answer(31007)
+	m.hears("127.0.0.1:31007", "task7", "")
+	went := all(func(_ int, p *place) error { return m.network.Detach(context.Background(), p.name, p.path) })
+	if len(leases(t, dir)) != 0 || m.ports(t) != 0 || len(m.network.records) != 0 {
+		t.Errorf("leases %v, %d ports, records %v", leases(t, dir), m.ports(t), m.network.records)
+	}
+	t.Logf("%d tasks: the table was replaced %d times as they came, %d as they went", tasks, came, went)
+	if went >= tasks {
+		t.Error("each task had the table replaced for itself")
 	}
 }
 

@@ -32,6 +32,22 @@ type place struct {
 	asked atomic.Int64 // UDP questions that arrived, answered or not
 }
 
+// beside runs f in the place while other calls go on there.
+func (p *place) beside(f func() error, done chan<- error) {
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := os.Open(p.path)
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+}
+
 func newPlace(t *testing.T, name string) *place {
 	t.Helper()
 	p := &place{t: t, name: name, path: filepath.Join(t.TempDir(), name), calls: make(chan func())}
