@@ -8,9 +8,12 @@
 // its weight. Agents are gone through in a random order that the seed fixes; what an agent
 // has free goes to one framework in one offer, as in Mesos.
 //
-// Invariants: nothing is offered twice in one snapshot; no framework gets what it has
-// filtered, what it suppresses, GPUs it cannot use, less than its minimum, or an agent
-// that its constraints exclude; equal input gives equal output.
+// Quotas of roles (quota.go) come first: what is guaranteed is offered before the rest is
+// shared, and held back from others.
+//
+// Invariants: nothing is offered twice in one snapshot; no limit is exceeded; no framework
+// gets what it has filtered, what it suppresses, GPUs it cannot use, less than its minimum,
+// or an agent that its constraints exclude; equal input gives equal output.
 //
 // It knows no offers already made other than as amounts taken; it does not tell anybody
 // (leader), nor keep promises (offers).
@@ -64,6 +67,7 @@ type Snapshot struct {
 	Agents  []Agent
 	Roles   []Role             // each name once
 	Weights map[string]float64 // by role or part of one; 1 by default, > 0
+	Quotas  map[string]state.Quota
 }
 
 // Offer is one decision.
@@ -80,6 +84,11 @@ type round struct {
 	total  []float64
 	filter *Filters
 	nowNS  int64
+
+	root       *node
+	quoted     bool    // there are quotas
+	guaranteed []bool  // by resource: somebody is guaranteed some
+	free       []int64 // unreserved, of all agents
 }
 
 // Round decides who is offered what. It changes nothing of its arguments.
@@ -88,7 +97,7 @@ func Round(s Snapshot, f *Filters, nowNS int64, seed uint64) []Offer {
 		return nil
 	}
 	r := newRound(s, f, nowNS)
-	root := r.grow(s.Roles, s.Weights)
+	root := r.grow(&s)
 	sequence := make([]int, len(s.Agents))
 	for i := range sequence {
 		sequence[i] = i
@@ -99,7 +108,10 @@ func Round(s Snapshot, f *Filters, nowNS int64, seed uint64) []Offer {
 	var d division
 	for _, i := range sequence {
 		d = division{agent: &s.Agents[i], free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, made: d.made[:0]}
-		r.divide(root, &d)
+		if slices.Contains(r.guaranteed, true) {
+			r.divide(root, &d, true)
+		}
+		r.divide(root, &d, false)
 		for _, m := range d.made {
 			out = append(out, m.Offer)
 			r.charge(m.to, m.Resources)
@@ -118,7 +130,7 @@ func newRound(s Snapshot, f *Filters, nowNS int64) *round {
 		}
 	}
 	slices.Sort(r.names)
-	r.total = make([]float64, len(r.names))
+	r.total, r.guaranteed, r.free = make([]float64, len(r.names)), make([]bool, len(r.names)), make([]int64, len(r.names))
 	for _, a := range s.Agents {
 		for i, name := range r.names {
 			r.total[i] += float64(a.Total.Milli(name))
@@ -140,28 +152,46 @@ type made struct {
 	to *node
 }
 
+// offer notes what a framework gets of the agent; what it gets in both goes makes one offer.
+func (d *division) offer(role, to *node, part state.Resources) {
+	for i := range d.made {
+		if d.made[i].to == to {
+			if sum, err := d.made[i].Resources.Plus(part); err == nil {
+				d.made[i].Resources = sum
+			}
+			return
+		}
+	}
+	d.made = append(d.made, made{Offer{Agent: d.agent.ID, Framework: to.member.Framework, Role: role.name, Resources: part}, to})
+}
+
 // divide finds takers for what an agent has free: unreserved resources go whole to the
 // first who may have them, what is reserved for a role to the first of that role or of a
-// part of it.
-func (r *round) divide(n *node, d *division) {
+// part of it. With guarantees alone it serves those whose guarantees are not fulfilled.
+func (r *round) divide(n *node, d *division, guarantees bool) {
 	for _, c := range n.order {
 		switch {
 		case len(d.free) == 0:
 			return
 		case !c.serves:
 		case !c.leaf:
-			r.divide(c, d)
+			r.divide(c, d, guarantees)
+		case guarantees && !r.lacking(c):
 		default:
 			part := d.free.ForRole(c.name)
-			if !usable(part) {
+			if r.quoted {
+				part = r.cut(c, part, guarantees)
+			}
+			if !usable(part) || guarantees && !r.useful(c, part) {
 				continue
 			}
 			f := r.taker(c, d, part)
 			if f == nil {
 				continue
 			}
-			d.made = append(d.made, made{Offer{Agent: d.agent.ID, Framework: f.member.Framework, Role: c.name, Resources: part}, f})
+			d.offer(c, f, part)
 			d.free, _ = d.free.Minus(part)
+			r.taken(c, part)
 		}
 	}
 }

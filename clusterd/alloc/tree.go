@@ -28,6 +28,11 @@ type node struct {
 	leaf   bool    // its children are frameworks
 	serves bool    // something below wants offers
 
+	// With quotas; nil: none here. Both by resource.
+	limit, guarantee []int64
+	consumed         []int64 // what the role has, see Quota
+	quoted           []*node // children with a quota, or above one
+
 	member Member // of a framework
 }
 
@@ -35,26 +40,34 @@ type node struct {
 const self = "."
 
 // grow builds the tree of all roles, with frameworks that want offers as its ends.
-func (r *round) grow(roles []Role, weights map[string]float64) *node {
-	root := &node{weight: 1, holds: make([]int64, len(r.names))}
-	inner := map[string]*node{"": root}
-	leaves := make([]*node, len(roles))
-	for i := range roles {
+func (r *round) grow(s *Snapshot) *node {
+	root := &node{weight: 1, holds: make([]int64, len(r.names)), consumed: make([]int64, len(r.names))}
+	inner := map[string]*node{}
+	place := func(role string) *node {
 		at, path := root, ""
-		for part := range strings.SplitSeq(roles[i].Name, "/") {
+		for part := range strings.SplitSeq(role, "/") {
 			path = join(path, part)
 			if inner[path] == nil {
-				inner[path] = r.child(at, part, weightOf(weights, path))
+				inner[path] = r.child(at, part, weightOf(s.Weights, path))
 			}
 			at = inner[path]
 		}
-		leaves[i] = at
+		return at
 	}
+	leaves := make([]*node, len(s.Roles))
+	for i := range s.Roles {
+		leaves[i] = place(s.Roles[i].Name)
+	}
+	for role := range s.Quotas {
+		place(role)
+	}
+	r.root = root
+	r.quotas(inner, s)
 	for i, at := range leaves { // once it is known who has parts
 		if len(at.order) > 0 {
 			at = r.child(at, self, 1)
 		}
-		r.fill(at, &roles[i])
+		r.fill(at, &s.Roles[i])
 	}
 	r.settle(root)
 	return root
@@ -75,7 +88,7 @@ func weightOf(weights map[string]float64, role string) float64 {
 }
 
 func (r *round) child(parent *node, part string, weight float64) *node {
-	n := &node{part: part, weight: weight, parent: parent, holds: make([]int64, len(r.names))}
+	n := &node{part: part, weight: weight, parent: parent, holds: make([]int64, len(r.names)), consumed: make([]int64, len(r.names))}
 	parent.order = append(parent.order, n)
 	return n
 }

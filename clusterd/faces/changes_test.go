@@ -107,6 +107,71 @@ func TestWeights(t *testing.T) {
 	}
 }
 
+// Both faces set, show and remove quotas.
+func TestQuota(t *testing.T) {
+	hash, err := nodedoc.HashSecret("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader, Credentials: nodedoc.APICredentials{
+		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
+	}}, "m1", "a1")
+	c.agent("a1") // 4 processors
+	o := "Basic " + base64.StdEncoding.EncodeToString([]byte("o:secret"))
+	const js = "application/json"
+	guarantee := func(cpus string) string { return `[{"name":"cpus","type":"SCALAR","scalar":{"value":` + cpus + `}}]` }
+	for _, via := range []string{"m1", "a1"} {
+		call := func(want int, body string) {
+			t.Helper()
+			if status, _, text := c.post(via, "/api/v1", body, "Content-Type", js); status != 403 {
+				t.Errorf("anybody: %d %s", status, text)
+			}
+			if status, _, text := c.post(via, "/api/v1", body, "Content-Type", js, "Authorization", o); status != want {
+				t.Errorf("%s: %d %s", body, status, text)
+			}
+		}
+		call(200, `{"type":"UPDATE_QUOTA","update_quota":{"quota_configs":[{"role":"eng","guarantees":{"cpus":{"value":1.5}},"limits":{"cpus":{"value":3},"mem":{"value":512}}}]}}`)
+		call(400, `{"type":"UPDATE_QUOTA","update_quota":{"quota_configs":[{"role":"eng","guarantees":{"cpus":{"value":99}}}]}}`)
+		call(200, `{"type":"UPDATE_QUOTA","update_quota":{"force":true,"quota_configs":[{"role":"huge","guarantees":{"cpus":{"value":99}}}]}}`)
+		call(200, `{"type":"REMOVE_QUOTA","remove_quota":{"role":"huge"}}`)
+		call(400, `{"type":"REMOVE_QUOTA","remove_quota":{"role":"huge"}}`)
+		call(200, `{"type":"SET_QUOTA","set_quota":{"quota_request":{"role":"ops/part","guarantee":`+guarantee("0.5")+`}}}`)
+		call(400, `{"type":"SET_QUOTA","set_quota":{"quota_request":{"role":"ops/part","guarantee":`+guarantee("1")+`}}}`)
+		call(409, `{"type":"SET_QUOTA","set_quota":{"quota_request":{"role":"more","guarantee":`+guarantee("50")+`}}}`)
+		_, _, text := c.post(via, "/api/v1", `{"type":"GET_QUOTA"}`, "Content-Type", js)
+		check(t, "GET_QUOTA", text, map[string]any{
+			"get_quota.status.configs.0.role": "eng", "get_quota.status.configs.0.guarantees.cpus.value": 1.5, "get_quota.status.configs.0.limits.mem.value": 512.0,
+			"get_quota.status.configs.1.role": "ops/part", "get_quota.status.configs.1.limits.cpus.value": 0.5, "get_quota.status.configs.2": nil,
+			"get_quota.status.infos.0.guarantee.0.scalar.value": 1.5,
+		})
+		_, _, text = c.post(via, "/roles", "")
+		check(t, "/roles", text, map[string]any{"roles.0.name": "eng", "roles.0.quota.guarantee.cpus": 1.5, "roles.0.quota.limit.mem": 512.0, "roles.0.quota.consumed.cpus": 0.0})
+		for _, old := range []struct {
+			method, path, body string
+			want               int
+		}{
+			{"POST", "/quota", `{"role":"old","guarantee":` + guarantee("1") + `}`, 200},
+			{"POST", "/quota", `{"role":"old","guarantee":` + guarantee("1") + `}`, 400},
+			{"POST", "/quota", `{"role":"older","guarantee":` + guarantee("70") + `}`, 409},
+			{"POST", "/quota", `{"role":"older","guarantee":[]}`, 400},
+			{"POST", "/quota", `{`, 400},
+			{"DELETE", "/quota/old", "", 200},
+			{"DELETE", "/master/quota/ops/part", "", 200},
+			{"DELETE", "/quota/old", "", 400},
+		} {
+			if status, _, text := c.request(old.method, via, old.path, old.body); status != 403 {
+				t.Errorf("anybody: %d %s", status, text)
+			}
+			if status, _, text := c.request(old.method, via, old.path, old.body, "Authorization", o); status != old.want {
+				t.Errorf("%s %s %s: %d %s", old.method, old.path, old.body, status, text)
+			}
+		}
+		_, _, text = c.request("GET", via, "/quota", "")
+		check(t, "/quota", text, map[string]any{"infos.0.role": "eng", "infos.0.guarantee.0.name": "cpus", "infos.1": nil})
+		call(200, `{"type":"UPDATE_QUOTA","update_quota":{"quota_configs":[{"role":"eng"}]}}`)
+	}
+}
+
 // UPDATE_FRAMEWORK is the one call of a framework that is over when it is answered: 200.
 func TestUpdateFrameworkIs200(t *testing.T) {
 	c := newCluster(t, open, "m1", "a1")

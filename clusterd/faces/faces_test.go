@@ -299,7 +299,7 @@ func TestClosed(t *testing.T) {
 			"/state": "mesos-master-readonly", "/master/state.json": "mesos-master-readonly", "/slaves": "mesos-master-readonly",
 			"/frameworks": "mesos-master-readonly", "/tasks": "mesos-master-readonly", "/metrics/snapshot": "mesos-master-readonly",
 			"/files/read": "mesos-master-readonly", "/files/browse": "mesos-master-readonly", "/files/download": "mesos-master-readonly",
-			"/roles": "mesos-master-readonly", "/flags": "mesos-master-readonly", "/weights": "mesos-master-readonly", "/state-summary": "mesos-master-readonly", "/teardown": "mesos-master-readwrite",
+			"/roles": "mesos-master-readonly", "/flags": "mesos-master-readonly", "/weights": "mesos-master-readonly", "/quota": "mesos-master-readonly", "/state-summary": "mesos-master-readonly", "/teardown": "mesos-master-readwrite",
 			"/api/v1": "mesos-master-readonly", "/api/v1/operator": "mesos-master-readonly", "/api/v1/scheduler": "mesos-master-scheduler",
 		} {
 			status, h, _ := c.post(via, path, "")
@@ -402,8 +402,8 @@ func TestShapes(t *testing.T) {
 			check(t, kind, text, want)
 		}
 	}
-	if status, _, text := c.post("m1", "/api/v1", `{"type":"GET_QUOTA"}`, "Content-Type", "application/json"); status != 501 || !strings.Contains(text, "GET_QUOTA") {
-		t.Errorf("GET_QUOTA: %d %s", status, text)
+	if status, _, text := c.post("m1", "/api/v1", `{"type":"GET_MAINTENANCE_SCHEDULE"}`, "Content-Type", "application/json"); status != 501 || !strings.Contains(text, "GET_MAINTENANCE_SCHEDULE") {
+		t.Errorf("GET_MAINTENANCE_SCHEDULE: %d %s", status, text)
 	}
 	if _, h, text := c.post("m1", "/state?jsonp=cb.f", ""); !strings.HasPrefix(text, "cb.f({") || h.Get("Content-Type") != "text/javascript" {
 		t.Errorf("jsonp: %.40s", text)

@@ -42,6 +42,8 @@ var (
 	ErrStreamIDWrong     = errors.New("the stream id is not that of the framework's subscription")
 	// ErrInvalid: the call asks for what cannot be; the error before it is the sentence.
 	ErrInvalid = errors.New("invalid call")
+	// ErrConflict: the call asks for what cannot be as the cluster is now; likewise.
+	ErrConflict = errors.New("conflict")
 	// ErrFrameworkGone: the framework was removed while the call was on its way.
 	ErrFrameworkGone = errors.New("framework was removed meanwhile")
 	// ErrNotLeader: nothing was done; the call may be sent again to the leader.

@@ -97,7 +97,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 			wanted[role] = nil // nobody wants more of it, and it counts for what it is a part of
 		}
 	}
-	snap.Weights = s.Weights()
+	snap.Weights, snap.Quotas = s.Weights(), s.Quotas()
 	for role, members := range wanted {
 		r := alloc.Role{Name: role}
 		for _, held := range holds[role] {

@@ -53,6 +53,7 @@ func Handlers(cfg Config) map[string]http.Handler {
 		"/roles":         h.with(operator.Want{Frameworks: true}, h.roles),
 		"/flags":         http.HandlerFunc(h.flags),
 		"/weights":       http.HandlerFunc(h.weights),
+		"/quota":         http.HandlerFunc(h.quota),
 	}
 }
 

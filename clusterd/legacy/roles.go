@@ -20,7 +20,7 @@ type roleObject struct {
 	Frameworks []string  `json:"frameworks"`
 }
 
-// roleQuota is the quota of a role that has none: nothing guaranteed, no limit.
+// roleQuota is a role's quota; with none nothing is guaranteed and there is no limit.
 type roleQuota struct {
 	Role      string    `json:"role"`
 	Guarantee resources `json:"guarantee"`
@@ -40,12 +40,28 @@ func (h *handler) roles(w http.ResponseWriter, r *http.Request, p *operator.Pict
 		out = append(out, roleObject{
 			Name: x.Name, Weight: number(x.Weight), Resources: flatOf(sum), Allocated: allocated, Offered: offered,
 			Reserved: flat(nil), Frameworks: orEmpty(x.Frameworks),
-			Quota: roleQuota{Role: x.Name, Guarantee: resources{}, Limit: resources{}, Consumed: allocated},
+			Quota: quotaOf(x, allocated),
 		})
 	}
 	h.send(w, r, struct {
 		Roles []roleObject `json:"roles"`
 	}{out})
+}
+
+func quotaOf(x operator.Role, allocated resources) roleQuota {
+	q := roleQuota{Role: x.Name, Guarantee: amounts(x.Quota.Guarantees), Limit: amounts(x.Quota.Limits), Consumed: allocated}
+	if x.Consumed != nil {
+		q.Consumed = amounts(x.Consumed)
+	}
+	return q
+}
+
+func amounts(milli map[string]int64) resources {
+	out := resources{}
+	for name, v := range milli {
+		out[name] = number(float64(v) / 1000)
+	}
+	return out
 }
 
 func flatOf(rs state.Resources) resources { return flat(leader.ToWire(rs, "")) }

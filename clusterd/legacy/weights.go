@@ -2,7 +2,6 @@ package legacy
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -36,29 +35,12 @@ func (h *handler) weights(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) setWeights(w http.ResponseWriter, r *http.Request) {
-	l, from := h.Leader(), auth.PrincipalOf(r.Context())
-	if l == nil {
-		httpio.Error(w, http.StatusServiceUnavailable, "No leader elected")
-		return
-	}
 	var list []weightObject
-	audit := func(outcome string) {
-		var changed []state.Weight
-		for _, x := range list {
-			changed = append(changed, state.Weight{Role: x.Role, Weight: float64(x.Weight)})
-		}
-		h.Log.Info("audit", "principal", from.String(), "call", "PUT /weights", "object", operator.Weighed(changed), "outcome", outcome)
-	}
-	if !from.May(nodedoc.RoleOperator) {
-		audit("refused")
-		httpio.Error(w, http.StatusForbidden, "PUT /weights needs the role 'operator', and "+from.String()+" does not have it")
+	body, l, ok := h.change(w, r)
+	if !ok {
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
-	if err == nil {
-		err = json.Unmarshal(body, &list)
-	}
-	if err != nil {
+	if err := json.Unmarshal(body, &list); err != nil {
 		httpio.Error(w, http.StatusBadRequest, "Failed to parse update weights request JSON: "+err.Error())
 		return
 	}
@@ -66,19 +48,48 @@ func (h *handler) setWeights(w http.ResponseWriter, r *http.Request) {
 	for _, x := range list {
 		changed = append(changed, state.Weight{Role: strings.TrimSpace(x.Role), Weight: float64(x.Weight)})
 	}
-	err = l.UpdateWeights(r.Context(), changed)
-	if err != nil {
-		audit(err.Error())
-	} else {
-		audit("done")
+	h.changed(w, r, operator.Weighed(changed), l.UpdateWeights(r.Context(), changed))
+}
+
+// change lets operators change something with the body of a request, which it reads.
+func (h *handler) change(w http.ResponseWriter, r *http.Request) (body []byte, l *leader.Leader, ok bool) {
+	from := auth.PrincipalOf(r.Context())
+	if l = h.Leader(); l == nil {
+		httpio.Error(w, http.StatusServiceUnavailable, "No leader elected")
+		return nil, nil, false
 	}
+	if !from.May(nodedoc.RoleOperator) {
+		h.audit(r, "", "refused")
+		httpio.Error(w, http.StatusForbidden, r.Method+" "+r.URL.Path+" needs the role 'operator', and "+from.String()+" does not have it")
+		return nil, nil, false
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	if err != nil {
+		httpio.Error(w, http.StatusBadRequest, "Failed to read the request: "+err.Error())
+		return nil, nil, false
+	}
+	return body, l, true
+}
+
+// changed answers a change, and writes down who made it.
+func (h *handler) changed(w http.ResponseWriter, r *http.Request, object string, err error) {
+	outcome := "done"
+	if err != nil {
+		outcome = err.Error()
+	}
+	h.audit(r, object, outcome)
+	status, text, refused := operator.Refused(err)
 	switch {
-	case errors.Is(err, leader.ErrInvalid):
-		httpio.Error(w, http.StatusBadRequest, "Failed to validate update weights request JSON: "+strings.TrimSuffix(err.Error(), ": "+leader.ErrInvalid.Error()))
+	case refused:
+		httpio.Error(w, status, "Failed to validate the request: "+text)
 	case err != nil && r.Context().Err() != nil: // the caller left
 	case err != nil:
-		httpio.Error(w, http.StatusServiceUnavailable, "Failed to change the weights: "+err.Error())
+		httpio.Error(w, http.StatusServiceUnavailable, "Failed to change it: "+err.Error())
 	default:
 		httpio.Empty(w, http.StatusOK)
 	}
+}
+
+func (h *handler) audit(r *http.Request, object, outcome string) {
+	h.Log.Info("audit", "principal", auth.PrincipalOf(r.Context()).String(), "call", r.Method+" "+r.URL.Path, "object", object, "outcome", outcome)
 }

@@ -130,13 +130,15 @@ func (h *handler) teardown(c *call) (*master.Response, error) {
 }
 
 // Role is a role that a framework is subscribed to or holds something in, or that was
-// given a weight.
+// given a weight or a quota.
 type Role struct {
 	Name       string
 	Weight     float64
 	Frameworks []string // subscribed, by id
 	Allocated  state.Resources
 	Offered    state.Resources
+	Quota      state.Quota      // Empty: none
+	Consumed   map[string]int64 // of a role with a quota: what counts against it
 }
 
 // wire is what the role holds or is offered, in the protocol's form.
@@ -177,6 +179,9 @@ func rolesOf(r *rows) []Role {
 	}
 	for name := range r.weights {
 		role(name)
+	}
+	for name, q := range r.quotas {
+		role(name).Quota, role(name).Consumed = q, r.consumed[name]
 	}
 	for _, o := range r.live.Offers {
 		add(&role(o.Role).Offered, o.Resources)

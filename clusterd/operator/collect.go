@@ -43,6 +43,7 @@ type Picture struct {
 	Tasks       []*mesosv1.Task
 	Roles       []Role         // of all frameworks present, with Want.Frameworks
 	Weights     []state.Weight // that were set, in the roles' order
+	Quotas      []state.RoleQuota
 	// TasksUnreachable are those on agents that are not heard.
 	TasksUnreachable []*mesosv1.Task
 	TasksCompleted   []*mesosv1.Task
@@ -58,6 +59,8 @@ var Everything = Want{Agents: true, Frameworks: true, Tasks: true}
 type rows struct {
 	live       leader.Live
 	weights    map[string]float64
+	quotas     map[string]state.Quota
+	consumed   map[string]map[string]int64 // by role with a quota
 	frameworks []frameworkRow
 	agents     []agentRow
 	tasks      []state.Task
@@ -96,6 +99,7 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 		}
 	})
 	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, Roles: rolesOf(&r)}
+	p.Quotas = state.SortedQuotas(r.quotas)
 	for _, role := range slices.Sorted(maps.Keys(r.weights)) {
 		p.Weights = append(p.Weights, state.Weight{Role: role, Weight: r.weights[role]})
 	}
@@ -106,7 +110,7 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 }
 
 func (r *rows) copy(s *state.State, live leader.Live, want Want) {
-	r.live, r.weights = live, s.Weights()
+	r.live, r.weights, r.quotas = live, s.Weights(), s.Quotas()
 	for a := range s.Agents() {
 		r.gone[a.ID] = a.Unreachable
 		if want.Agents {
@@ -114,6 +118,10 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 		}
 	}
 	if want.Frameworks {
+		r.consumed = map[string]map[string]int64{}
+		for role := range r.quotas {
+			r.consumed[role] = leader.Consumed(s, role)
+		}
 		for f := range s.Frameworks() {
 			row := frameworkRow{Framework: *f}
 			for _, role := range f.AllocatedRoles() {

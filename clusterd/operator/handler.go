@@ -12,6 +12,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
@@ -71,6 +72,10 @@ var answers = map[master.Call_Type]answerer{
 	master.Call_GET_ROLES:      {role: nodedoc.RoleReader, answer: (*handler).roles},
 	master.Call_GET_WEIGHTS:    {role: nodedoc.RoleReader, answer: (*handler).weights},
 	master.Call_UPDATE_WEIGHTS: {role: nodedoc.RoleOperator, needs: "update_weights", has: func(c *master.Call) bool { return c.UpdateWeights != nil }, answer: (*handler).updateWeights},
+	master.Call_GET_QUOTA:      {role: nodedoc.RoleReader, answer: (*handler).quota},
+	master.Call_UPDATE_QUOTA:   {role: nodedoc.RoleOperator, needs: "update_quota", has: func(c *master.Call) bool { return c.UpdateQuota != nil }, answer: (*handler).updateQuota},
+	master.Call_SET_QUOTA:      {role: nodedoc.RoleOperator, needs: "set_quota", has: func(c *master.Call) bool { return c.SetQuota != nil }, answer: (*handler).setQuota},
+	master.Call_REMOVE_QUOTA:   {role: nodedoc.RoleOperator, needs: "remove_quota", has: func(c *master.Call) bool { return c.RemoveQuota != nil }, answer: (*handler).removeQuota},
 	master.Call_TEARDOWN:       {role: nodedoc.RoleOperator, needs: "teardown", has: func(c *master.Call) bool { return c.Teardown != nil }, answer: (*handler).teardown},
 }
 
@@ -139,8 +144,15 @@ func outcome(err error) string {
 // audit writes down who changed, or was not allowed to change, what.
 func (h *handler) audit(c *call, outcome string) {
 	object := c.Call.GetTeardown().GetFrameworkId().GetValue()
-	if c.Call.UpdateWeights != nil {
+	switch {
+	case c.Call.UpdateWeights != nil:
 		object = Weighed(weightsOf(c.Call.GetUpdateWeights().GetWeightInfos()))
+	case c.Call.UpdateQuota != nil:
+		object = string(mesosjson.Marshal(c.Call.GetUpdateQuota()))
+	case c.Call.SetQuota != nil:
+		object = string(mesosjson.Marshal(c.Call.GetSetQuota()))
+	case c.Call.RemoveQuota != nil:
+		object = c.Call.GetRemoveQuota().GetRole()
 	}
 	h.Log.Info("audit", "principal", c.from.String(), "call", c.GetType().String(), "object", object, "outcome", outcome)
 }

@@ -39,6 +39,7 @@ const (
 	kindAdmitHardware       kind = 19
 	kindUpdateFramework     kind = 20
 	kindUpdateWeights       kind = 21
+	kindUpdateQuota         kind = 22
 )
 
 // decoders is the one table of what an entry may hold.
@@ -64,6 +65,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindAdmitHardware:       decodeAdmitHardware,
 	kindUpdateFramework:     decodeUpdateFramework,
 	kindUpdateWeights:       decodeUpdateWeights,
+	kindUpdateQuota:         decodeUpdateQuota,
 }
 
 // Result is what became of one command.

@@ -78,6 +78,7 @@ func goldenLog(t testing.TB) []Command {
 		AdmitHardware{Name: "m1", Hardware: "3f0a"},
 		UpdateFramework{SubscribeFramework{ID: "lost-0001", Info: []byte("newer"), Name: "m", User: "u", Principal: "p", Hostname: "h", Roles: []string{"a", "b"}, Capabilities: CapMultiRole, FailoverTimeout: 7e9}},
 		UpdateWeights{[]Weight{{"a", 2.5}, {"a/b", 0.25}}},
+		UpdateQuota{[]RoleQuota{{"a", Quota{Guarantees: map[string]int64{CPUs: 1500, Mem: 64_000}, Limits: map[string]int64{CPUs: 4000}}}, {"b/c", Quota{Limits: map[string]int64{Disk: 0}}}, {Role: "gone"}}},
 	}
 }
 
@@ -108,7 +109,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 21 {
+	if len(lines) != len(commands) || len(decoders) != 22 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

@@ -35,7 +35,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		head: State{
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
-			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights,
+			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights, quotas: s.quotas,
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: rows(s.tasks.share()), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
@@ -124,6 +124,7 @@ const (
 	recordQuarter   = 11
 	recordHardware  = 12
 	recordWeight    = 13
+	recordQuota     = 14
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -171,6 +172,7 @@ func (s *Snapshot) write(o *summed, history bool) {
 	}
 	s.head.writeHardware(put)
 	s.head.writeWeights(put)
+	s.head.writeQuotas(put)
 	if !history {
 		return
 	}
@@ -407,6 +409,10 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		}
 	case recordWeight:
 		if err := s.restoreWeight(r.weight()); err != nil {
+			return err
+		}
+	case recordQuota:
+		if err := s.restoreQuota(r.quota()); err != nil {
 			return err
 		}
 	case recordFinished:

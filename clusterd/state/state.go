@@ -108,6 +108,7 @@ type State struct {
 
 	hardware map[string]string  // master → the machine that carries its name; never changed in place
 	weights  map[string]float64 // role → weight; never changed in place
+	quotas   map[string]Quota   // role → quota; never changed in place
 
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}

@@ -1,0 +1,189 @@
+package leader
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mesolith/mesolith/clusterd/state"
+)
+
+// QuotaChange is what an operator wants of quotas: all of it or none.
+type QuotaChange struct {
+	Quotas []state.RoleQuota
+	// Force lets through what the cluster cannot keep now: guarantees that are more than
+	// there is, limits below what a role has.
+	Force bool
+	// New refuses roles that have a quota, Known those that have none.
+	New, Known bool
+}
+
+// UpdateQuota changes quotas; nil: that is committed. ErrInvalid: it cannot be, and nothing
+// was changed; ErrConflict: it could be if the cluster were larger.
+func (l *Leader) UpdateQuota(ctx context.Context, c QuotaChange) error {
+	seen := map[string]bool{}
+	for _, q := range c.Quotas {
+		if err := checkRole(q.Role); err != nil {
+			return invalidCall("%v", err)
+		}
+		if err := state.CheckQuota(q); err != nil {
+			return invalidCall("%v", err)
+		}
+		if seen[q.Role] {
+			return invalidCall("role %q is there twice", q.Role)
+		}
+		seen[q.Role] = true
+	}
+	return l.enter(ctx, func(answer func(error)) {
+		var refused error
+		l.cfg.Machine.View(func(s *state.State) { refused = l.checkQuotas(s, c) })
+		if refused != nil {
+			answer(refused)
+			return
+		}
+		l.propose(state.UpdateQuota{Quotas: c.Quotas}, func(_ state.Result, err error) {
+			switch {
+			case err == nil:
+				// Who holds offers was given them by the old quotas, and may use all of them.
+				l.rescindAll()
+				l.allocate = true
+			case isRefusal(err):
+				err = invalidCall("%v", err)
+			}
+			answer(err)
+		})
+	})
+}
+
+// checkQuotas holds a change against the cluster as it is.
+func (l *Leader) checkQuotas(s *state.State, c QuotaChange) error {
+	after := map[string]state.Quota{}
+	for role, q := range s.Quotas() {
+		after[role] = q
+	}
+	for _, q := range c.Quotas {
+		_, has := after[q.Role]
+		switch {
+		case c.New && has:
+			return invalidCall("role %q has a quota already; remove it first, or update it with UPDATE_QUOTA", q.Role)
+		case c.Known && !has:
+			return invalidCall("role %q has no quota", q.Role)
+		}
+		if delete(after, q.Role); !q.Empty() {
+			after[q.Role] = q.Quota
+		}
+	}
+	guaranteed, err := totals(after)
+	if err != nil || c.Force {
+		return err
+	}
+	var capacity state.Resources
+	for a := range s.Agents() {
+		if sum, err := capacity.Plus(a.Total); err == nil && !a.Unreachable {
+			capacity = sum
+		}
+	}
+	for name, milli := range guaranteed {
+		if most := scalarsOf(capacity, name); milli > most {
+			return fmt.Errorf("all guarantees together are %s %s, and all agents have %s; 'force' lets it through: %w", amount(milli), name, amount(most), ErrConflict)
+		}
+	}
+	for _, q := range c.Quotas {
+		for name, most := range q.Limits {
+			if has := consumed(s, q.Role, name); has > most {
+				return invalidCall("role %q has %s %s, which is more than the limit of %s; 'force' lets it through", q.Role, amount(has), name, amount(most))
+			}
+		}
+	}
+	return nil
+}
+
+// totals adds up what all roles are guaranteed: of a role its own guarantee, or those of
+// its parts if they are more together. More than a role's limit cannot be.
+func totals(quotas map[string]state.Quota) (map[string]int64, error) {
+	var below func(top string) (map[string]int64, error)
+	list := state.SortedQuotas(quotas)
+	below = func(top string) (map[string]int64, error) {
+		sum := map[string]int64{}
+		for _, q := range list {
+			if q.Role == top || top != "" && !strings.HasPrefix(q.Role, top+"/") || slices.ContainsFunc(list, func(o state.RoleQuota) bool {
+				return o.Role != top && strings.HasPrefix(q.Role, o.Role+"/") && (top == "" || strings.HasPrefix(o.Role, top+"/"))
+			}) {
+				continue // not directly below
+			}
+			part, err := below(q.Role)
+			if err != nil {
+				return nil, err
+			}
+			for name, milli := range part {
+				sum[name] += milli
+			}
+		}
+		q := quotas[top]
+		for name, milli := range q.Guarantees {
+			sum[name] = max(sum[name], milli)
+		}
+		for name, milli := range sum {
+			if most, ok := q.Limits[name]; ok && milli > most {
+				return nil, invalidCall("the parts of role %q are guaranteed %s %s, and it is limited to %s", top, amount(milli), name, amount(most))
+			}
+		}
+		return sum, nil
+	}
+	return below("")
+}
+
+func amount(milli int64) string { return fmt.Sprintf("%g", float64(milli)/1000) }
+
+func scalarsOf(rs state.Resources, name string) (milli int64) {
+	for _, r := range rs {
+		if r.Name == name && r.Kind == state.ScalarKind {
+			milli += r.Milli
+		}
+	}
+	return milli
+}
+
+// consumed is how much of a scalar a role has, with its parts: what is reserved for it, and
+// what its tasks hold of the rest.
+func consumed(s *state.State, role, name string) (milli int64) {
+	in := func(r string) bool { return r == role || strings.HasPrefix(r, role+"/") }
+	for a := range s.Agents() {
+		for _, r := range a.Total {
+			if r.Name == name && r.Kind == state.ScalarKind && r.Role != "" && in(r.Role) {
+				milli += r.Milli
+			}
+		}
+	}
+	for f := range s.Frameworks() {
+		for _, held := range f.AllocatedRoles() {
+			if in(held) {
+				milli += unreserved(f.Allocated(held), name)
+			}
+		}
+	}
+	return milli
+}
+
+func unreserved(rs state.Resources, name string) (milli int64) {
+	for _, r := range rs {
+		if r.Name == name && r.Role == "" && r.Kind == state.ScalarKind {
+			milli += r.Milli
+		}
+	}
+	return milli
+}
+
+// Consumed is consumed for all scalars of a role that quotas can bound.
+func Consumed(s *state.State, role string) map[string]int64 {
+	out := map[string]int64{}
+	for a := range s.Agents() {
+		for _, r := range a.Total {
+			if _, ok := out[r.Name]; !ok && r.Kind == state.ScalarKind {
+				out[r.Name] = consumed(s, role, r.Name)
+			}
+		}
+	}
+	return out
+}
