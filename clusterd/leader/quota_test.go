@@ -87,6 +87,45 @@ func TestQuotaDividesAnew(t *testing.T) {
 	})
 }
 
+// With quotas a new leader offers nothing before four fifths of the agents are back, or ten
+// minutes are over.
+func TestQuotaWaitsForAgents(t *testing.T) {
+	for _, quota := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCell(t)
+			var all []*played
+			for i := range 5 {
+				a := c.agent(fmt.Sprint("n", i))
+				defer a.conn.Close()
+				a.attach(fmt.Sprint("n", i))
+				all = append(all, a)
+			}
+			if quota {
+				if err := c.l.UpdateQuota(t.Context(), QuotaChange{Quotas: []state.RoleQuota{{Role: "x", Quota: cpus(1, -1)}}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.end()
+			c.lead()
+			defer c.end()
+			back := func(from, to int) {
+				for i := from; i < to; i++ {
+					all[i].attach(fmt.Sprint("n", i))
+				}
+			}
+			f := c.in("b")
+			back(0, 3)
+			if got := len(f.offersWithin(5 * time.Second)); (got == 0) != quota {
+				t.Errorf("quota %v, 3 of 5 are back: %d offers", quota, got)
+			}
+			back(3, 4)
+			if got := len(f.offersWithin(5 * time.Second)); got == 0 {
+				t.Errorf("quota %v, 4 of 5 are back, and nothing is offered", quota)
+			}
+		})
+	}
+}
+
 func TestWhatNoQuotaCanBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := quotaCell(t)

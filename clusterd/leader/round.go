@@ -33,6 +33,9 @@ func (l *Leader) round(now time.Time) {
 	l.seed++
 	var fresh map[state.FrameworkID][]*mesosv1.Offer
 	l.cfg.Machine.View(func(s *state.State) {
+		if l.holdsBack(s, now) {
+			return
+		}
 		made := alloc.Round(l.snapshot(s), l.filters, l.sinceNS(now), l.seed)
 		fresh = make(map[state.FrameworkID][]*mesosv1.Offer, len(l.frameworks))
 		for _, d := range made {
@@ -53,6 +56,31 @@ func (l *Leader) round(now time.Time) {
 	}
 	l.count("allocator/mesos/allocation_runs")
 	l.counters["allocator/mesos/allocation_run_ms"] = float64(time.Since(began).Microseconds()) / 1000
+}
+
+// Where there are quotas a new leader divides nothing before most agents are back, or have
+// had their time: it would not know what is reserved on them, and would guarantee from a
+// part of the cluster alone. The numbers are those of Mesos.
+const (
+	backEnough = 0.8
+	backWait   = 10 * time.Minute
+)
+
+func (l *Leader) holdsBack(s *state.State, now time.Time) bool {
+	if len(s.Quotas()) == 0 || now.Sub(l.elected) >= backWait {
+		return false
+	}
+	known, back := 0, 0
+	for a := range s.Agents() {
+		if a.Unreachable {
+			continue
+		}
+		known++
+		if l.agents[a.ID] != nil {
+			back++
+		}
+	}
+	return float64(back) < backEnough*float64(known)
 }
 
 // snapshot shows alloc what it may divide: agents attached in this term, and the roles
