@@ -172,6 +172,48 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// Operators take agents out of use, give them back, and say that one is gone for good.
+func TestAgentsByOperators(t *testing.T) {
+	hash, err := nodedoc.HashSecret("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader, Credentials: nodedoc.APICredentials{
+		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
+	}}, "m1", "a1")
+	c.agent("a1")
+	o := "Basic " + base64.StdEncoding.EncodeToString([]byte("o:secret"))
+	const js = "application/json"
+	id := generation + "-S0"
+	call := func(want int, kind, message, agent string) {
+		t.Helper()
+		body := `{"type":"` + kind + `","` + message + `":{"agent_id":{"value":"` + agent + `"}}}`
+		if status, _, text := c.post("a1", "/api/v1", body, "Content-Type", js); status != 403 {
+			t.Errorf("%s by anybody: %d %s", kind, status, text)
+		}
+		if status, _, text := c.post("a1", "/api/v1", body, "Content-Type", js, "Authorization", o); status != want {
+			t.Errorf("%s of %s: %d %s", kind, agent, status, text)
+		}
+	}
+	is := func(active, deactivated bool) {
+		t.Helper()
+		_, _, text := c.post("m1", "/api/v1", `{"type":"GET_AGENTS"}`, "Content-Type", js)
+		check(t, "GET_AGENTS", text, map[string]any{"get_agents.agents.0.active": active, "get_agents.agents.0.deactivated": deactivated})
+	}
+	is(true, false)
+	call(200, "DEACTIVATE_AGENT", "deactivate_agent", id)
+	is(false, true)
+	call(400, "DEACTIVATE_AGENT", "deactivate_agent", "none")
+	call(200, "REACTIVATE_AGENT", "reactivate_agent", id)
+	is(true, false)
+	call(400, "REACTIVATE_AGENT", "reactivate_agent", "none")
+	call(404, "MARK_AGENT_GONE", "mark_agent_gone", "none")
+	call(200, "MARK_AGENT_GONE", "mark_agent_gone", id)
+	call(404, "MARK_AGENT_GONE", "mark_agent_gone", id)
+	_, _, text := c.post("m1", "/api/v1", `{"type":"GET_AGENTS"}`, "Content-Type", js)
+	check(t, "GET_AGENTS", text, map[string]any{"get_agents.agents.0": nil})
+}
+
 // UPDATE_FRAMEWORK is the one call of a framework that is over when it is answered: 200.
 func TestUpdateFrameworkIs200(t *testing.T) {
 	c := newCluster(t, open, "m1", "a1")

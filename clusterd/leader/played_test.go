@@ -165,6 +165,12 @@ func (p *played) attach(node string, held ...*agentwire.Held) {
 	for until(p, (*agentwire.FromMaster).GetHello); ; {
 		break
 	}
+	p.sendAttach(node, held...)
+	p.id = until(p, (*agentwire.FromMaster).GetAttached).GetAgentId()
+}
+
+func (p *played) sendAttach(node string, held ...*agentwire.Held) {
+	p.t.Helper()
 	p.seq++
 	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.AgentInfo{
 		Hostname: proto.String(node), Port: proto.Int32(5051),
@@ -180,7 +186,6 @@ func (p *played) attach(node string, held ...*agentwire.Held) {
 	p.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Attach{Attach: &agentwire.Attach{
 		AgentId: p.id, AttachKey: node, AgentInfo: info, Node: node, Address: "10.0.0.2", Sequence: p.seq, Held: held,
 	}}})
-	p.id = until(p, (*agentwire.FromMaster).GetAttached).GetAgentId()
 }
 
 func (p *played) report(container string, uuid byte, s mesosv1.TaskState) {

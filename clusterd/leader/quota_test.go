@@ -137,7 +137,9 @@ func TestWhatNoQuotaCanBe(t *testing.T) {
 		if held != 500 {
 			t.Fatalf("a has %d", held)
 		}
-		role := func(r string, q state.Quota) QuotaChange { return QuotaChange{Quotas: []state.RoleQuota{{Role: r, Quota: q}}} }
+		role := func(r string, q state.Quota) QuotaChange {
+			return QuotaChange{Quotas: []state.RoleQuota{{Role: r, Quota: q}}}
+		}
 		forced := func(q QuotaChange) QuotaChange { q.Force = true; return q }
 		if err := c.l.UpdateQuota(t.Context(), role("b", cpus(9, 10))); err != nil {
 			t.Fatal(err)

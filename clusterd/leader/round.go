@@ -89,7 +89,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 	var snap alloc.Snapshot
 	for id := range l.agents {
 		a, ok := s.Agent(id)
-		if !ok || a.Unreachable || l.agents[id].away {
+		if !ok || a.Unreachable || a.Deactivated || l.agents[id].away {
 			continue
 		}
 		free, _ := a.Free().Minus(l.book.Offered(id))

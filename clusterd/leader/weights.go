@@ -49,7 +49,6 @@ func (l *Leader) reweighed(list []state.Weight) {
 
 func (l *Leader) rescindAll() {
 	for _, o := range l.book.All() {
-		l.book.Remove(o.ID)
-		l.send(l.frameworks[o.Framework], rescindEvent(o.ID))
+		l.rescind(o)
 	}
 }

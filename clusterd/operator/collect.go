@@ -218,7 +218,7 @@ func (p *Picture) addAgent(a *agentRow, live leader.Live) error {
 		return nil
 	}
 	out := &master.Response_GetAgents_Agent{
-		AgentInfo: info, Active: proto.Bool(!live.Away[a.ID]), Deactivated: proto.Bool(false), Version: proto.String(leader.Version),
+		AgentInfo: info, Active: proto.Bool(!live.Away[a.ID] && !a.Deactivated), Deactivated: proto.Bool(a.Deactivated), Version: proto.String(leader.Version),
 		Pid:            proto.String("slave(1)@" + net.JoinHostPort(a.Address, strconv.Itoa(int(a.Port)))),
 		RegisteredTime: timeInfo(a.RegisteredNS),
 		TotalResources: leader.ToWire(a.Total, ""),

@@ -69,7 +69,9 @@ func (c RegisterAgent) apply(s *State) (Result, error) {
 	}
 	r := Result{}
 	if known {
-		r.Events = s.endAgent(former)
+		r.Events = s.endAgent(former, Status{
+			State: TaskGone, Source: SourceMaster, Reason: ReasonAgentRemoved, TimeNS: s.timeNS, Message: "Agent " + string(former.ID) + " was removed: its node began anew",
+		})
 	}
 	id := AgentID(fmt.Sprintf("%s-S%d", s.generation.ID, s.nextAgent))
 	s.nextAgent++
@@ -129,7 +131,7 @@ func statusEvent(t *Task, st Status) Event {
 }
 
 // endAgent removes an agent for good: its tasks get their terminal status.
-func (s *State) endAgent(a *Agent) []Event {
+func (s *State) endAgent(a *Agent, st Status) []Event {
 	id, node, subnet := a.ID, a.Node, a.Subnet
 	var events []Event
 	for t := range s.tasksOfAgent(id, s.tasks.edit) {
@@ -137,8 +139,7 @@ func (s *State) endAgent(a *Agent) []Event {
 			continue // its end is known; it stays until the framework has acknowledged it
 		}
 		if !t.Orphan {
-			st := Status{State: TaskGone, Source: SourceMaster, Reason: ReasonAgentRemoved, TimeNS: s.timeNS, Message: "Agent " + string(id) + " was removed: its node began anew"}
-			t.State = TaskGone
+			t.State = st.State
 			t.noteNewest(st)
 			events = append(events, statusEvent(t, st))
 		}

@@ -40,6 +40,8 @@ const (
 	kindUpdateFramework     kind = 20
 	kindUpdateWeights       kind = 21
 	kindUpdateQuota         kind = 22
+	kindActivateAgent       kind = 23
+	kindMarkAgentGone       kind = 24
 )
 
 // decoders is the one table of what an entry may hold.
@@ -66,6 +68,8 @@ var decoders = map[kind]func(*reader) Command{
 	kindUpdateFramework:     decodeUpdateFramework,
 	kindUpdateWeights:       decodeUpdateWeights,
 	kindUpdateQuota:         decodeUpdateQuota,
+	kindActivateAgent:       decodeActivateAgent,
+	kindMarkAgentGone:       decodeMarkAgentGone,
 }
 
 // Result is what became of one command.

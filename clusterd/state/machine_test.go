@@ -79,6 +79,8 @@ func goldenLog(t testing.TB) []Command {
 		UpdateFramework{SubscribeFramework{ID: "lost-0001", Info: []byte("newer"), Name: "m", User: "u", Principal: "p", Hostname: "h", Roles: []string{"a", "b"}, Capabilities: CapMultiRole, FailoverTimeout: 7e9}},
 		UpdateWeights{[]Weight{{"a", 2.5}, {"a/b", 0.25}}},
 		UpdateQuota{[]RoleQuota{{"a", Quota{Guarantees: map[string]int64{CPUs: 1500, Mem: 64_000}, Limits: map[string]int64{CPUs: 4000}}}, {"b/c", Quota{Limits: map[string]int64{Disk: 0}}}, {Role: "gone"}}},
+		ActivateAgent{ID: "lost-S7"},
+		MarkAgentGone{ID: "lost-S7"},
 	}
 }
 
@@ -109,7 +111,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 22 {
+	if len(lines) != len(commands) || len(decoders) != 24 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

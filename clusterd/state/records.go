@@ -88,6 +88,8 @@ type Agent struct {
 	// Adopting: it outlived the cluster that registered it, and not all of what it
 	// reported is here yet.
 	Adopting bool
+	// Deactivated: an operator wants nothing more to be launched on it.
+	Deactivated bool
 
 	used    Resources
 	tasks   map[ContainerID]int32
@@ -156,6 +158,7 @@ const (
 	ReasonTaskInvalid       Reason = 14
 	ReasonResourcesUnknown  Reason = 18
 	ReasonTaskGroupInvalid  Reason = 25
+	ReasonGoneByOperator    Reason = 31
 	ReasonAgentReregistered Reason = 32
 )
 

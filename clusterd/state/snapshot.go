@@ -125,6 +125,7 @@ const (
 	recordHardware  = 12
 	recordWeight    = 13
 	recordQuota     = 14
+	recordInactive  = 15
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -159,6 +160,9 @@ func (s *Snapshot) write(o *summed, history bool) {
 		put(recordAgent, func(w *writer) { w.agent(&s.agents[i]) })
 		if s.agents[i].Adopting {
 			put(recordAdopting, func(w *writer) { w.string(string(s.agents[i].ID)) })
+		}
+		if s.agents[i].Deactivated {
+			put(recordInactive, func(w *writer) { w.string(string(s.agents[i].ID)) })
 		}
 	}
 	for t := range s.tasks {
@@ -387,6 +391,12 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 			return ErrCorrupt
 		}
 		s.agents.at(slot).Adopting = true
+	case recordInactive:
+		slot, ok := s.agentSlot[AgentID(r.string())]
+		if !ok {
+			return ErrCorrupt
+		}
+		s.agents.at(slot).Deactivated = true
 	case recordTask:
 		t := r.task()
 		if _, twice := s.taskSlot[t.ContainerID]; twice || r.err != nil {

@@ -1,0 +1,54 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mesolith/mesolith/clusterd/state"
+	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
+)
+
+// ErrAgentUnknown: there is no agent of that id (any more).
+var ErrAgentUnknown = errors.New("agent is not known")
+
+// ActivateAgent says whether anything may be launched on an agent; nil: that is committed,
+// and stays so over leaders. What is offered of an agent that is deactivated is taken back.
+func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active bool) error {
+	return l.ofAgent(ctx, state.ActivateAgent{ID: id, Active: active}, id, func() {
+		if !active {
+			l.rescindAgent(id)
+		}
+		l.allocate = true
+		l.log.Info("agent is used as an operator wants it", "agent", id, "active", active)
+	})
+}
+
+// MarkAgentGone ends an agent for good: its tasks are gone by the operator's word, and a
+// node that is there all the same ends what it runs and begins anew.
+func (l *Leader) MarkAgentGone(ctx context.Context, id state.AgentID) error {
+	return l.ofAgent(ctx, state.MarkAgentGone{ID: id}, id, func() {
+		l.log.Warn("agent was marked gone", "agent", id)
+	})
+}
+
+// ofAgent commits what an operator wants of one agent.
+func (l *Leader) ofAgent(ctx context.Context, command state.Command, id state.AgentID, done func()) error {
+	return l.enter(ctx, func(answer func(error)) {
+		a := l.agents[id]
+		l.propose(command, func(r state.Result, err error) {
+			switch {
+			case err == nil:
+				if _, gone := command.(state.MarkAgentGone); gone && a != nil && !a.away {
+					a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Shutdown{Shutdown: &agentwire.Shutdown{
+						Reason: "an operator marked agent " + string(id) + " gone",
+					}}})
+				}
+				done()
+			case isRefusal(err):
+				err = fmt.Errorf("%w: %w", err, ErrAgentUnknown)
+			}
+			answer(err)
+		})
+	})
+}
