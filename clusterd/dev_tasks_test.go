@@ -101,16 +101,25 @@ func (p *processes) launcher(protobuf bool) (*client.Launcher, *client.Client) {
 		<-ended
 		for i := range p.running {
 			if p.running[i] != nil {
-				p.eventually("the end of the framework's tasks", func() bool { return !strings.Contains(p.agentState(i), c.FrameworkID()) })
+				p.eventually("the end of the framework's tasks", func() bool {
+					text, answers := p.agentState(i)
+					return answers && !strings.Contains(text, c.FrameworkID())
+				})
 			}
 		}
 	})
 	return l, c
 }
 
-func (p *processes) agentState(i int) string {
-	_, text := p.get("http://" + p.agentAPI(i) + "/state")
-	return text
+// agentState is what an agent shows; false: it does not answer yet.
+func (p *processes) agentState(i int) (text string, answers bool) {
+	resp, err := http.Get("http://" + p.agentAPI(i) + "/state")
+	if err != nil {
+		return "", false
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return string(raw), err == nil && resp.StatusCode == http.StatusOK
 }
 
 func shell(id, command string) client.Task {
