@@ -148,6 +148,7 @@ type Leader struct {
 	seed        uint64
 	pingNumber  uint64
 	counters    map[string]float64
+	watch       watchers
 }
 
 // framework is a framework's presence in this term.
@@ -401,6 +402,7 @@ func (l *Leader) land(landed landing) {
 		r := landed.results[i]
 		l.tell(r.Events) // updates of tasks come before what is said of their agent
 		p.then(r, r.Err)
+		l.happened(p.command, r)
 	}
 	for _, f := range landed.confirmed {
 		if landed.err != nil {

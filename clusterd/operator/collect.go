@@ -9,8 +9,8 @@
 // leader knows (offers, who is connected); nothing is remembered here.
 //
 // Who may read may not change: each call names the role it needs, and what changes, or is
-// refused, is in the log. Calls that are not in the table of handler.go, and the stream of
-// events, are answered 501 with a sentence.
+// refused, is in the log. SUBSCRIBE is a stream of events (events.go). Calls that are not in
+// the table of handler.go are answered 501 with a sentence.
 package operator
 
 import (
@@ -90,6 +90,11 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 	if err := l.Read(ctx, func(s *state.State, live leader.Live) { r.copy(s, live, want) }); err != nil {
 		return nil, fmt.Errorf("look at the cluster: %w", err)
 	}
+	return picture(&r, m, want)
+}
+
+// picture words what was copied, with what is over by now.
+func picture(r *rows, m *state.Machine, want Want) (*Picture, error) {
 	m.History(func(h state.History) {
 		if want.Frameworks {
 			r.ended = slices.Clone(h.Frameworks)
@@ -98,12 +103,12 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 			r.finished = slices.Clone(h.Tasks)
 		}
 	})
-	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, Roles: rolesOf(&r)}
+	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, Roles: rolesOf(r)}
 	p.Quotas = state.SortedQuotas(r.quotas)
 	for _, role := range slices.Sorted(maps.Keys(r.weights)) {
 		p.Weights = append(p.Weights, state.Weight{Role: role, Weight: r.weights[role]})
 	}
-	if err := p.word(&r); err != nil {
+	if err := p.word(r); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -36,9 +36,12 @@ type Config struct {
 
 // Handler answers POST /api/v1 on the leader. It expects a caller that auth.Guard has let
 // in as a reader; what changes something asks for more.
-func Handler(cfg Config) http.Handler { return &handler{cfg} }
+func Handler(cfg Config) http.Handler { return &handler{Config: cfg} }
 
-type handler struct{ Config }
+type handler struct {
+	Config
+	subscribers subscribers
+}
 
 // call is one request to answer.
 type call struct {
@@ -122,6 +125,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
+	case c.GetType() == master.Call_SUBSCRIBE:
+		h.subscribe(w, c, media)
+		return
 	case !known:
 		httpio.Error(w, http.StatusNotImplemented, "The call "+c.GetType().String()+" is not supported yet")
 		return
@@ -212,9 +218,13 @@ func (h *handler) state(c *call) (*master.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &master.Response{Type: master.Response_GET_STATE.Enum(), GetState: &master.Response_GetState{
+	return &master.Response{Type: master.Response_GET_STATE.Enum(), GetState: p.getState()}, nil
+}
+
+func (p *Picture) getState() *master.Response_GetState {
+	return &master.Response_GetState{
 		GetTasks: p.getTasks(), GetExecutors: &master.Response_GetExecutors{}, GetFrameworks: p.getFrameworks(), GetAgents: p.getAgents(),
-	}}, nil
+	}
 }
 
 func (h *handler) agents(c *call) (*master.Response, error) {

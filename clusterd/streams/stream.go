@@ -76,6 +76,13 @@ func New(id string, enc Encoding, maxBytes int) *Stream {
 	}
 }
 
+// NewEvents makes the stream of another kind of subscription, with heartbeats of its own.
+func NewEvents(id string, enc Encoding, maxBytes int, heartbeat *Event) *Stream {
+	s := New(id, enc, maxBytes)
+	s.heartbeat = heartbeat
+	return s
+}
+
 // ID is the value of the Mesos-Stream-Id header.
 func (s *Stream) ID() string { return s.id }
 
