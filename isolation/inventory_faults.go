@@ -24,7 +24,7 @@ import (
 func inventory(ctx context.Context, f flags, log *slog.Logger) {
 	asked := make(chan os.Signal, 16)
 	signal.Notify(asked, syscall.SIGUSR1)
-	log.Info("inventory can be asked for") // before, the signal would end this program
+	log.Info("inventory can be asked for", "pid", os.Getpid()) // before, the signal would end this program
 	go func() {
 		for {
 			select {

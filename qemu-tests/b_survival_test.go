@@ -9,6 +9,7 @@ import (
 
 	"github.com/mesolith/mesolith/api/client"
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/node"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 )
 
@@ -123,8 +124,16 @@ func TestColdStartOfAllThree(t *testing.T) {
 }
 
 func restarts(t *testing.T, w *world, n cluster.Node, program string) int {
+	return int(service(t, w, n, program).Restarts)
+}
+
+func pidOf(t *testing.T, w *world, n cluster.Node, program string) int {
+	return int(service(t, w, n, program).PID)
+}
+
+// service is a program's record once it runs.
+func service(t *testing.T, w *world, n cluster.Node, program string) (found node.Service) {
 	t.Helper()
-	var count int
 	eventually(t, within(t, toRun), func() error {
 		services, err := w.nodeAPI(n).Services(t.Context())
 		if err != nil {
@@ -132,11 +141,11 @@ func restarts(t *testing.T, w *world, n cluster.Node, program string) int {
 		}
 		for _, s := range services {
 			if s.Name == program && s.State == "running" {
-				count = int(s.Restarts)
+				found = s
 				return nil
 			}
 		}
 		return fmt.Errorf("%s does not run on %s: %v", program, n.Name, services)
 	})
-	return count
+	return found
 }

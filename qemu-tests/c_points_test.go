@@ -237,7 +237,8 @@ func (w *world) inventory(t *testing.T, n cluster.Node) (map[string][]string, er
 	var asked time.Time
 	eventually(t, within(t, toRun), func() error {
 		// One that has just been started does not listen yet, and would die of the signal.
-		if listens := len(w.said(t, n, "isolated", `"msg":"inventory can be asked for"`)); listens <= restarts(t, w, n, "isolated") {
+		pid := pidOf(t, w, n, "isolated")
+		if len(w.said(t, n, "isolated", fmt.Sprintf(`"msg":"inventory can be asked for","pid":%d}`, pid))) == 0 {
 			return fmt.Errorf("isolated on %s does not listen yet", n.Name)
 		}
 		if time.Since(asked) > 3*time.Second {

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	kernel "github.com/mesolith/mesolith/net/link"
 )
 
 // routeProtocol marks our routes in the kernel's table, so that those of others are
@@ -52,7 +54,7 @@ func observeNode() (node, error) {
 	}
 	a := link.Attrs()
 	have.bridge, have.up, have.mtu, have.mac = true, a.Flags&net.FlagUp != 0, a.MTU, a.HardwareAddr.String()
-	addresses, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addresses, err := kernel.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return node{}, fmt.Errorf("list addresses of %s: %w", Bridge, err)
 	}
@@ -204,7 +206,7 @@ func bridgePorts() (map[string]netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", Bridge, err)
 	}
-	links, err := netlink.LinkList()
+	links, err := kernel.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}

@@ -14,7 +14,7 @@ import (
 
 // Observe lists the machine's network cards.
 func Observe() ([]Link, error) {
-	list, err := netlink.LinkList()
+	list, err := Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list network cards: %w", err)
 	}
@@ -26,7 +26,7 @@ func Observe() ([]Link, error) {
 			Up: attrs.Flags&net.FlagUp != 0, Loopback: attrs.Flags&net.FlagLoopback != 0,
 		}
 		one.readSys("/sys/class/net")
-		addresses, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addresses, err := Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 		if err != nil {
 			return nil, fmt.Errorf("list addresses of %s: %w", attrs.Name, err)
 		}

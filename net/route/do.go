@@ -8,11 +8,13 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/mesolith/mesolith/net/link"
 )
 
 // Observe lists the IPv4 default routes of the main table.
 func Observe() ([]Route, error) {
-	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	list, err := link.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
