@@ -3,6 +3,7 @@ package faces
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -98,17 +99,24 @@ type AgentConfig struct {
 	Log     *slog.Logger
 }
 
+// agentBodies is how many bodies of requests an agent reads at a time.
+const agentBodies = 4
+
 // NewAgentMux is the agent's port.
 func NewAgentMux(cfg AgentConfig) http.Handler {
 	const realm = auth.RealmAgentReadonly
+	gauge := metrics.Config{Agent: cfg.View, Started: cfg.Started, Log: cfg.Log}
+	flags := map[string]string{"work_dir": cfg.WorkDir}
+	maps.Copy(flags, cfg.Flags)
 	table := []route{
 		{path: "/version", handler: legacy.Version(cfg.Version, cfg.Log)},
 		{path: "/health", handler: legacy.Health()},
 		{path: "/state", role: nodedoc.RoleReader, realm: realm, handler: legacy.AgentState(legacy.AgentConfig{
 			View: cfg.View, Version: cfg.Version, Address: cfg.Address, WorkDir: cfg.WorkDir, Flags: cfg.Flags, Log: cfg.Log,
 		})},
-		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: metrics.Handler(metrics.Config{
-			Agent: cfg.View, Started: cfg.Started, Log: cfg.Log,
+		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: metrics.Handler(gauge)},
+		{path: "/api/v1", role: nodedoc.RoleReader, realm: realm, handler: operator.AgentHandler(operator.AgentConfig{
+			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Log: cfg.Log,
 		})},
 	}
 	for path, h := range files.Handlers(cfg.Files) {
