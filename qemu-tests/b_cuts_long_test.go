@@ -16,18 +16,6 @@ import (
 // grace is after how long a silence the leader gives an agent up.
 const grace = 25 * time.Second
 
-// pass lets time pass, which is what a cut is about.
-func pass(t *testing.T, d time.Duration) {
-	t.Helper()
-	over := time.NewTimer(d)
-	defer over.Stop()
-	select {
-	case <-over.C:
-	case <-t.Context().Done():
-		t.Fatal(t.Context().Err())
-	}
-}
-
 // An agent is cut off for less than its grace, again and again: nobody hears of it. Then
 // for longer: its task is told to be lost, runs on, and is the framework's again as soon
 // as the cut is healed.

@@ -2,6 +2,8 @@
 
 package qemutests
 
+import "time"
+
 // How often programs are killed, under how many tasks.
 const kills, killTasks = 100, 100
 
@@ -16,3 +18,6 @@ var insideKinds []string
 
 // Whether a node's image store is filled as well when its memory is short.
 const fillsStore = true
+
+// How long a machine is without its cable, after it has said so.
+const withoutCable = 10 * time.Minute

@@ -16,3 +16,6 @@ var insideKinds = []string{"root", "user, no image, node's network"}
 
 // Whether a node's image store is filled as well when its memory is short.
 const fillsStore = false
+
+// How long a machine is without its cable, after it has said so.
+const withoutCable = 0
