@@ -7,8 +7,8 @@
 // text can be compared: an attribute of another type satisfies every comparison, so that
 // clients may learn to compare those later. Regular expressions match the whole text.
 //
-// Invariants: what Compile accepted is bounded (groups, constraints, size of each
-// expression), and Allow takes time in proportion to the text it looks at. A constraint
+// Invariants: what Compile accepted is bounded (constraints, size of each expression and of
+// all together), and Allow takes time in proportion to the text it looks at. A constraint
 // never reads what an agent's resources are; that is alloc's.
 package constraints
 
@@ -22,13 +22,14 @@ import (
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 )
 
-// Bounds of one framework's constraints. The first two are Mesos' defaults for RE2
-// (memory in bytes, size of the program); the others bound what Mesos does not.
+// Bounds of one framework's constraints. The size of a program is Mesos' default for RE2;
+// Mesos bounds the memory of one by 4096 bytes of RE2's own counting, and nothing else.
 const (
-	maxPattern  = 4096
-	maxProgram  = 100
-	maxGroups   = 1000 // of one role
-	maxInAGroup = 1000
+	maxPattern  = 4096    // bytes of a regular expression
+	maxProgram  = 100     // its steps
+	maxRunes    = 2048    // ends of ranges in its classes of characters: \pL has 1,200
+	maxAllRunes = 100_000 // the same, of all expressions of a framework
+	maxInAll    = 10_000  // constraints of a framework
 )
 
 // Agent is what constraints look at.
@@ -52,19 +53,20 @@ type constraint struct {
 // are sentences for the framework.
 func Compile(c *scheduler.OfferConstraints, roles []string) (Set, error) {
 	var out Set
+	left := &budget{maxInAll, maxAllRunes}
 	for role, rc := range c.GetRoleConstraints() {
 		if !slices.Contains(roles, role) {
 			return Set{}, fmt.Errorf("offer constraints are set for role %q, which is not in the list of roles %v", role, roles)
 		}
 		groups := rc.GetGroups()
-		if len(groups) == 0 || len(groups) > maxGroups {
-			return Set{}, fmt.Errorf("the offer constraints of role %q have %d groups; 1 to %d are possible", role, len(groups), maxGroups)
+		if len(groups) == 0 || len(groups) > maxInAll {
+			return Set{}, fmt.Errorf("the offer constraints of role %q have %d groups; 1 to %d are possible", role, len(groups), maxInAll)
 		}
 		if out.roles == nil {
 			out.roles = map[string][]group{}
 		}
 		for at, g := range groups {
-			compiled, err := compileGroup(g.GetAttributeConstraints())
+			compiled, err := compileGroup(g.GetAttributeConstraints(), left)
 			if err != nil {
 				return Set{}, fmt.Errorf("the offer constraints of role %q, group %d: %w", role, at, err)
 			}
@@ -74,13 +76,19 @@ func Compile(c *scheduler.OfferConstraints, roles []string) (Set, error) {
 	return out, nil
 }
 
-func compileGroup(list []*scheduler.AttributeConstraint) (group, error) {
-	if len(list) == 0 || len(list) > maxInAGroup {
-		return nil, fmt.Errorf("it has %d constraints; 1 to %d are possible", len(list), maxInAGroup)
+// budget is what the constraints of a framework may still be.
+type budget struct{ constraints, runes int }
+
+func compileGroup(list []*scheduler.AttributeConstraint, left *budget) (group, error) {
+	if len(list) == 0 {
+		return nil, fmt.Errorf("it has no constraints")
+	}
+	if left.constraints -= len(list); left.constraints < 0 {
+		return nil, fmt.Errorf("there are more than %d constraints in all", maxInAll)
 	}
 	var out group
 	for at, c := range list {
-		one, err := compile(c)
+		one, err := compile(c, left)
 		if err != nil {
 			return nil, fmt.Errorf("constraint %d: %w", at, err)
 		}
@@ -89,11 +97,11 @@ func compileGroup(list []*scheduler.AttributeConstraint) (group, error) {
 	return out, nil
 }
 
-func compile(c *scheduler.AttributeConstraint) (out constraint, err error) {
+func compile(c *scheduler.AttributeConstraint, left *budget) (out constraint, err error) {
 	if out.pick, err = selector(c.GetSelector()); err != nil {
 		return out, err
 	}
-	out.holds, err = predicate(c.GetPredicate())
+	out.holds, err = predicate(c.GetPredicate(), left)
 	return out, err
 }
 
@@ -127,7 +135,7 @@ func selector(s *scheduler.AttributeConstraint_Selector) (func(*Agent) (string, 
 	return nil, fmt.Errorf("its selector is of the unknown kind %d", s.GetPseudoattributeType())
 }
 
-func predicate(p *scheduler.AttributeConstraint_Predicate) (func(string, bool, bool) bool, error) {
+func predicate(p *scheduler.AttributeConstraint_Predicate, left *budget) (func(string, bool, bool) bool, error) {
 	switch {
 	case p.GetExists() != nil:
 		return func(_ string, _, there bool) bool { return there }, nil
@@ -140,17 +148,17 @@ func predicate(p *scheduler.AttributeConstraint_Predicate) (func(string, bool, b
 		want := p.GetTextNotEquals().GetValue()
 		return func(text string, isText, there bool) bool { return !there || !isText || text != want }, nil
 	case p.GetTextMatches() != nil:
-		re, err := expression(p.GetTextMatches().GetRegex())
+		re, err := expression(p.GetTextMatches().GetRegex(), left)
 		return func(text string, isText, there bool) bool { return there && (!isText || re.MatchString(text)) }, err
 	case p.GetTextNotMatches() != nil:
-		re, err := expression(p.GetTextNotMatches().GetRegex())
+		re, err := expression(p.GetTextNotMatches().GetRegex(), left)
 		return func(text string, isText, there bool) bool { return !there || !isText || !re.MatchString(text) }, err
 	}
 	return nil, fmt.Errorf("it has no predicate that is known here")
 }
 
 // expression compiles a pattern that has to match the whole text.
-func expression(pattern string) (*regexp.Regexp, error) {
+func expression(pattern string, left *budget) (*regexp.Regexp, error) {
 	if len(pattern) > maxPattern {
 		return nil, fmt.Errorf("a regular expression has %d bytes, at most %d are possible", len(pattern), maxPattern)
 	}
@@ -164,6 +172,13 @@ func expression(pattern string) (*regexp.Regexp, error) {
 	}
 	if n := len(program.Inst); n > maxProgram {
 		return nil, fmt.Errorf("the regular expression %q is too large: %d steps, at most %d are possible", pattern, n, maxProgram)
+	}
+	runes := 0
+	for i := range program.Inst {
+		runes += len(program.Inst[i].Rune)
+	}
+	if left.runes -= runes; runes > maxRunes || left.runes < 0 {
+		return nil, fmt.Errorf("the regular expression %q names too many characters: %d ranges", pattern, runes/2)
 	}
 	return regexp.Compile(`\A(?:` + pattern + `)\z`)
 }

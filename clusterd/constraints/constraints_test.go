@@ -118,7 +118,7 @@ func TestWhatIsRefused(t *testing.T) {
 	}{
 		{`{"role_constraints":{"x":{"groups":` + one(attr, exists) + `}}}`, `"x", which is not in the list of roles [r]`},
 		{`{"role_constraints":{"r":{}}}`, "0 groups"},
-		{`{"role_constraints":{"r":{"groups":[{}]}}}`, "0 constraints"},
+		{`{"role_constraints":{"r":{"groups":[{}]}}}`, "no constraints"},
 		{`{"role_constraints":{"r":{"groups":` + one(`{}`, exists) + `}}}`, "must name either"},
 		{`{"role_constraints":{"r":{"groups":` + one(`{"attribute_name":"a","pseudoattribute_type":"ZONE"}`, exists) + `}}}`, "must name either"},
 		{`{"role_constraints":{"r":{"groups":` + one(attr, `{}`) + `}}}`, "no predicate"},
@@ -126,6 +126,9 @@ func TestWhatIsRefused(t *testing.T) {
 		{`{"role_constraints":{"r":{"groups":` + one(attr, `{"text_matches":{"regex":"\\C*"}}`) + `}}}`, "cannot be read"},
 		{`{"role_constraints":{"r":{"groups":` + one(attr, `{"text_not_matches":{"regex":"(abcdefgh){30}"}}`) + `}}}`, "too large"},
 		{`{"role_constraints":{"r":{"groups":` + one(attr, `{"text_matches":{"regex":"`+strings.Repeat("a", 5000)+`"}}`) + `}}}`, "5000 bytes"},
+		{`{"role_constraints":{"r":{"groups":` + one(attr, `{"text_matches":{"regex":"`+strings.Repeat(`\\pL`, 3)+`"}}`) + `}}}`, "too many characters"},
+		{`{"role_constraints":{"r":{"groups":[` + strings.TrimSuffix(strings.Repeat(`{"attribute_constraints":[{"selector":`+attr+`,"predicate":`+exists+`}]},`, 10_001), ",") + `]}}}`, "10001 groups"},
+		{`{"role_constraints":{"r":{"groups":[` + strings.TrimSuffix(strings.Repeat(`{"attribute_constraints":[{"selector":`+attr+`,"predicate":{"text_matches":{"regex":"\\pL"}}}]},`, 200), ",") + `]}}}`, "too many characters"},
 	} {
 		_, err := Compile(read(t, test.text), []string{"r"})
 		if err == nil || !strings.Contains(err.Error(), test.says) {

@@ -157,6 +157,9 @@ func TestMalformedCallsChangeNothing(t *testing.T) {
 				media = "application/x-protobuf"
 			}
 			for _, path := range []string{"/api/v1/scheduler", "/api/v1"} {
+				if path == "/api/v1" && strings.Contains(k.body, `"SUBSCRIBE"`) {
+					continue // there it is a call of its own, which needs nothing
+				}
 				status, _, text := c.post(via, path, k.body, "Content-Type", media, "Mesos-Stream-Id", s.stream)
 				if status != k.status && path == "/api/v1/scheduler" || status < 400 {
 					t.Errorf("%s at %s via %s: %d %.200s, want %d", name, path, via, status, text, k.status)

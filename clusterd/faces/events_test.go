@@ -86,7 +86,7 @@ func (w *watched) until(want master.Event_Type) *master.Event {
 			case e.GetType() == want:
 				w.seen = append(w.seen, want.String())
 				return e
-			case e.GetType() == master.Event_HEARTBEAT, e.GetType() == master.Event_FRAMEWORK_UPDATED:
+			case e.GetType() == master.Event_HEARTBEAT:
 			default:
 				w.t.Fatalf("%s came, want %s", protojson.Format(e), want)
 			}
@@ -134,6 +134,13 @@ func TestEvents(t *testing.T) {
 		f := e.GetFrameworkAdded().GetFramework()
 		return f.GetFrameworkInfo().GetName() == "new" && f.GetConnected()
 	})
+	if status, _, text := c.post("a1", "/api/v1/scheduler", `{"framework_id":{"value":"`+s.id+`"},"type":"UPDATE_FRAMEWORK","update_framework":{"framework_info":{"id":{"value":"`+s.id+`"},"user":"nobody","name":"renamed","failover_timeout":60}}}`,
+		"Content-Type", "application/json", "Mesos-Stream-Id", s.stream); status != 200 {
+		t.Fatal(text)
+	}
+	each(master.Event_FRAMEWORK_UPDATED, func(e *master.Event) bool {
+		return e.GetFrameworkUpdated().GetFramework().GetFrameworkInfo().GetName() == "renamed"
+	})
 	offer := s.until(scheduler.Event_OFFERS).GetOffers().GetOffers()[0]
 	launch := `{"type":"ACCEPT","framework_id":{"value":"` + s.id + `"},"accept":{"offer_ids":[{"value":"` + offer.GetId().GetValue() + `"}],
 		"operations":[{"type":"LAUNCH","launch":{"task_infos":[{"name":"t","task_id":{"value":"t-1"},"agent_id":{"value":"` + offer.GetAgentId().GetValue() + `"},
@@ -161,10 +168,14 @@ func TestEvents(t *testing.T) {
 	each(master.Event_AGENT_ADDED, func(e *master.Event) bool {
 		return e.GetAgentAdded().GetAgent().GetAgentInfo().GetHostname() == "n7" && e.GetAgentAdded().GetAgent().GetActive()
 	})
+	s.cancel() // its stream is lost
+	each(master.Event_FRAMEWORK_UPDATED, func(e *master.Event) bool {
+		return !e.GetFrameworkUpdated().GetFramework().GetConnected()
+	})
 	c.end()
 	for i, w := range streams {
 		for e := range w.next {
-			if k := e.GetType(); k != master.Event_HEARTBEAT && k != master.Event_FRAMEWORK_UPDATED {
+			if k := e.GetType(); k != master.Event_HEARTBEAT {
 				t.Errorf("stream %d: after the end: %s", i, k)
 			}
 		}

@@ -60,13 +60,14 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 		{path: "/redirect", exact: true, handler: redirect(cfg.Router.Board)},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: measure},
 	}
-	for path, h := range legacy.Handlers(legacy.Config{
+	old := legacy.Config{
 		Leader: cfg.Leader, Machine: cfg.Machine, Version: cfg.Version, Cluster: cfg.Cluster, Started: cfg.Started, Flags: cfg.Flags, Log: cfg.Log,
-	}) {
+	}
+	for path, h := range legacy.Handlers(old) {
 		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, forward: true, handler: h})
 	}
-	for path, h := range legacy.Changes(legacy.ChangesConfig{Leader: cfg.Leader, Log: cfg.Log}) {
-		table = append(table, route{path: path, role: nodedoc.RoleOperator, realm: auth.RealmMasterReadwrite, forward: true, handler: h})
+	for path, h := range legacy.Changes(old) {
+		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: auth.RealmMasterReadwrite, forward: true, handler: h})
 	}
 	for path, h := range files.Handlers(cfg.Files) {
 		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, handler: h})

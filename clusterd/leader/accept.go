@@ -75,13 +75,15 @@ func (a *acceptance) finish(err error) {
 
 // agentGone says why an agent of an offer cannot be launched on any more.
 func (l *Leader) agentGone(id state.AgentID) (reason state.Reason, why string) {
-	known, unreachable := false, false
+	known, unreachable, deactivated := false, false, false
 	l.cfg.Machine.View(func(s *state.State) {
 		if a, ok := s.Agent(id); ok {
-			known, unreachable = true, a.Unreachable
+			known, unreachable, deactivated = true, a.Unreachable, a.Deactivated
 		}
 	})
 	switch {
+	case deactivated:
+		return state.ReasonInvalidOffers, "Agent " + string(id) + " was deactivated"
 	case !known || unreachable:
 		return state.ReasonAgentRemoved, "Agent " + string(id) + " was removed or became unreachable"
 	case l.agents[id] == nil || l.agents[id].away:
@@ -151,7 +153,13 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 		return
 	}
-	l.launching[acc.agent] = taking
+	by := holder{acc.role, acc.f.id}
+	holding, err := l.launchingBy[by].Plus(asks)
+	if err != nil {
+		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
+		return
+	}
+	l.launching[acc.agent], l.launchingBy[by] = taking, holding
 	acc.open++
 	l.starting[key] = nil
 	l.nameUser(acc.f.id, t.GetCommand().GetUser())
@@ -164,11 +172,19 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		if l.launching[acc.agent], _ = l.launching[acc.agent].Minus(asks); len(l.launching[acc.agent]) == 0 {
 			delete(l.launching, acc.agent)
 		}
+		if l.launchingBy[by], _ = l.launchingBy[by].Minus(asks); len(l.launchingBy[by]) == 0 {
+			delete(l.launchingBy, by)
+		}
 		l.allocate = true
 		switch {
 		case err == nil:
 			fault.After(fault.LeaderLaunch, string(container))
 			l.sendRun(container)
+		case errors.Is(err, state.ErrAgentDeactivated):
+			l.tellStatus(acc.f, id, acc.agent, state.Status{
+				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonInvalidOffers, Message: err.Error(), TimeNS: l.wallNS(),
+			})
+			err = nil
 		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable):
 			l.tellStatus(acc.f, id, acc.agent, state.Status{
 				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonAgentRemoved, Message: err.Error(), TimeNS: l.wallNS(),

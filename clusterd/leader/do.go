@@ -18,10 +18,19 @@ func isRefusal(err error) bool {
 
 // Do carries out any call but SUBSCRIBE. nil is 202: what had to be committed is.
 func (l *Leader) Do(ctx context.Context, principal, streamID string, call *scheduler.Call) error {
+	wants, invalid := constraintsOf(call)
 	return l.enter(ctx, func(answer func(error)) {
 		f, err := l.caller(principal, streamID, call)
+		if err == nil {
+			err = invalid // who may not call hears that first
+		}
 		if err != nil {
 			answer(err)
+			return
+		}
+		if call.GetType() == scheduler.Call_UPDATE_FRAMEWORK {
+			l.count("master/messages_" + metricOf(call.GetType()))
+			l.updateFramework(f, call.GetUpdateFramework(), wants, answer)
 			return
 		}
 		l.dispatch(f, call, answer)
@@ -70,9 +79,6 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, answer func(error)
 		return
 	case scheduler.Call_TEARDOWN:
 		l.removeFramework(f.id, "teardown", answer)
-		return
-	case scheduler.Call_UPDATE_FRAMEWORK:
-		l.updateFramework(f, call.GetUpdateFramework(), answer)
 		return
 	case scheduler.Call_ACKNOWLEDGE:
 		l.acknowledge(f, call.GetAcknowledge())

@@ -135,13 +135,15 @@ type Leader struct {
 	naming   map[string]bool // names of users on their way into the state
 	// launching is what launches on their way into the log will take: neither offered
 	// any more nor used yet.
-	launching  map[state.AgentID]state.Resources
-	deadlines  map[state.FrameworkID]time.Time
-	unattached time.Time // when agents that never attached in this term are given up
-	allocate   bool
-	lastRound  time.Time
-	lastPing   time.Time
-	givingUp   map[state.AgentID]bool // called unreachable, on the way into the log
+	launching map[state.AgentID]state.Resources
+	// launchingBy is the same by who will hold it.
+	launchingBy map[holder]state.Resources
+	deadlines   map[state.FrameworkID]time.Time
+	unattached  time.Time // when agents that never attached in this term are given up
+	allocate    bool
+	lastRound   time.Time
+	lastPing    time.Time
+	givingUp    map[state.AgentID]bool // called unreachable, on the way into the log
 	// network is the newest plan of the tasks' networks that anybody was told.
 	network     *agentwire.NetworkPlan
 	lastNetwork time.Time
@@ -149,6 +151,8 @@ type Leader struct {
 	pingNumber  uint64
 	counters    map[string]float64
 	watch       watchers
+	quotaBusy   bool     // a change of quotas is on its way into the state
+	quotaNext   []func() // changes that wait for it
 }
 
 // framework is a framework's presence in this term.
@@ -178,6 +182,12 @@ type agent struct {
 type taskKey struct {
 	framework state.FrameworkID
 	task      state.TaskID
+}
+
+// holder is a framework in a role.
+type holder struct {
+	role      string
+	framework state.FrameworkID
 }
 
 // retry is an update that a framework has not acknowledged.
@@ -216,7 +226,7 @@ func New(cfg Config) *Leader {
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]*agentwire.Attach{},
-		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
+		retries: map[state.ContainerID]*retry{}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, launchingBy: map[holder]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}

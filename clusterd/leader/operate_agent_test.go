@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -57,6 +58,76 @@ func TestDeactivatedAgent(t *testing.T) {
 		f.ack(f.update(mesosv1.TaskState_TASK_FINISHED))
 		if err := c.l.ActivateAgent(t.Context(), "none", false); !errors.Is(err, ErrAgentUnknown) {
 			t.Error(err)
+		}
+	})
+}
+
+// An ACCEPT that comes while the deactivation is on its way into the log launches nothing.
+func TestAcceptWhileAnAgentIsDeactivated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		defer c.end()
+		a := c.agent("n1")
+		defer a.conn.Close()
+		a.attach("n1")
+		f := c.subscribe("f", "", partitioned)
+		f.next(scheduler.Event_SUBSCRIBED)
+		offer := f.offer()
+		gate := make(chan struct{})
+		c.log.mu.Lock()
+		c.log.gate = gate
+		c.log.mu.Unlock()
+		done := make(chan error, 2)
+		go func() { done <- c.l.ActivateAgent(t.Context(), state.AgentID(a.id), false) }()
+		synctest.Wait()
+		go func() { done <- f.accept(offer, "late", 1) }()
+		synctest.Wait()
+		c.log.mu.Lock()
+		c.log.gate = nil
+		c.log.mu.Unlock()
+		close(gate)
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if st := f.update(mesosv1.TaskState_TASK_DROPPED); st.GetReason() != mesosv1.TaskStatus_REASON_INVALID_OFFERS {
+			t.Errorf("%v", st)
+		}
+	})
+}
+
+// A watcher that leaves before it was told anything is told nothing.
+func TestWatcherThatLeavesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		defer c.end()
+		gate := make(chan struct{})
+		c.log.mu.Lock()
+		c.log.gate = gate
+		c.log.mu.Unlock()
+		ctx, leave := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		told := 0
+		go func() {
+			end, err := c.l.Watch(ctx, func(*state.State, Live) { told++ }, func(*Change) { told++ })
+			end()
+			failed <- err
+		}()
+		synctest.Wait()
+		leave()
+		if err := <-failed; err == nil {
+			t.Error("it watches")
+		}
+		c.log.mu.Lock()
+		c.log.gate = nil
+		c.log.mu.Unlock()
+		close(gate)
+		f := c.subscribe("f", "")
+		f.next(scheduler.Event_SUBSCRIBED)
+		synctest.Wait()
+		if told != 0 {
+			t.Errorf("told %d times", told)
 		}
 	})
 }

@@ -35,24 +35,38 @@ func (l *Leader) UpdateQuota(ctx context.Context, c QuotaChange) error {
 		}
 		seen[q.Role] = true
 	}
-	return l.enter(ctx, func(answer func(error)) {
-		var refused error
-		l.cfg.Machine.View(func(s *state.State) { refused = l.checkQuotas(s, c) })
-		if refused != nil {
-			answer(refused)
-			return
+	return l.enter(ctx, func(answer func(error)) { l.changeQuotas(c, answer) })
+}
+
+// changeQuotas does one change after the other: each is held against what the one before
+// has made.
+func (l *Leader) changeQuotas(c QuotaChange, answer func(error)) {
+	if l.quotaBusy {
+		l.quotaNext = append(l.quotaNext, func() { l.changeQuotas(c, answer) })
+		return
+	}
+	var refused error
+	l.cfg.Machine.View(func(s *state.State) { refused = l.checkQuotas(s, c) })
+	if refused != nil {
+		answer(refused)
+		return
+	}
+	l.quotaBusy = true
+	l.propose(state.UpdateQuota{Quotas: c.Quotas}, func(_ state.Result, err error) {
+		switch {
+		case err == nil:
+			// Who holds offers was given them by the old quotas, and may use all of them.
+			l.rescindAll()
+			l.allocate = true
+		case isRefusal(err):
+			err = invalidCall("%v", err)
 		}
-		l.propose(state.UpdateQuota{Quotas: c.Quotas}, func(_ state.Result, err error) {
-			switch {
-			case err == nil:
-				// Who holds offers was given them by the old quotas, and may use all of them.
-				l.rescindAll()
-				l.allocate = true
-			case isRefusal(err):
-				err = invalidCall("%v", err)
-			}
-			answer(err)
-		})
+		answer(err)
+		waiting := l.quotaNext
+		l.quotaBusy, l.quotaNext = false, nil
+		for _, next := range waiting {
+			next()
+		}
 	})
 }
 

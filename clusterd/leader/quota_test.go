@@ -124,6 +124,62 @@ func TestQuotaWaitsForAgents(t *testing.T) {
 			}
 		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		one, other := c.agent("n1"), c.agent("n2")
+		defer one.conn.Close()
+		defer other.conn.Close()
+		one.attach("n1")
+		other.attach("n2")
+		if err := c.l.UpdateQuota(t.Context(), QuotaChange{Quotas: []state.RoleQuota{{Role: "x", Quota: cpus(1, -1)}}}); err != nil {
+			t.Fatal(err)
+		}
+		c.end()
+		c.lead()
+		defer c.end()
+		began := time.Now()
+		f := c.in("b")
+		one.attach("n1") // the other is mute; it is unreachable long before, and no more counted
+		f.offer()
+		if waited := time.Since(began); waited > backWait {
+			t.Errorf("nothing was offered for %v", waited)
+		}
+	})
+}
+
+// What is on its way into the log counts for its role: accepting does not make room.
+func TestQuotaCountsLaunchesUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := quotaCell(t)
+		defer c.end()
+		if err := c.l.UpdateQuota(t.Context(), QuotaChange{Quotas: []state.RoleQuota{{Role: "a", Quota: cpus(-1, 4)}}}); err != nil {
+			t.Fatal(err)
+		}
+		a := c.in("a")
+		offers := a.offersWithin(5 * time.Second)
+		if offered(offers) != 4 {
+			t.Fatalf("%v", offers)
+		}
+		gate := make(chan struct{})
+		c.log.mu.Lock()
+		c.log.gate = gate
+		c.log.mu.Unlock()
+		accepted := make(chan error, 1)
+		go func() { accepted <- a.accept(offers[0], "all", offered(offers[:1])) }()
+		if got := offered(a.offersWithin(5 * time.Second)); got > 4-offered(offers) {
+			t.Errorf("4 are limited and taken, and %v more are offered meanwhile", got)
+		}
+		c.log.mu.Lock()
+		c.log.gate = nil
+		c.log.mu.Unlock()
+		close(gate)
+		if err := <-accepted; err != nil {
+			t.Fatal(err)
+		}
+		if got := offered(a.offersWithin(5 * time.Second)); got > 4-offered(offers) {
+			t.Errorf("4 are limited and held, and %v more are offered", got)
+		}
+	})
 }
 
 func TestWhatNoQuotaCanBe(t *testing.T) {

@@ -115,6 +115,9 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 	for _, o := range l.book.All() {
 		add(o.Role, o.Framework, o.Resources)
 	}
+	for by, rs := range l.launchingBy {
+		add(by.role, by.framework, rs)
+	}
 	for _, f := range l.frameworks {
 		for _, role := range f.roles {
 			wanted[role] = append(wanted[role], f)

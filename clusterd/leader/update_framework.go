@@ -18,7 +18,7 @@ func invalidCall(format string, args ...any) error {
 // updateFramework replaces what a framework says of itself while it stays subscribed. Everything
 // is replaced: roles that are not suppressed in the call are not any more. Offers of roles
 // that it has left are rescinded.
-func (l *Leader) updateFramework(f *framework, u *scheduler.Call_UpdateFramework, answer func(error)) {
+func (l *Leader) updateFramework(f *framework, u *scheduler.Call_UpdateFramework, wants constraints.Set, answer func(error)) {
 	info, ok := proto.Clone(u.GetFrameworkInfo()).(*mesosv1.FrameworkInfo)
 	if !ok || info == nil {
 		answer(invalidCall("'update_framework.framework_info' is missing"))
@@ -27,8 +27,7 @@ func (l *Leader) updateFramework(f *framework, u *scheduler.Call_UpdateFramework
 	if info.Principal == nil {
 		info.Principal = f.info.Principal // it subscribed without naming it, too
 	}
-	wants, err := l.checkUpdate(f, info, u)
-	if err != nil {
+	if err := checkUpdate(f, info, u); err != nil {
 		answer(err)
 		return
 	}
@@ -38,23 +37,38 @@ func (l *Leader) updateFramework(f *framework, u *scheduler.Call_UpdateFramework
 		return
 	}
 	l.propose(state.UpdateFramework{SubscribeFramework: subscription(f.id, wire, info)}, func(_ state.Result, err error) {
-		if err == nil && l.frameworks[f.id] == f {
+		now := l.frameworks[f.id]
+		switch {
+		case err == nil && now == f:
 			l.become(f, wish{info, u.GetSuppressedRoles(), wants})
-		} else if err != nil && isRefusal(err) {
+		case err == nil && now != nil:
+			// It subscribed anew meanwhile, and said something else of itself.
+			l.sayAgain(now)
+			err = ErrStreamIDWrong
+		case err != nil && isRefusal(err):
 			err = fmt.Errorf("%w: %w", err, ErrFrameworkGone)
 		}
 		answer(err)
 	})
 }
 
+// sayAgain writes down once more what a framework said when it subscribed.
+func (l *Leader) sayAgain(f *framework) {
+	wire, err := proto.MarshalOptions{AllowPartial: true}.Marshal(f.info)
+	if err != nil {
+		l.log.Error("a framework cannot be stored", "framework", f.id, "error", err)
+		return
+	}
+	l.propose(state.UpdateFramework{SubscribeFramework: subscription(f.id, wire, f.info)}, func(state.Result, error) {})
+}
+
 // checkUpdate says what is wrong with an update; the words are those of Mesos.
-func (l *Leader) checkUpdate(f *framework, info *mesosv1.FrameworkInfo, u *scheduler.Call_UpdateFramework) (constraints.Set, error) {
-	none := constraints.Set{}
+func checkUpdate(f *framework, info *mesosv1.FrameworkInfo, u *scheduler.Call_UpdateFramework) error {
 	if err := checkFramework(info, u.GetSuppressedRoles()); err != nil {
-		return none, invalidCall("'FrameworkInfo' is not valid: %v", err)
+		return invalidCall("'FrameworkInfo' is not valid: %v", err)
 	}
 	if id := info.GetId().GetValue(); id != string(f.id) {
-		return none, invalidCall("'framework_id' is %s, and 'update_framework.framework_info.id' is %q", f.id, id)
+		return invalidCall("'framework_id' is %s, and 'update_framework.framework_info.id' is %q", f.id, id)
 	}
 	old := f.info
 	for _, fixed := range []struct {
@@ -66,12 +80,21 @@ func (l *Leader) checkUpdate(f *framework, info *mesosv1.FrameworkInfo, u *sched
 		{"checkpoint", info.GetCheckpoint() != old.GetCheckpoint()},
 	} {
 		if fixed.changed {
-			return none, invalidCall("Updating 'FrameworkInfo.%s' is unsupported", fixed.name)
+			return invalidCall("Updating 'FrameworkInfo.%s' is unsupported", fixed.name)
 		}
 	}
-	wants, err := constraints.Compile(u.GetOfferConstraints(), rolesOf(info))
+	return nil
+}
+
+// constraintsOf compiles what an update wants, before the leader's loop has to wait for it.
+func constraintsOf(call *scheduler.Call) (constraints.Set, error) {
+	u := call.GetUpdateFramework()
+	if u == nil {
+		return constraints.Set{}, nil
+	}
+	wants, err := constraints.Compile(u.GetOfferConstraints(), rolesOf(u.GetFrameworkInfo()))
 	if err != nil {
-		return none, invalidCall("'UpdateFramework.offer_constraints' are not valid: %v", err)
+		return wants, invalidCall("'UpdateFramework.offer_constraints' are not valid: %v", err)
 	}
 	return wants, nil
 }

@@ -49,9 +49,12 @@ type watchers struct {
 // until end is called or the term ends. Both are called by the leader between two
 // decisions: they must be quick, and must not keep what the state points to.
 func (l *Leader) Watch(ctx context.Context, begin func(*state.State, Live), f func(*Change)) (end func(), err error) {
-	number := 0
+	number, ended := 0, false // of the loop
 	err = l.enter(ctx, func(answer func(error)) {
 		l.confirm(func(err error) {
+			if err == nil && ended {
+				err = context.Canceled // who asked has left meanwhile
+			}
 			if err == nil {
 				l.cfg.Machine.View(func(s *state.State) { l.firstWatch(s); begin(s, l.live(s)) })
 				l.watch.next++
@@ -61,7 +64,12 @@ func (l *Leader) Watch(ctx context.Context, begin func(*state.State, Live), f fu
 			answer(err)
 		})
 	})
-	end = func() { l.post(context.Background(), func() { delete(l.watch.tell, number) }) }
+	end = func() {
+		l.post(context.Background(), func() {
+			ended = true
+			delete(l.watch.tell, number)
+		})
+	}
 	if err != nil {
 		end() // it may have begun in the same moment
 	}
@@ -82,6 +90,9 @@ func (l *Leader) firstWatch(s *state.State) {
 	}
 	for t := range s.Tasks() {
 		l.watch.states[t.ContainerID] = t.State
+		if a, ok := s.Agent(t.AgentID); ok && a.Unreachable && !t.State.Terminal() {
+			l.watch.states[t.ContainerID] = state.TaskUnreachable // so it is shown
+		}
 	}
 	for id := range l.agents {
 		l.watch.agents[id] = true
@@ -100,9 +111,14 @@ func (l *Leader) happened(command state.Command, r state.Result) {
 		return
 	}
 	for _, e := range r.Events {
+		gone := &state.Task{ContainerID: e.Container, TaskID: e.Task, FrameworkID: e.Framework, AgentID: e.Agent}
 		switch e.Change {
 		case state.StatusChanged:
-			l.taskChanged(e.Container, &state.Task{ContainerID: e.Container, TaskID: e.Task, FrameworkID: e.Framework, AgentID: e.Agent}, &e.Status)
+			l.taskChanged(e.Container, gone, &e.Status)
+		case state.KillWanted:
+			if _, removed := command.(state.RemoveFramework); removed { // nobody is told how they end
+				l.taskChanged(e.Container, gone, &state.Status{State: state.TaskKilled, Source: state.SourceMaster, Reason: state.ReasonFrameworkRemoved, TimeNS: l.wallNS(), Message: "Framework was removed"})
+			}
 		case state.AgentEnded:
 			l.agentWent(e.Agent)
 		}
@@ -120,8 +136,10 @@ func (l *Leader) happened(command state.Command, r state.Result) {
 				delete(l.watch.states, c.Container)
 			}
 		})
-	case state.RegisterAgent, state.AdoptAgent:
+	case state.RegisterAgent:
 		l.agentCame(r.AgentID)
+	case state.EndAdoption:
+		l.agentCame(c.Agent)
 	case state.MarkUnreachable:
 		l.agentWent(c.ID)
 	case state.SubscribeFramework, state.AdoptFramework, state.UpdateFramework, state.DisconnectFramework:
@@ -152,8 +170,9 @@ func (l *Leader) taskCame(container state.ContainerID) {
 // a task that may be out of the state by that; or nil: the newest that the agent reported.
 func (l *Leader) taskChanged(container state.ContainerID, gone *state.Task, made *state.Status) {
 	l.cfg.Machine.View(func(s *state.State) {
-		t, ok := s.Task(container)
-		if !ok {
+		t, there := s.Task(container)
+		if !there {
+			defer delete(l.watch.states, container)
 			t = gone
 		}
 		if t == nil {
@@ -163,7 +182,7 @@ func (l *Leader) taskChanged(container state.ContainerID, gone *state.Task, made
 		if made != nil {
 			st = *made
 		}
-		if known, ok := l.watch.states[container]; ok && known == st.State {
+		if known, ok := l.watch.states[container]; ok && (known == st.State || t.Orphan && known.Terminal()) {
 			return
 		}
 		l.watch.states[container] = st.State

@@ -2,72 +2,99 @@ package legacy
 
 import (
 	"errors"
-	"log/slog"
+	"io"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
-// ChangesConfig is what the endpoints need that change something.
-type ChangesConfig struct {
-	// Leader returns this node's term in office, nil while it does not lead.
-	Leader func() *leader.Leader
-	Log    *slog.Logger
+// Changes are a master's endpoints that only change something, by path. They answer on the
+// leader, and tell operators from others themselves: what is refused is in the log, too.
+func Changes(cfg Config) map[string]http.Handler {
+	h := &handler{cfg}
+	return map[string]http.Handler{"/teardown": http.HandlerFunc(h.teardown)}
 }
 
-// Changes are a master's endpoints that change something, by path, for operators. They
-// answer on the leader and take POST alone.
-func Changes(cfg ChangesConfig) map[string]http.Handler {
-	return map[string]http.Handler{"/teardown": cfg.posted(cfg.teardown)}
-}
-
-// maxForm bounds what a form may hold, in bytes.
+// maxForm bounds what a request that changes something may hold, in bytes.
 const maxForm = 1 << 20
 
-func (cfg ChangesConfig) posted(change func(http.ResponseWriter, *http.Request, *leader.Leader)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		l := cfg.Leader()
-		switch {
-		case l == nil:
-			httpio.Error(w, http.StatusServiceUnavailable, "No leader elected")
-			return
-		case r.Method != http.MethodPost:
-			w.Header().Set("Allow", http.MethodPost)
-			httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { 'POST' }, but received '"+r.Method+"'")
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-		if err := r.ParseForm(); err != nil {
-			httpio.Error(w, http.StatusBadRequest, "Unable to decode query string: "+err.Error())
-			return
-		}
-		change(w, r, l)
-	})
+// change lets operators change something with the body of a request, which it reads.
+func (h *handler) change(w http.ResponseWriter, r *http.Request) (body []byte, l *leader.Leader, ok bool) {
+	from := auth.PrincipalOf(r.Context())
+	if l = h.Leader(); l == nil {
+		httpio.Error(w, http.StatusServiceUnavailable, "No leader elected")
+		return nil, nil, false
+	}
+	if !from.May(nodedoc.RoleOperator) {
+		h.audit(r, "", "refused")
+		httpio.Error(w, http.StatusForbidden, r.Method+" "+r.URL.Path+" needs the role 'operator', and "+from.String()+" does not have it")
+		return nil, nil, false
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	if err != nil {
+		httpio.Error(w, http.StatusBadRequest, "Failed to read the request: "+err.Error())
+		return nil, nil, false
+	}
+	return body, l, true
 }
 
-// teardown removes the framework that the form names.
-func (cfg ChangesConfig) teardown(w http.ResponseWriter, r *http.Request, l *leader.Leader) {
-	id := r.PostForm.Get("frameworkId")
-	if id == "" {
-		httpio.Error(w, http.StatusBadRequest, "Missing 'frameworkId' query parameter in the request body")
-		return
-	}
-	err := l.Teardown(r.Context(), state.FrameworkID(id))
+// changed answers a change, and writes down who made it.
+func (h *handler) changed(w http.ResponseWriter, r *http.Request, object string, err error) {
 	outcome := "done"
 	if err != nil {
 		outcome = err.Error()
 	}
-	cfg.Log.Info("audit", "principal", auth.PrincipalOf(r.Context()).String(), "call", "/teardown", "object", id, "outcome", outcome)
+	h.audit(r, object, outcome)
+	status, text, refused := operator.Refused(err)
 	switch {
-	case errors.Is(err, leader.ErrFrameworkUnknown):
-		httpio.Error(w, http.StatusBadRequest, "No framework found with specified ID")
+	case refused:
+		httpio.Error(w, status, "Failed to validate the request: "+text)
 	case err != nil && r.Context().Err() != nil: // the caller left
 	case err != nil:
-		httpio.Error(w, http.StatusServiceUnavailable, "Failed to tear the framework down: "+err.Error())
+		httpio.Error(w, http.StatusServiceUnavailable, "Failed to change it: "+err.Error())
 	default:
 		httpio.Empty(w, http.StatusOK)
 	}
+}
+
+func (h *handler) audit(r *http.Request, object, outcome string) {
+	operator.Audit(h.Log, auth.PrincipalOf(r.Context()), r.Method+" "+r.URL.Path, object, outcome)
+}
+
+// notAllowed answers a method that an endpoint does not have.
+func notAllowed(w http.ResponseWriter, r *http.Request, allowed ...string) {
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { '"+strings.Join(allowed, "', '")+"' }, but received '"+r.Method+"'")
+}
+
+// teardown removes the framework that the form names.
+func (h *handler) teardown(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		notAllowed(w, r, http.MethodPost)
+		return
+	}
+	body, l, ok := h.change(w, r)
+	if !ok {
+		return
+	}
+	form, err := url.ParseQuery(string(body))
+	id := form.Get("frameworkId")
+	if err != nil || id == "" {
+		httpio.Error(w, http.StatusBadRequest, "Missing 'frameworkId' query parameter in the request body")
+		return
+	}
+	err = l.Teardown(r.Context(), state.FrameworkID(id))
+	if errors.Is(err, leader.ErrFrameworkUnknown) {
+		h.audit(r, id, err.Error())
+		httpio.Error(w, http.StatusBadRequest, "No framework found with specified ID")
+		return
+	}
+	h.changed(w, r, id, err)
 }

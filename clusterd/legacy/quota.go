@@ -20,12 +20,14 @@ func (h *handler) quota(w http.ResponseWriter, r *http.Request) {
 		h.setQuota(w, r)
 	case http.MethodDelete:
 		h.removeQuota(w, r)
-	default:
+	case http.MethodGet, http.MethodHead:
 		h.with(operator.Want{}, func(w http.ResponseWriter, r *http.Request, p *operator.Picture) {
 			h.send(w, r, struct {
 				Infos []json.RawMessage `json:"infos"`
 			}{rawList(operator.QuotaInfos(p.Quotas))})
 		}).ServeHTTP(w, r)
+	default:
+		notAllowed(w, r, http.MethodGet, http.MethodPost, http.MethodDelete)
 	}
 }
 

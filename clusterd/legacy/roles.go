@@ -39,7 +39,7 @@ func (h *handler) roles(w http.ResponseWriter, r *http.Request, p *operator.Pict
 		}
 		out = append(out, roleObject{
 			Name: x.Name, Weight: number(x.Weight), Resources: flatOf(sum), Allocated: allocated, Offered: offered,
-			Reserved: flat(nil), Frameworks: orEmpty(x.Frameworks),
+			Reserved: flatOf(x.Reserved), Frameworks: orEmpty(x.Frameworks),
 			Quota: quotaOf(x, allocated),
 		})
 	}

@@ -206,7 +206,9 @@ func (h *agentHandler) containers(c *agentCall, r *agentv1.Response) error {
 	return err
 }
 
-func frameworkID(id string) *mesosv1.FrameworkID { return &mesosv1.FrameworkID{Value: proto.String(id)} }
+func frameworkID(id string) *mesosv1.FrameworkID {
+	return &mesosv1.FrameworkID{Value: proto.String(id)}
+}
 
 // executorID: a task that is run by its command is its own executor, under its own id.
 func executorID(t agent.TaskView) *mesosv1.ExecutorID {

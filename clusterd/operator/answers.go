@@ -150,13 +150,14 @@ func unknownAgent(err error, status int) error {
 }
 
 // Role is a role that a framework is subscribed to or holds something in, or that was
-// given a weight or a quota.
+// given a weight or a quota, or for which something is reserved.
 type Role struct {
 	Name       string
 	Weight     float64
 	Frameworks []string // subscribed, by id
 	Allocated  state.Resources
 	Offered    state.Resources
+	Reserved   state.Resources  // of all agents, used or not
 	Quota      state.Quota      // Empty: none
 	Consumed   map[string]int64 // of a role with a quota: what counts against it
 }
@@ -199,6 +200,9 @@ func rolesOf(r *rows) []Role {
 	}
 	for name := range r.weights {
 		role(name)
+	}
+	for name, rs := range r.reserved {
+		role(name).Reserved = rs
 	}
 	for name, q := range r.quotas {
 		role(name).Quota, role(name).Consumed = q, r.consumed[name]

@@ -60,6 +60,7 @@ type rows struct {
 	live       leader.Live
 	weights    map[string]float64
 	quotas     map[string]state.Quota
+	reserved   map[string]state.Resources
 	consumed   map[string]map[string]int64 // by role with a quota
 	frameworks []frameworkRow
 	agents     []agentRow
@@ -123,6 +124,7 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 		}
 	}
 	if want.Frameworks {
+		r.reserved = reserved(s)
 		r.consumed = map[string]map[string]int64{}
 		for role := range r.quotas {
 			r.consumed[role] = leader.Consumed(s, role)
@@ -140,6 +142,22 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 			r.tasks = append(r.tasks, *t)
 		}
 	}
+}
+
+// reserved adds up by role what is reserved for it on all agents.
+func reserved(s *state.State) map[string]state.Resources {
+	out := map[string]state.Resources{}
+	for a := range s.Agents() {
+		for _, x := range a.Total {
+			if x.Role == "" {
+				continue
+			}
+			if sum, err := out[x.Role].Plus(state.Resources{x}); err == nil {
+				out[x.Role] = sum
+			}
+		}
+	}
+	return out
 }
 
 // held adds up by role what tasks hold.

@@ -51,9 +51,8 @@ func (h *handler) subscribe(w http.ResponseWriter, c *call, media string) {
 	if media == httpio.Protobuf {
 		encoding = streams.Protobuf
 	}
-	s := streams.NewEvents(uuid.NewString(), encoding, streams.DefaultMaxBytes, streams.NewEvent(&master.Event{Type: master.Event_HEARTBEAT.Enum()}))
 	var r rows
-	early := &queue{stream: s}
+	early := &queue{}
 	end, err := c.leader.Watch(c.Context(), func(st *state.State, live leader.Live) {
 		r.gone = map[state.AgentID]bool{}
 		r.copy(st, live, Everything)
@@ -68,9 +67,12 @@ func (h *handler) subscribe(w http.ResponseWriter, c *call, media string) {
 		h.send(w, c, media, nil, err)
 		return
 	}
-	early.begin(streams.NewEvent(&master.Event{Type: master.Event_SUBSCRIBED.Enum(), Subscribed: &master.Event_Subscribed{
+	first := &master.Event{Type: master.Event_SUBSCRIBED.Enum(), Subscribed: &master.Event_Subscribed{
 		GetState: p.getState(), HeartbeatIntervalSeconds: proto.Float64(streams.AnnouncedHeartbeat.Seconds()),
-	}}))
+	}}
+	// What there is may be larger than what may wait: it has room of its own.
+	s := streams.NewEvents(uuid.NewString(), encoding, proto.Size(first)+streams.DefaultMaxBytes, streams.NewEvent(&master.Event{Type: master.Event_HEARTBEAT.Enum()}))
+	early.begin(s, streams.NewEvent(first))
 	h.subscribers.add(s)
 	defer h.subscribers.remove(s)
 	over := make(chan struct{})
@@ -89,9 +91,8 @@ func (h *handler) subscribe(w http.ResponseWriter, c *call, media string) {
 
 // queue keeps what happens while the first event is being worded.
 type queue struct {
-	stream *streams.Stream
 	mu     sync.Mutex
-	begun  bool
+	stream *streams.Stream // nil before the first event
 	early  []*streams.Event
 }
 
@@ -107,21 +108,21 @@ func (q *queue) change(c *leader.Change) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.begun {
+	if q.stream == nil {
 		q.early = append(q.early, e)
 		return
 	}
 	q.stream.Send(e)
 }
 
-func (q *queue) begin(first *streams.Event) {
+func (q *queue) begin(s *streams.Stream, first *streams.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.stream.Send(first)
+	s.Send(first)
 	for _, e := range q.early {
-		q.stream.Send(e)
+		s.Send(e)
 	}
-	q.begun, q.early = true, nil
+	q.stream, q.early = s, nil
 }
 
 // wordChange words a change. Records that cannot be read are told by their ids alone.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -106,6 +108,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &call{Request: r, Call: &master.Call{}, leader: l, from: auth.PrincipalOf(r.Context())}
 	done, ok := httpio.ReadCall(w, r, h.Budget, "master::Call", c.Call)
+	done = sync.OnceFunc(done)
 	defer done()
 	if !ok {
 		return
@@ -126,6 +129,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case c.GetType() == master.Call_SUBSCRIBE:
+		done() // a stream lasts
 		h.subscribe(w, c, media)
 		return
 	case !known:
@@ -169,7 +173,18 @@ func (h *handler) audit(c *call, outcome string) {
 	case c.Call.RemoveQuota != nil:
 		object = c.Call.GetRemoveQuota().GetRole()
 	}
-	h.Log.Info("audit", "principal", c.from.String(), "call", c.GetType().String(), "object", object, "outcome", outcome)
+	Audit(h.Log, c.from, c.GetType().String(), object, outcome)
+}
+
+// longestObject is how much of what a call is about goes into one line of the log.
+const longestObject = 1024
+
+// Audit writes down who changed what, or was not allowed to.
+func Audit(log *slog.Logger, from auth.Principal, call, object, outcome string) {
+	if len(object) > longestObject {
+		object = strings.ToValidUTF8(object[:longestObject], "") + "…"
+	}
+	log.Info("audit", "principal", from.String(), "call", call, "object", object, "outcome", outcome)
 }
 
 func (h *handler) send(w http.ResponseWriter, c *call, media string, resp *master.Response, err error) {

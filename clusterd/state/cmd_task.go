@@ -59,6 +59,8 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnreachable)
 	case a.Adopting:
 		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentAdopting)
+	case a.Deactivated:
+		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentDeactivated)
 	case len(s.taskSlot) >= maxTasks:
 		return Result{}, fmt.Errorf("%d tasks: %w", maxTasks, ErrListFull)
 	}

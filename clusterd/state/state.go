@@ -45,6 +45,7 @@ var (
 	ErrFrameworkRemoved = errors.New("framework has been removed")
 	ErrPrincipal        = errors.New("framework belongs to another principal")
 	ErrAgentUnknown     = errors.New("agent is unknown")
+	ErrAgentDeactivated = errors.New("agent is deactivated")
 	ErrAgentUnreachable = errors.New("agent is unreachable")
 	ErrAgentAdopting    = errors.New("agent is still being adopted")
 	ErrSubnetTaken      = errors.New("the network of its tasks belongs to another node")

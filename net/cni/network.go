@@ -55,7 +55,7 @@ type Network struct {
 
 // New opens the records. It touches nothing of the kernel's: Sweep and Configure do.
 func New(c Config) (*Network, error) {
-	n := &Network{bin: c.Bin, store: store{c.Dir}, log: c.Log, calls: make(chan struct{}, callsAtOnce)}
+	n := &Network{bin: c.Bin, store: store{c.Dir}, log: c.Log, calls: make(chan struct{}, callsAtOnce), changes: 1}
 	for _, dir := range []string{n.store.recordsDir(), n.store.leases(), n.store.cache()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open task networks: %w", err)

@@ -77,16 +77,22 @@ func Newest(answers []Answer) *Answer {
 	for _, a := range answers {
 		living[a.Name] = a.Incarnation
 	}
-	var best *Answer
+	var best, longest *Answer
 	for i := range answers {
 		a := &answers[i]
 		if !a.Bound && !a.Legacy {
 			continue
 		}
+		if longest == nil || a.Reach().longer(longest.Reach()) {
+			longest = a
+		}
 		if !slices.ContainsFunc(answers, func(b Answer) bool { return (b.Bound || b.Legacy) && a.Reach().precedes(b.Reach(), living) }) &&
 			(best == nil || a.Reach().longer(best.Reach())) {
 			best = a
 		}
+	}
+	if best == nil { // it cannot be that each precedes another; but nothing may be lost by it
+		best = longest
 	}
 	return best
 }
