@@ -36,8 +36,11 @@ const Version = "0.1.0"
 const CommandLine = "rootfstype=ramfs cryptomgr.notests panic=10 " +
 	"lockdown=integrity module.sig_enforce=1 slab_nomerge vsyscall=none debugfs=off " +
 	"proc_mem.force_override=never init_on_alloc=1 randomize_kstack_offset=on " +
-	// A piece of memory that a reboot leaves alone keeps the last words where the firmware cannot.
-	"reserve_mem=256K:4096:mesolith"
+	// A piece of memory that a reboot leaves alone keeps the last words where the firmware
+	// cannot. It begins at 2 MiB, as large pages do: at the next free page it came to lie
+	// directly below the kernel's table of pages, with images of some sizes, and was lost at
+	// each boot.
+	"reserve_mem=256K:2M:mesolith"
 
 // Options say what to build.
 type Options struct {
