@@ -107,6 +107,14 @@ type careless struct {
 	offers []*mesosv1.Offer
 	tasks  map[string]mesosv1.TaskState
 	named  int
+	caps   []mesosv1.FrameworkInfo_Capability_Type
+}
+
+// info is what it says of itself, under one name or another.
+func (f *careless) info() *mesosv1.FrameworkInfo {
+	return frameworkInfo(func(i *mesosv1.FrameworkInfo) {
+		i.Name, i.FailoverTimeout = proto.String(fmt.Sprint("f", f.rng.IntN(3))), proto.Float64(30)
+	}, f.caps...)
 }
 
 func (f *careless) hear() (heard bool) {
@@ -156,6 +164,10 @@ func (f *careless) act() {
 	case f.rng.IntN(4) == 0 && len(f.tasks) > 0:
 		id := anyOf(f.rng, f.tasks)
 		call = &scheduler.Call{Type: scheduler.Call_KILL.Enum(), Kill: &scheduler.Call_Kill{TaskId: &mesosv1.TaskID{Value: &id}}}
+	case f.rng.IntN(20) == 0:
+		info := f.info()
+		info.Id = &mesosv1.FrameworkID{Value: &f.id}
+		call = &scheduler.Call{Type: scheduler.Call_UPDATE_FRAMEWORK.Enum(), UpdateFramework: &scheduler.Call_UpdateFramework{FrameworkInfo: info}}
 	case f.rng.IntN(5) == 0:
 		call = &scheduler.Call{Type: scheduler.Call_RECONCILE.Enum(), Reconcile: &scheduler.Call_Reconcile{}}
 	case o == nil:
@@ -195,6 +207,23 @@ func TestRandomFrameworks(t *testing.T) {
 	}
 }
 
+// operateRandomly lets an operator do what may be done at any moment.
+func operateRandomly(t *testing.T, c *cell, rng *rand.Rand, agents []*diligent) {
+	t.Helper()
+	var err error
+	switch rng.IntN(3) {
+	case 0:
+		err = c.l.UpdateWeights(t.Context(), []state.Weight{{Role: "*", Weight: float64(1 + rng.IntN(3))}})
+	case 1:
+		err = c.l.UpdateQuota(t.Context(), QuotaChange{Quotas: []state.RoleQuota{{Role: "x", Quota: cpus(int64(rng.IntN(3)), -1)}}})
+	default:
+		err = c.l.ActivateAgent(t.Context(), state.AgentID(agents[rng.IntN(len(agents))].id), rng.IntN(3) > 0)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func playRandomly(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	c := newCell(t)
@@ -207,7 +236,7 @@ func playRandomly(t *testing.T, seed uint64) {
 	caps := [][]mesosv1.FrameworkInfo_Capability_Type{nil, {partitioned}}
 	var frameworks []*careless
 	for _, cs := range caps {
-		f := &careless{subscriber: c.subscribe("f", "", cs...), rng: rng, tasks: map[string]mesosv1.TaskState{}}
+		f := &careless{subscriber: c.subscribe("f", "", cs...), rng: rng, tasks: map[string]mesosv1.TaskState{}, caps: cs}
 		f.next(scheduler.Event_SUBSCRIBED)
 		frameworks = append(frameworks, f)
 	}
@@ -270,7 +299,9 @@ func playRandomly(t *testing.T, seed uint64) {
 			for i := range frameworks {
 				again(i)
 			}
-		case n < 6:
+		case n == 3:
+			operateRandomly(t, c, rng, agents)
+		case n < 7:
 			if d := agents[rng.IntN(len(agents))]; len(d.holds) > 0 {
 				d.add(anyOf(rng, d.holds), mesosv1.TaskState_TASK_FINISHED)
 			}
@@ -281,6 +312,11 @@ func playRandomly(t *testing.T, seed uint64) {
 		}
 		settle()
 		invariants(step)
+	}
+	for _, d := range agents {
+		if err := c.l.ActivateAgent(t.Context(), state.AgentID(d.id), true); err != nil {
+			t.Error(err)
+		}
 	}
 	// Everything is ended, and every update is acknowledged in the end.
 	for _, d := range agents {

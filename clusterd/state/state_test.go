@@ -264,7 +264,9 @@ func random(r *rand.Rand, t testing.TB) Command {
 	if r.IntN(6) == 0 {
 		return randomAdoption(r, t)
 	}
-	switch r.IntN(11) {
+	switch r.IntN(12) {
+	case 11:
+		return randomOperation(r, f, a)
 	case 0:
 		return SubscribeFramework{Roles: []string{"*"}, Principal: "p", FailoverTimeout: int64(r.IntN(100))}
 	case 1:
@@ -298,6 +300,25 @@ func random(r *rand.Rand, t testing.TB) Command {
 		}
 		return AcknowledgeUpdate{Container: ContainerID(fmt.Sprint("c", n)), UUID: bytes.Repeat([]byte{uuid}, 16)}
 	}
+}
+
+// randomOperation is what an operator, or a framework about itself, says at any moment.
+func randomOperation(r *rand.Rand, f FrameworkID, a AgentID) Command {
+	role := []string{"*", "a", "a/b", ""}[r.IntN(4)]
+	switch r.IntN(5) {
+	case 0:
+		return UpdateFramework{SubscribeFramework{ID: f, Roles: []string{"a", role}, Principal: []string{"p", "q"}[r.IntN(2)], FailoverTimeout: int64(r.IntN(9) - 1)}}
+	case 1:
+		return UpdateWeights{[]Weight{{role, float64(r.IntN(4))}, {"c", 2}}}
+	case 2:
+		return UpdateQuota{[]RoleQuota{{role, Quota{Guarantees: map[string]int64{CPUs: int64(r.IntN(3000))}, Limits: map[string]int64{CPUs: int64(r.IntN(3000))}}}, {Role: "a"}}}
+	case 3:
+		return ActivateAgent{a, r.IntN(3) > 0}
+	}
+	if r.IntN(4) > 0 {
+		return ActivateAgent{a, true}
+	}
+	return MarkAgentGone{a}
 }
 
 // check holds the sums that the state keeps against the tasks themselves.
