@@ -3,35 +3,15 @@ package main
 import (
 	"bytes"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
-	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
-
 	"github.com/mesolith/mesolith/api/client"
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/stranger"
 )
-
-// stranger builds a program of mesos-go, which nobody here wrote, in a module of its own.
-func stranger(t *testing.T, name string) string {
-	t.Helper()
-	dir := t.TempDir()
-	mod := "module stranger\n\ngo 1.26\n\nrequire github.com/mesos/mesos-go v0.0.11\n"
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, name)
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/mesos/mesos-go/api/v1/cmd/"+name)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", name, err, said)
-	}
-	return program
-}
 
 // said collects what a program prints while it runs.
 type said struct {
@@ -64,7 +44,10 @@ func TestStrangersWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wait(l, "warm", client.Ended)
-	program := stranger(t, "mwatch")
+	program, err := stranger.Build(t.Context(), t.TempDir(), "mwatch")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out []*said
 	for i := range p.running {
 		host, port, err := net.SplitHostPort(p.api(i))

@@ -4,9 +4,7 @@ package qemutests
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/mesolith/mesolith/api/client"
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/stranger"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
 )
 
@@ -53,7 +52,10 @@ func TestThreeMachinesBootAndElect(t *testing.T) {
 // a command on the cluster. It speaks protobuf over plain HTTP.
 func TestStrangersFrameworkRunsACommand(t *testing.T) {
 	w := three(t)
-	msh := buildMsh(t)
+	msh, err := stranger.Build(t.Context(), t.TempDir(), "msh")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var masters []string
 	for _, m := range w.Machines() {
 		masters = append(masters, fmt.Sprintf("%s:%d", m.Node.Address, cluster.APIPort))
@@ -72,25 +74,6 @@ func TestStrangersFrameworkRunsACommand(t *testing.T) {
 			t.Errorf("msh %v did not see TASK_FINISHED:\n%s", command, out)
 		}
 	}
-}
-
-// buildMsh builds the stranger's program in a module of its own.
-func buildMsh(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	mod := "module stranger\n\ngo 1.26\n\nrequire github.com/mesos/mesos-go v0.0.11\n"
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	msh := filepath.Join(dir, "msh")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", msh, "github.com/mesos/mesos-go/api/v1/cmd/msh")
-	cmd.Dir = dir
-	// Its terminal support is in C.
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "CGO_ENABLED=1")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build msh: %v\n%s", err, said)
-	}
-	return msh
 }
 
 // Our own client does the same in both encodings, and what a task prints and how it ends
