@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/clusterd/auth"
@@ -56,7 +55,7 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error, e
 		return // the caller left
 	}
 	if errors.Is(err, leader.ErrInvalid) {
-		httpio.Error(w, http.StatusBadRequest, strings.TrimSuffix(err.Error(), ": "+leader.ErrInvalid.Error()))
+		httpio.Error(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	for _, s := range statuses {

@@ -99,8 +99,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *handler) read(w http.ResponseWriter, r *http.Request) (call *scheduler.Call, done func(), ok bool) {
 	done = func() {}
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { 'POST' }, but received '"+r.Method+"'")
+		httpio.NotAllowed(w, r, http.MethodPost)
 		return nil, done, false
 	}
 	call = &scheduler.Call{}

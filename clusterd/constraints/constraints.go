@@ -27,7 +27,7 @@ import (
 const (
 	maxPattern  = 4096    // bytes of a regular expression
 	maxProgram  = 100     // its steps
-	maxRunes    = 2048    // ends of ranges in its classes of characters: \pL has 1,200
+	maxRunes    = 2048    // ends of ranges in its classes of characters: \pL has 1,318
 	maxAllRunes = 100_000 // the same, of all expressions of a framework
 	maxInAll    = 10_000  // constraints of a framework
 )

@@ -10,17 +10,26 @@ import (
 	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
-// Only operators tear frameworks down, by either face; what is refused changes nothing.
-func TestTeardownByOperators(t *testing.T) {
+// operated is a cluster that knows an operator, o, and a reader, r; and what anybody may.
+func operated(t *testing.T, anybody string) *cluster {
+	t.Helper()
 	hash, err := nodedoc.HashSecret("secret")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousFramework, Credentials: nodedoc.APICredentials{
+	return newCluster(t, auth.Policy{Plaintext: true, Anonymous: anybody, Credentials: nodedoc.APICredentials{
 		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
 		{Principal: "r", SecretHash: hash, Role: nodedoc.RoleReader},
 	}}, "m1", "a1")
-	basic := func(who string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(who+":secret")) }
+}
+
+func basic(who string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(who+":secret"))
+}
+
+// Only operators tear frameworks down, by either face; what is refused changes nothing.
+func TestTeardownByOperators(t *testing.T) {
+	c := operated(t, nodedoc.AnonymousFramework)
 	const json, form = "application/json", "application/x-www-form-urlencoded"
 	for _, via := range []string{"m1", "a1"} {
 		for _, face := range []struct{ path, media, before, after, none string }{
@@ -67,14 +76,8 @@ func TestTeardownByOperators(t *testing.T) {
 
 // Both faces set and show the weights of roles; a bad one in a list changes none of it.
 func TestWeights(t *testing.T) {
-	hash, err := nodedoc.HashSecret("secret")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader, Credentials: nodedoc.APICredentials{
-		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
-	}}, "m1", "a1")
-	o := "Basic " + base64.StdEncoding.EncodeToString([]byte("o:secret"))
+	c := operated(t, nodedoc.AnonymousReader)
+	o := basic("o")
 	const js = "application/json"
 	for _, via := range []string{"m1", "a1"} {
 		for body, want := range map[string]int{`[{"role":"eng","weight":2.5}]`: 200, `[{"role":"ops","weight":7},{"role":"eng","weight":0}]`: 400, `[{"role":"a//b","weight":1}]`: 400, `{`: 400} {
@@ -109,15 +112,9 @@ func TestWeights(t *testing.T) {
 
 // Both faces set, show and remove quotas.
 func TestQuota(t *testing.T) {
-	hash, err := nodedoc.HashSecret("secret")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader, Credentials: nodedoc.APICredentials{
-		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
-	}}, "m1", "a1")
+	c := operated(t, nodedoc.AnonymousReader)
 	c.agent("a1") // 4 processors
-	o := "Basic " + base64.StdEncoding.EncodeToString([]byte("o:secret"))
+	o := basic("o")
 	const js = "application/json"
 	guarantee := func(cpus string) string { return `[{"name":"cpus","type":"SCALAR","scalar":{"value":` + cpus + `}}]` }
 	for _, via := range []string{"m1", "a1"} {
@@ -177,15 +174,9 @@ func TestQuota(t *testing.T) {
 
 // Operators take agents out of use, give them back, and say that one is gone for good.
 func TestAgentsByOperators(t *testing.T) {
-	hash, err := nodedoc.HashSecret("secret")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newCluster(t, auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader, Credentials: nodedoc.APICredentials{
-		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
-	}}, "m1", "a1")
+	c := operated(t, nodedoc.AnonymousReader)
 	c.agent("a1")
-	o := "Basic " + base64.StdEncoding.EncodeToString([]byte("o:secret"))
+	o := basic("o")
 	const js = "application/json"
 	id := generation + "-S0"
 	call := func(want int, kind, message, agent string) {

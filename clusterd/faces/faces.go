@@ -59,6 +59,7 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 		{path: "/health", handler: legacy.Health()},
 		{path: "/redirect", exact: true, handler: redirect(cfg.Router.Board)},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: measure},
+		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(cfg.Flags, cfg.Log)},
 	}
 	old := legacy.Config{
 		Leader: cfg.Leader, Machine: cfg.Machine, Version: cfg.Version, Cluster: cfg.Cluster, Started: cfg.Started, Flags: cfg.Flags, Log: cfg.Log,
@@ -116,6 +117,7 @@ func NewAgentMux(cfg AgentConfig) http.Handler {
 			View: cfg.View, Version: cfg.Version, Address: cfg.Address, WorkDir: cfg.WorkDir, Flags: cfg.Flags, Log: cfg.Log,
 		})},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: metrics.Handler(gauge)},
+		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(flags, cfg.Log)},
 		{path: "/api/v1", role: nodedoc.RoleReader, realm: realm, handler: operator.AgentHandler(operator.AgentConfig{
 			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Log: cfg.Log,
 		})},

@@ -36,6 +36,12 @@ func Error(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, text) // who does not listen is told no more
 }
 
+// NotAllowed answers a method that an endpoint does not have.
+func NotAllowed(w http.ResponseWriter, r *http.Request, allowed ...string) {
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	Error(w, http.StatusMethodNotAllowed, "Expecting one of { '"+strings.Join(allowed, "', '")+"' }, but received '"+r.Method+"'")
+}
+
 // BodyError answers a request whose body Read did not give.
 func BodyError(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
+	"github.com/mesolith/mesolith/clusterd/constraints"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/fault"
 )
@@ -28,12 +29,7 @@ func (l *Leader) Do(ctx context.Context, principal, streamID string, call *sched
 			answer(err)
 			return
 		}
-		if call.GetType() == scheduler.Call_UPDATE_FRAMEWORK {
-			l.count("master/messages_" + metricOf(call.GetType()))
-			l.updateFramework(f, call.GetUpdateFramework(), wants, answer)
-			return
-		}
-		l.dispatch(f, call, answer)
+		l.dispatch(f, call, wants, answer)
 	})
 }
 
@@ -68,7 +64,8 @@ func (l *Leader) caller(principal, streamID string, call *scheduler.Call) (*fram
 	return f, nil
 }
 
-func (l *Leader) dispatch(f *framework, call *scheduler.Call, answer func(error)) {
+// dispatch carries a call out; wants is what an update says of offers.
+func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.Set, answer func(error)) {
 	l.count("master/messages_" + metricOf(call.GetType()))
 	switch call.GetType() {
 	case scheduler.Call_ACCEPT:
@@ -95,6 +92,9 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, answer func(error)
 			}
 			answer(err)
 		})
+		return
+	case scheduler.Call_UPDATE_FRAMEWORK:
+		l.updateFramework(f, call.GetUpdateFramework(), wants, answer)
 		return
 	case scheduler.Call_RECONCILE_OPERATIONS:
 		l.confirm(func(err error) {

@@ -40,7 +40,7 @@ var (
 	ErrNotSubscribed     = errors.New("framework is not subscribed")
 	ErrStreamIDMissing   = errors.New("all non-subscribe calls should include the 'Mesos-Stream-Id' header")
 	ErrStreamIDWrong     = errors.New("the stream id is not that of the framework's subscription")
-	// ErrInvalid: the call asks for what cannot be; the error before it is the sentence.
+	// ErrInvalid: the call asks for what cannot be; the error that wraps it is the sentence.
 	ErrInvalid = errors.New("invalid call")
 	// ErrConflict: the call asks for what cannot be as the cluster is now; likewise.
 	ErrConflict = errors.New("conflict")

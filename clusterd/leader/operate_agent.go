@@ -15,7 +15,7 @@ var ErrAgentUnknown = errors.New("agent is not known")
 // ActivateAgent says whether anything may be launched on an agent; nil: that is committed,
 // and stays so over leaders. What is offered of an agent that is deactivated is taken back.
 func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active bool) error {
-	return l.ofAgent(ctx, state.ActivateAgent{ID: id, Active: active}, id, func() {
+	return l.ofAgent(ctx, state.ActivateAgent{ID: id, Active: active}, id, func(*agent) {
 		if !active {
 			l.rescindAgent(id)
 		}
@@ -27,24 +27,25 @@ func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active boo
 // MarkAgentGone ends an agent for good: its tasks are gone by the operator's word, and a
 // node that is there all the same ends what it runs and begins anew.
 func (l *Leader) MarkAgentGone(ctx context.Context, id state.AgentID) error {
-	return l.ofAgent(ctx, state.MarkAgentGone{ID: id}, id, func() {
+	return l.ofAgent(ctx, state.MarkAgentGone{ID: id}, id, func(a *agent) {
 		l.log.Warn("agent was marked gone", "agent", id)
+		if a != nil && !a.away {
+			a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Shutdown{Shutdown: &agentwire.Shutdown{
+				Reason: "an operator marked agent " + string(id) + " gone",
+			}}})
+		}
 	})
 }
 
-// ofAgent commits what an operator wants of one agent.
-func (l *Leader) ofAgent(ctx context.Context, command state.Command, id state.AgentID, done func()) error {
+// ofAgent commits what an operator wants of one agent; done gets its presence before that,
+// nil: it is not here.
+func (l *Leader) ofAgent(ctx context.Context, command state.Command, id state.AgentID, done func(*agent)) error {
 	return l.enter(ctx, func(answer func(error)) {
 		a := l.agents[id]
-		l.propose(command, func(r state.Result, err error) {
+		l.propose(command, func(_ state.Result, err error) {
 			switch {
 			case err == nil:
-				if _, gone := command.(state.MarkAgentGone); gone && a != nil && !a.away {
-					a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Shutdown{Shutdown: &agentwire.Shutdown{
-						Reason: "an operator marked agent " + string(id) + " gone",
-					}}})
-				}
-				done()
+				done(a)
 			case isRefusal(err):
 				err = fmt.Errorf("%w: %w", err, ErrAgentUnknown)
 			}

@@ -100,12 +100,13 @@ func (l *Leader) checkQuotas(s *state.State, c QuotaChange) error {
 	}
 	for name, milli := range guaranteed {
 		if most := scalarsOf(capacity, name); milli > most {
-			return fmt.Errorf("all guarantees together are %s %s, and all agents have %s; 'force' lets it through: %w", amount(milli), name, amount(most), ErrConflict)
+			return refusal{fmt.Sprintf("all guarantees together are %s %s, and all agents have %s; 'force' lets it through", amount(milli), name, amount(most)), ErrConflict}
 		}
 	}
+	has := Consumed(s, after)
 	for _, q := range c.Quotas {
 		for name, most := range q.Limits {
-			if has := consumed(s, q.Role, name); has > most {
+			if has := has[q.Role][name]; has > most {
 				return invalidCall("role %q has %s %s, which is more than the limit of %s; 'force' lets it through", q.Role, amount(has), name, amount(most))
 			}
 		}
@@ -159,44 +160,42 @@ func scalarsOf(rs state.Resources, name string) (milli int64) {
 	return milli
 }
 
-// consumed is how much of a scalar a role has, with its parts: what is reserved for it, and
-// what its tasks hold of the rest.
-func consumed(s *state.State, role, name string) (milli int64) {
-	in := func(r string) bool { return r == role || strings.HasPrefix(r, role+"/") }
+// Consumed is how much of each scalar the roles with a quota have, with their parts: what is
+// reserved for them, and what their tasks hold of the rest.
+func Consumed(s *state.State, quotas map[string]state.Quota) map[string]map[string]int64 {
+	out := make(map[string]map[string]int64, len(quotas))
+	for role := range quotas {
+		out[role] = map[string]int64{}
+	}
+	add := func(role string, rs state.Resources, reserved bool) {
+		for at := len(role); at > 0; at = strings.LastIndexByte(role[:at], '/') { // it, and what it is a part of
+			has, ok := out[role[:at]]
+			for _, r := range rs {
+				if ok && r.Kind == state.ScalarKind && (r.Role != "") == reserved && (!reserved || r.Role == role) {
+					has[r.Name] += r.Milli
+				}
+			}
+		}
+	}
+	names := map[string]bool{}
 	for a := range s.Agents() {
-		for _, r := range a.Total {
-			if r.Name == name && r.Kind == state.ScalarKind && r.Role != "" && in(r.Role) {
-				milli += r.Milli
+		for i, r := range a.Total {
+			names[r.Name] = names[r.Name] || r.Kind == state.ScalarKind
+			if r.Role != "" {
+				add(r.Role, a.Total[i:i+1], true)
+			}
+		}
+	}
+	for name, scalar := range names {
+		for _, has := range out {
+			if scalar {
+				has[name] += 0 // said where it is nothing, too
 			}
 		}
 	}
 	for f := range s.Frameworks() {
 		for _, held := range f.AllocatedRoles() {
-			if in(held) {
-				milli += unreserved(f.Allocated(held), name)
-			}
-		}
-	}
-	return milli
-}
-
-func unreserved(rs state.Resources, name string) (milli int64) {
-	for _, r := range rs {
-		if r.Name == name && r.Role == "" && r.Kind == state.ScalarKind {
-			milli += r.Milli
-		}
-	}
-	return milli
-}
-
-// Consumed is consumed for all scalars of a role that quotas can bound.
-func Consumed(s *state.State, role string) map[string]int64 {
-	out := map[string]int64{}
-	for a := range s.Agents() {
-		for _, r := range a.Total {
-			if _, ok := out[r.Name]; !ok && r.Kind == state.ScalarKind {
-				out[r.Name] = consumed(s, role, r.Name)
-			}
+			add(held, f.Allocated(held), false)
 		}
 	}
 	return out

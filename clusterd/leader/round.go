@@ -33,7 +33,7 @@ func (l *Leader) round(now time.Time) {
 	l.seed++
 	var fresh map[state.FrameworkID][]*mesosv1.Offer
 	l.cfg.Machine.View(func(s *state.State) {
-		if l.holdsBack(s, now) {
+		if l.holdsBack(s) {
 			return
 		}
 		made := alloc.Round(l.snapshot(s), l.filters, l.sinceNS(now), l.seed)
@@ -58,16 +58,14 @@ func (l *Leader) round(now time.Time) {
 	l.counters["allocator/mesos/allocation_run_ms"] = float64(time.Since(began).Microseconds()) / 1000
 }
 
-// Where there are quotas a new leader divides nothing before most agents are back, or have
-// had their time: it would not know what is reserved on them, and would guarantee from a
-// part of the cluster alone. The numbers are those of Mesos.
-const (
-	backEnough = 0.8
-	backWait   = 10 * time.Minute
-)
+// backEnough is the part of the agents that a new leader waits for where there are quotas,
+// as in Mesos: it would not know what is reserved on the others, and would guarantee from a
+// part of the cluster alone. Who does not come is unreachable in the end (giveUpRecovered),
+// and waited for no more.
+const backEnough = 0.8
 
-func (l *Leader) holdsBack(s *state.State, now time.Time) bool {
-	if len(s.Quotas()) == 0 || now.Sub(l.elected) >= backWait {
+func (l *Leader) holdsBack(s *state.State) bool {
+	if len(s.Quotas()) == 0 {
 		return false
 	}
 	known, back := 0, 0

@@ -10,9 +10,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// invalidCall is a sentence for whoever called.
+// refusal is a sentence for whoever called; kind is ErrInvalid or ErrConflict.
+type refusal struct {
+	text string
+	kind error
+}
+
+func (r refusal) Error() string { return r.text }
+func (r refusal) Unwrap() error { return r.kind }
+
 func invalidCall(format string, args ...any) error {
-	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), ErrInvalid)
+	return refusal{fmt.Sprintf(format, args...), ErrInvalid}
 }
 
 // updateFramework replaces what a framework says of itself while it stays subscribed. Everything

@@ -35,7 +35,8 @@ type Change struct {
 	Worded any
 }
 
-// watchers are told what happens, in order; shown is what they know.
+// watchers are told what happens, in order; states, agents and frameworks are what they
+// have been told, so that they hear nothing twice.
 type watchers struct {
 	next   int
 	tell   map[int]func(*Change)

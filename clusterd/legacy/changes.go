@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
@@ -68,16 +67,10 @@ func (h *handler) audit(r *http.Request, object, outcome string) {
 	operator.Audit(h.Log, auth.PrincipalOf(r.Context()), r.Method+" "+r.URL.Path, object, outcome)
 }
 
-// notAllowed answers a method that an endpoint does not have.
-func notAllowed(w http.ResponseWriter, r *http.Request, allowed ...string) {
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { '"+strings.Join(allowed, "', '")+"' }, but received '"+r.Method+"'")
-}
-
 // teardown removes the framework that the form names.
 func (h *handler) teardown(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
-		notAllowed(w, r, http.MethodPost)
+		httpio.NotAllowed(w, r, http.MethodPost)
 		return
 	}
 	body, l, ok := h.change(w, r)

@@ -50,8 +50,7 @@ func Handlers(cfg Config) map[string]http.Handler {
 		"/tasks":      h.with(operator.Want{Tasks: true}, h.tasks),
 
 		"/state-summary": h.with(operator.Everything, h.summary),
-		"/roles":         h.with(operator.Want{Frameworks: true}, h.roles),
-		"/flags":         http.HandlerFunc(h.flags),
+		"/roles":         h.with(operator.Want{Frameworks: true, Roles: true}, h.roles),
 		"/weights":       http.HandlerFunc(h.weights),
 		"/quota":         http.HandlerFunc(h.quota),
 	}
@@ -61,6 +60,19 @@ func Handlers(cfg Config) map[string]http.Handler {
 func Version(info *mesosv1.VersionInfo, log *slog.Logger) http.Handler {
 	h := &handler{Config{Version: info, Log: log}}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.send(w, r, buildOf(info)) })
+}
+
+// Flags answers /flags: the settings of the node that answers.
+func Flags(flags map[string]string, log *slog.Logger) http.Handler {
+	h := &handler{Config{Log: log}}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if flags == nil {
+			flags = map[string]string{}
+		}
+		h.send(w, r, struct {
+			Flags map[string]string `json:"flags"`
+		}{flags})
+	})
 }
 
 // Health answers /health: whoever can is healthy.

@@ -27,7 +27,7 @@ func (h *handler) quota(w http.ResponseWriter, r *http.Request) {
 			}{rawList(operator.QuotaInfos(p.Quotas))})
 		}).ServeHTTP(w, r)
 	default:
-		notAllowed(w, r, http.MethodGet, http.MethodPost, http.MethodDelete)
+		httpio.NotAllowed(w, r, http.MethodGet, http.MethodPost, http.MethodDelete)
 	}
 }
 

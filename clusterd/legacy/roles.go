@@ -66,17 +66,6 @@ func amounts(milli map[string]int64) resources {
 
 func flatOf(rs state.Resources) resources { return flat(leader.ToWire(rs, "")) }
 
-// flags shows the settings of the master that answers.
-func (h *handler) flags(w http.ResponseWriter, r *http.Request) {
-	flags := h.Flags
-	if flags == nil {
-		flags = map[string]string{}
-	}
-	h.send(w, r, struct {
-		Flags map[string]string `json:"flags"`
-	}{flags})
-}
-
 // counts are how many tasks of each state there are, under the names of the states.
 type counts struct {
 	Staging     int `json:"TASK_STAGING"`

@@ -23,7 +23,7 @@ func (h *handler) weights(w http.ResponseWriter, r *http.Request) {
 		return
 	case http.MethodGet, http.MethodHead:
 	default:
-		notAllowed(w, r, http.MethodGet, http.MethodPut)
+		httpio.NotAllowed(w, r, http.MethodGet, http.MethodPut)
 		return
 	}
 	h.with(operator.Want{}, func(w http.ResponseWriter, r *http.Request, p *operator.Picture) {

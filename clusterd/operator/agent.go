@@ -57,8 +57,7 @@ type agentCall struct {
 
 func (h *agentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { 'POST' }, but received '"+r.Method+"'")
+		httpio.NotAllowed(w, r, http.MethodPost)
 		return
 	}
 	call := &agentv1.Call{}

@@ -65,7 +65,7 @@ func (h *handler) operations(*call) (*master.Response, error) {
 }
 
 func (h *handler) roles(c *call) (*master.Response, error) {
-	p, err := h.collect(c, Want{Frameworks: true})
+	p, err := h.collect(c, Want{Frameworks: true, Roles: true})
 	if err != nil {
 		return nil, err
 	}
@@ -110,15 +110,7 @@ func Weighed(list []state.Weight) string {
 }
 
 func (h *handler) updateWeights(c *call) (*master.Response, error) {
-	return nil, badRequest(c.leader.UpdateWeights(c.Context(), weightsOf(c.Call.GetUpdateWeights().GetWeightInfos())))
-}
-
-// badRequest makes a refusal of what the leader calls invalid.
-func badRequest(err error) error {
-	if errors.Is(err, leader.ErrInvalid) {
-		return refusal{http.StatusBadRequest, strings.TrimSuffix(err.Error(), ": "+leader.ErrInvalid.Error())}
-	}
-	return err
+	return nil, refused(c.leader.UpdateWeights(c.Context(), weightsOf(c.Call.GetUpdateWeights().GetWeightInfos())))
 }
 
 func (h *handler) teardown(c *call) (*master.Response, error) {

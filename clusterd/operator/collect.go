@@ -41,7 +41,7 @@ type Picture struct {
 	Frameworks  []*master.Response_GetFrameworks_Framework
 	Completed   []*master.Response_GetFrameworks_Framework
 	Tasks       []*mesosv1.Task
-	Roles       []Role         // of all frameworks present, with Want.Frameworks
+	Roles       []Role         // in their order; wants Frameworks, too
 	Weights     []state.Weight // that were set, in the roles' order
 	Quotas      []state.RoleQuota
 	// TasksUnreachable are those on agents that are not heard.
@@ -50,9 +50,9 @@ type Picture struct {
 }
 
 // Want says which parts of a Picture are needed; the rest is left out.
-type Want struct{ Agents, Frameworks, Tasks bool }
+type Want struct{ Agents, Frameworks, Tasks, Roles bool }
 
-// Everything is the whole picture.
+// Everything is the whole picture, without the sums by role.
 var Everything = Want{Agents: true, Frameworks: true, Tasks: true}
 
 // rows are the copied records, before they are worded.
@@ -104,7 +104,10 @@ func picture(r *rows, m *state.Machine, want Want) (*Picture, error) {
 			r.finished = slices.Clone(h.Tasks)
 		}
 	})
-	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, Roles: rolesOf(r)}
+	p := &Picture{Master: r.live.Master, Elected: r.live.Elected}
+	if want.Roles {
+		p.Roles = rolesOf(r)
+	}
 	p.Quotas = state.SortedQuotas(r.quotas)
 	for _, role := range slices.Sorted(maps.Keys(r.weights)) {
 		p.Weights = append(p.Weights, state.Weight{Role: role, Weight: r.weights[role]})
@@ -123,12 +126,10 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 			r.agents = append(r.agents, agentRow{Agent: *a, allocated: held(s.TasksOfAgent(a.ID))})
 		}
 	}
+	if want.Roles {
+		r.reserved, r.consumed = reserved(s), leader.Consumed(s, r.quotas)
+	}
 	if want.Frameworks {
-		r.reserved = reserved(s)
-		r.consumed = map[string]map[string]int64{}
-		for role := range r.quotas {
-			r.consumed[role] = leader.Consumed(s, role)
-		}
 		for f := range s.Frameworks() {
 			row := frameworkRow{Framework: *f}
 			for _, role := range f.AllocatedRoles() {

@@ -102,8 +102,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		httpio.Error(w, http.StatusMethodNotAllowed, "Expecting one of { 'POST' }, but received '"+r.Method+"'")
+		httpio.NotAllowed(w, r, http.MethodPost)
 		return
 	}
 	c := &call{Request: r, Call: &master.Call{}, leader: l, from: auth.PrincipalOf(r.Context())}

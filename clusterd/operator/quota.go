@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -74,11 +73,11 @@ func (h *handler) updateQuota(c *call) (*master.Response, error) {
 		}
 		change.Quotas = append(change.Quotas, q)
 	}
-	err := badRequest(c.leader.UpdateQuota(c.Context(), change))
+	err := c.leader.UpdateQuota(c.Context(), change)
 	if errors.Is(err, leader.ErrConflict) { // this call says 400 of everything, as in Mesos
-		err = refusal{http.StatusBadRequest, strings.TrimSuffix(err.Error(), ": "+leader.ErrConflict.Error())}
+		return nil, refusal{http.StatusBadRequest, err.Error()}
 	}
-	return nil, err
+	return nil, refused(err)
 }
 
 // QuotaRequest is the older form, of SET_QUOTA and /quota: the guarantee is the limit too.
@@ -115,12 +114,15 @@ func (h *handler) removeQuota(c *call) (*master.Response, error) {
 	return nil, refused(c.leader.UpdateQuota(c.Context(), leader.QuotaChange{Quotas: []state.RoleQuota{{Role: c.Call.GetRemoveQuota().GetRole()}}, Known: true}))
 }
 
-// refused is badRequest, and a refusal of what the leader calls a conflict.
+// refused gives what the leader refused its status.
 func refused(err error) error {
-	if errors.Is(err, leader.ErrConflict) {
-		return refusal{http.StatusConflict, strings.TrimSuffix(err.Error(), ": "+leader.ErrConflict.Error())}
+	switch {
+	case errors.Is(err, leader.ErrConflict):
+		return refusal{http.StatusConflict, err.Error()}
+	case errors.Is(err, leader.ErrInvalid):
+		return refusal{http.StatusBadRequest, err.Error()}
 	}
-	return badRequest(err)
+	return err
 }
 
 // Refused gives status and sentence of what the leader refused; false: it did not.
