@@ -26,7 +26,7 @@ func (a *Agent) report() error {
 
 // tellWhole adds the launches of everything held, and the network of what runs.
 func (a *Agent) tellWhole(at *agentwire.Attach) {
-	at.Whole = true
+	at.Whole, at.Made = true, a.made.resources
 	for _, h := range at.Held {
 		t := a.tasks[h.GetContainerId()]
 		launch, err := launchedRecord(t)

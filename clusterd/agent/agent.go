@@ -90,6 +90,7 @@ type Agent struct {
 	retiring   string    // reason; set: everything here is being ended for a new identity
 	gap        string    // why the journal does not hold all of it; what it lacks the keeper knows
 	network    *wire.NetworkPlan
+	made       made
 	again      map[string]bool // containers of which the keeper could not do what it was asked
 	strays     bool            // some that are nobody's could not be ended yet
 	runtime    string          // of the keeper
@@ -170,7 +171,7 @@ func (a *Agent) recover() error {
 func (a *Agent) newIdentity() error {
 	var raw [16]byte
 	rand.Read(raw[:])
-	a.id, a.key = "", hex.EncodeToString(raw[:])
+	a.id, a.key, a.made = "", hex.EncodeToString(raw[:]), made{}
 	return a.journal.Rewrite([]*journal.Record{
 		{Body: &journal.Record_Identity{Identity: &journal.Identity{AttachKey: a.key}}},
 		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term, Generation: a.generation}}},
@@ -215,6 +216,8 @@ func (a *Agent) replay(r *journal.Record) {
 			a.put(t)
 		}
 		t.KillRequested, t.KillGrace = true, time.Duration(k.GetGraceNs())
+	case *journal.Record_Made:
+		a.made = made{resources: b.Made.GetResources(), removed: b.Made.GetRemoved()}
 	case *journal.Record_Damaged:
 		a.gap = b.Damaged.GetWhy()
 	case *journal.Record_Dropped:
@@ -334,6 +337,10 @@ func (a *Agent) happen(t *task.Task, e task.Event, before ...*journal.Record) er
 func (a *Agent) do(t *task.Task, act task.Action) {
 	switch act := act.(type) {
 	case task.Launch:
+		if a.waits(t) {
+			a.again[t.ContainerID] = true
+			return
+		}
 		a.keeper.send(&keeper.Request{Body: &keeper.Request_Launch{Launch: a.launchRequest(t)}})
 	case task.KillContainer:
 		a.keeper.send(&keeper.Request{Body: &keeper.Request_Kill{Kill: &keeper.Kill{
@@ -384,6 +391,7 @@ func (a *Agent) onTick(now time.Time) error {
 			}
 		}
 	}
+	a.removeVolumes()
 	a.askAgain()
 	if a.leader != nil && !a.attached && now.Sub(a.sentAt) > attachRetry {
 		a.attach()
@@ -402,6 +410,9 @@ func (a *Agent) compact() error {
 	records := []*journal.Record{
 		{Body: &journal.Record_Identity{Identity: &journal.Identity{AgentId: a.id, AttachKey: a.key}}},
 		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term, Generation: a.generation}}},
+	}
+	if len(a.made.resources)+len(a.made.removed) > 0 {
+		records = append(records, a.made.record())
 	}
 	before := a.journal.Size()
 	raw, err := a.currentRecords()

@@ -20,7 +20,7 @@ type keeperLink struct {
 	out  chan *keeper.Request
 
 	lastID uint64
-	asked  map[uint64]*keeper.Request // Launch and Kill without an answer yet, by request
+	asked  map[uint64]*keeper.Request // Launch, Kill and RemoveVolumes without an answer yet, by request
 }
 
 func (l *keeperLink) send(r *keeper.Request) {
@@ -29,7 +29,7 @@ func (l *keeperLink) send(r *keeper.Request) {
 	}
 	l.lastID++
 	r.Id = l.lastID
-	if r.GetLaunch() != nil || r.GetKill() != nil {
+	if r.GetLaunch() != nil || r.GetKill() != nil || r.GetRemoveVolumes() != nil {
 		l.asked[r.Id] = r
 	}
 	select {
@@ -127,8 +127,16 @@ func (a *Agent) onKeeper(e keeperEvent) error {
 	m := e.response
 	asked := e.link.asked[m.GetId()]
 	delete(e.link.asked, m.GetId())
-	if er := m.GetError(); er != nil {
+	volumes := asked.GetRemoveVolumes()
+	switch er := m.GetError(); {
+	case volumes != nil && er != nil:
+		a.made.asked = false // the next tick asks again
+		a.log.Error("persistent volumes could not be removed", "why", er.GetMessage())
+		return nil
+	case er != nil:
 		return a.onRefused(asked, er)
+	case volumes != nil:
+		return a.onRemoved(volumes.GetVolumes())
 	}
 	if asked != nil {
 		delete(a.again, containerOf(asked))
@@ -207,8 +215,9 @@ func (a *Agent) askAgain() {
 // onList makes the journal and the keeper's containers agree; from here on the keeper
 // is connected.
 func (a *Agent) onList(l *keeperLink, list []*keeper.Container) error {
-	a.keeper, a.strays = l, false
+	a.keeper, a.strays, a.made.asked = l, false, false
 	a.tellNetwork()
+	a.removeVolumes()
 	held := map[string]bool{}
 	for _, c := range list {
 		held[c.GetContainerId()] = true

@@ -61,6 +61,10 @@ func addResource(l *keeper.Launch, r *mesosv1.Resource) {
 	case "mem":
 		l.MemoryBytes += uint64(math.Round(v * (1 << 20)))
 	case "disk":
+		if p := volume(r); p != nil {
+			l.Volumes = append(l.Volumes, p)
+			return
+		}
 		l.DiskBytes += uint64(math.Round(v * (1 << 20)))
 	case "ports":
 		for _, p := range r.GetRanges().GetRange() {

@@ -271,6 +271,8 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 		return nil // who attaches is told all of it again
 	}
 	switch b := m.GetBody().(type) {
+	case *agentwire.FromMaster_Made:
+		return a.onMade(b.Made.GetResources())
 	case *agentwire.FromMaster_Run:
 		return a.onRun(b.Run, task.Run{Stamp: stamp()})
 	case *agentwire.FromMaster_Told:

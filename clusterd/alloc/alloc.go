@@ -12,8 +12,8 @@
 // shared, and held back from others.
 //
 // Invariants: nothing is offered twice in one snapshot; no limit is exceeded; no framework
-// gets what it has filtered, what it suppresses, GPUs it cannot use, less than its minimum,
-// or an agent that its constraints exclude; equal input gives equal output.
+// gets what it has filtered, what it suppresses, GPUs it cannot use, reservations that it
+// cannot read, less than its minimum, or an agent that its constraints exclude; equal input gives equal output.
 //
 // It knows no offers already made other than as amounts taken; it does not tell anybody
 // (leader), nor keep promises (offers).
@@ -49,6 +49,7 @@ type Member struct {
 	Framework  state.FrameworkID
 	Suppressed bool
 	GPUs       bool                     // it has the capability
+	Refined    bool                     // it has the capability: it knows reservations in several steps
 	Holds      state.Resources          // allocated and offered, in this role
 	Minimum    [][]Quantity             // one of them must be met; empty: no minimum
 	Wants      func(state.AgentID) bool // its offer constraints; nil: every agent
@@ -107,7 +108,7 @@ func Round(s Snapshot, f *Filters, nowNS int64, seed uint64) []Offer {
 	var out []Offer
 	var d division
 	for _, i := range sequence {
-		d = division{agent: &s.Agents[i], free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, made: d.made[:0]}
+		d = division{agent: &s.Agents[i], free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, refined: slices.ContainsFunc(s.Agents[i].Free, state.Resource.Refined), made: d.made[:0]}
 		if slices.Contains(r.guaranteed, true) {
 			r.divide(root, &d, true)
 		}
@@ -144,7 +145,9 @@ type division struct {
 	agent *Agent
 	free  state.Resources
 	gpus  bool
-	made  []made
+	// refined: some of it is reserved in more than one step.
+	refined bool
+	made    []made
 }
 
 type made struct {
@@ -185,7 +188,7 @@ func (r *round) divide(n *node, d *division, guarantees bool) {
 			if !usable(part) || guarantees && !r.useful(c, part) {
 				continue
 			}
-			f := r.taker(c, d, part)
+			f, part := r.taker(c, d, part)
 			if f == nil {
 				continue
 			}
@@ -201,18 +204,25 @@ func usable(rs state.Resources) bool {
 	return rs.Milli(state.CPUs) > 0 || rs.Milli(state.Mem) > 0
 }
 
-// taker is who of a role gets the offer; nil: nobody.
-func (r *round) taker(role *node, d *division, part state.Resources) *node {
+// taker is who of a role gets the offer, and what of the part it is shown; nil: nobody.
+func (r *round) taker(role *node, d *division, part state.Resources) (*node, state.Resources) {
+	simple := part
+	if d.refined {
+		simple = slices.DeleteFunc(slices.Clone(part), state.Resource.Refined)
+	}
 	for _, f := range role.order {
-		m := &f.member
+		m, mine := &f.member, part
+		if !m.Refined {
+			mine = simple
+		}
 		switch {
-		case d.gpus && !m.GPUs, !meets(part, m.Minimum), m.Wants != nil && !m.Wants(d.agent.ID):
-		case r.filter != nil && r.filter.Blocks(m.Framework, role.name, d.agent.ID, part, r.nowNS):
+		case d.gpus && !m.GPUs, !usable(mine), !meets(mine, m.Minimum), m.Wants != nil && !m.Wants(d.agent.ID):
+		case r.filter != nil && r.filter.Blocks(m.Framework, role.name, d.agent.ID, mine, r.nowNS):
 		default:
-			return f
+			return f, mine
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 func meets(rs state.Resources, minimum [][]Quantity) bool {

@@ -107,7 +107,7 @@ func (r *round) cut(leaf *node, part state.Resources, guarantees bool) state.Res
 	var out state.Resources
 	for _, x := range part {
 		i, ok := slices.BinarySearch(r.names, x.Name)
-		if x.Role != "" || x.Kind != state.ScalarKind || !ok {
+		if x.Role != "" || x.Detail != "" || x.Kind != state.ScalarKind || !ok {
 			out = append(out, x)
 			continue
 		}

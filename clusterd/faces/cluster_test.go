@@ -183,6 +183,7 @@ func (c *cluster) agent(name string) {
 		Resources: leader.ToWire(state.Resources{
 			{Name: state.CPUs, Milli: 4000},
 			{Name: state.Mem, Milli: 1024_000},
+			{Name: state.Disk, Milli: 1000_000},
 			{Name: state.Ports, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 32000}}},
 		}, ""),
 		Attributes: []*mesosv1.Attribute{{Name: proto.String("rack"), Type: mesosv1.Value_TEXT.Enum(), Text: &mesosv1.Value_Text{Value: proto.String("r1")}}},

@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -107,7 +106,7 @@ func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
 			l.invalid(acc, t, state.ReasonTaskGroupInvalid, "task groups are not supported yet: custom executors are not supported yet")
 		}
 	default:
-		l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_ERROR, acc.agent, "operations of type "+op.GetType().String()+" are not supported yet")
+		l.convert(acc, op)
 	}
 }
 
@@ -125,8 +124,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		return
 	}
 	id := state.TaskID(t.GetTaskId().GetValue())
-	left, whole := acc.left.Minus(asks)
-	if !whole {
+	if !acc.left.Hold(asks) {
 		l.invalid(acc, t, state.ReasonTaskInvalid, fmt.Sprintf("Task uses more resources %s than available %s", asks, acc.left))
 		return
 	}
@@ -147,19 +145,12 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	}
 	container := newContainerID()
 	fault.Of(string(container), string(id))
-	acc.left = left
-	taking, err := l.launching[acc.agent].Plus(asks)
+	done, err := l.underWay(acc.agent, holder{acc.role, acc.f.id}, asks)
 	if err != nil {
 		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 		return
 	}
-	by := holder{acc.role, acc.f.id}
-	holding, err := l.launchingBy[by].Plus(asks)
-	if err != nil {
-		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
-		return
-	}
-	l.launching[acc.agent], l.launchingBy[by] = taking, holding
+	acc.left, _ = acc.left.Minus(asks)
 	acc.open++
 	l.starting[key] = nil
 	l.nameUser(acc.f.id, t.GetCommand().GetUser())
@@ -169,13 +160,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	}, func(_ state.Result, err error) {
 		waiting := l.starting[key]
 		delete(l.starting, key)
-		if l.launching[acc.agent], _ = l.launching[acc.agent].Minus(asks); len(l.launching[acc.agent]) == 0 {
-			delete(l.launching, acc.agent)
-		}
-		if l.launchingBy[by], _ = l.launchingBy[by].Minus(asks); len(l.launchingBy[by]) == 0 {
-			delete(l.launchingBy, by)
-		}
-		l.allocate = true
+		done()
 		switch {
 		case err == nil:
 			fault.After(fault.LeaderLaunch, string(container))
@@ -241,9 +226,7 @@ func (l *Leader) hostNetwork(role string, t *mesosv1.TaskInfo) bool {
 
 // newContainerID makes a random UUID: container ids are never used twice.
 func newContainerID() state.ContainerID {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	b := newUUID()
 	return state.ContainerID(fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]))
 }
 

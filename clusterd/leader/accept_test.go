@@ -106,8 +106,13 @@ func TestInvalidTasks(t *testing.T) {
 			{"revocable", "t", resources(with(scalar("cpus", 1), func(r *mesosv1.Resource) { r.Revocable = &mesosv1.Resource_RevocableInfo{} })), "task uses invalid resources: cpus is revocable"},
 			{"reserved by somebody", "t", resources(with(scalar("cpus", 1), func(r *mesosv1.Resource) {
 				r.Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_DYNAMIC.Enum(), Role: proto.String("r")}}
-			})), "task uses invalid resources: cpus is reserved"},
-			{"a volume as resource", "t", resources(with(scalar("disk", 1), func(r *mesosv1.Resource) { r.Disk = &mesosv1.Resource_DiskInfo{} })), "task uses invalid resources: disk has a disk of its own"},
+			})), tooMany + "cpus(r):1 than available"},
+			{"a volume as resource that is nobody's", "t", resources(with(scalar("disk", 1), func(r *mesosv1.Resource) {
+				r.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: proto.String("v")}, Volume: &mesosv1.Volume{ContainerPath: proto.String("data"), Mode: mesosv1.Volume_RW.Enum()}}
+			})), "task uses invalid resources: persistent volume v is not reserved for any role"},
+			{"a volume that ends with its task", "t", resources(with(scalar("disk", 1), func(r *mesosv1.Resource) {
+				r.Disk = &mesosv1.Resource_DiskInfo{Volume: &mesosv1.Volume{ContainerPath: proto.String("data"), Mode: mesosv1.Volume_RW.Enum()}}
+			})), "task uses invalid resources: disk has a 'volume' and no 'persistence'"},
 			{"another role's", "t", resources(with(scalar("cpus", 1), func(r *mesosv1.Resource) {
 				r.AllocationInfo = &mesosv1.Resource_AllocationInfo{Role: proto.String("eng")}
 			})), `task uses cpus allocated to the role "eng", its offers are of the role "*"`},

@@ -73,6 +73,15 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 			refuse("it cannot be adopted: "+err.Error(), true)
 		}
 	})
+	if made, err := madeOf(at); err != nil {
+		l.log.Error("what was made of an adopted agent's resources cannot be read and is lost", "agent", id, "why", err.Error())
+	} else if len(made) > 0 {
+		l.propose(state.RestoreResources{Agent: id, Made: made}, func(_ state.Result, err error) {
+			if err != nil {
+				l.log.Error("what was made of an adopted agent's resources is lost", "agent", id, "resources", made.String(), "why", err.Error())
+			}
+		})
+	}
 	frameworks := map[string]bool{}
 	for _, h := range at.GetHeld() {
 		if h.GetTombstone() || (h.GetTerminal() && len(h.GetPendingUpdate()) == 0) {
@@ -106,6 +115,19 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 		l.log.Warn("agent adopted", "agent", id, "node", c.node, "tasks", tasks, "lost", lost)
 		l.attached(c, newest, id, info)
 	})
+}
+
+// madeOf reads what was made of an agent's resources, as it tells.
+func madeOf(at *agentwire.Attach) (state.Resources, error) {
+	var list []*mesosv1.Resource
+	for _, raw := range at.GetMade() {
+		r := &mesosv1.Resource{}
+		if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(raw, r); err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return fromWire(list)
 }
 
 // adoptFramework gives a framework that has not subscribed yet as long as it would have

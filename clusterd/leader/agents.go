@@ -135,6 +135,7 @@ func (l *Leader) attached(c *agentConn, at *agentwire.Attach, id state.AgentID, 
 	}}})
 	l.log.Info("agent attached", "agent", id, "node", c.node, "holds", len(at.GetHeld()))
 	l.tellNetwork(l.agents[id])
+	l.sendMade(id)
 	l.settle(id, at.GetHeld())
 	l.allocate = true
 }

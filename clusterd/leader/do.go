@@ -93,6 +93,8 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.
 			answer(err)
 		})
 		return
+	case scheduler.Call_ACKNOWLEDGE_OPERATION_STATUS:
+		l.acknowledgeOperation(f, call.GetAcknowledgeOperationStatus())
 	case scheduler.Call_UPDATE_FRAMEWORK:
 		l.updateFramework(f, call.GetUpdateFramework(), wants, answer)
 		return
@@ -114,8 +116,7 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.
 		l.count("master/dropped_messages")
 	default:
 		// REQUEST does nothing in Mesos either; inverse offers are never made here, so an
-		// answer to one is an answer to nothing; what is told of an operation bears no
-		// uuid, so that nothing waits for an acknowledgement.
+		// answer to one is an answer to nothing.
 	}
 	answer(nil)
 }
@@ -277,6 +278,7 @@ func (l *Leader) onTick(now time.Time) {
 		}
 	}
 	l.retryUpdates(now)
+	l.retryOperations(now)
 	l.watchAgents(now)
 	if now.Sub(l.lastRound) >= l.cfg.AllocationInterval {
 		l.filters.Expire(l.sinceNS(now))

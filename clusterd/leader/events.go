@@ -128,6 +128,8 @@ func offerToWire(o offers.Offer, a *state.Agent, info *mesosv1.AgentInfo, caps s
 	w.Resources = ToWire(o.Resources, allocated)
 	if caps.Has(state.CapReservationRefinement) {
 		w.Resources = refined(w.Resources)
+	} else {
+		w.Resources = unrefined(w.Resources)
 	}
 	return w
 }

@@ -38,7 +38,7 @@ func TestOperationsThatNobodyKnows(t *testing.T) {
 		if err := reserve(f.offer().GetId().GetValue()); err != nil {
 			t.Fatal(err)
 		}
-		if st := status(); st.GetState() != mesosv1.OperationState_OPERATION_ERROR || st.GetOperationId().GetValue() != "mine" || !strings.Contains(st.GetMessage(), "RESERVE are not supported yet") {
+		if st := status(); st.GetState() != mesosv1.OperationState_OPERATION_ERROR || st.GetOperationId().GetValue() != "mine" || !strings.Contains(st.GetMessage(), "the operation names no resources") {
 			t.Errorf("%v", st)
 		}
 		if err := reserve("no offer"); err != nil {

@@ -99,6 +99,8 @@ type played struct {
 	seq  uint64
 	in   chan *agentwire.FromMaster
 	role string      // its resources are reserved for; empty: for nobody
+	disk int64       // MB that it has
+	made [][]byte    // what it says was made of its resources
 	mute atomic.Bool // answers no ping
 }
 
@@ -178,13 +180,14 @@ func (p *played) sendAttach(node string, held ...*agentwire.Held) {
 			{Name: state.CPUs, Role: p.role, Milli: 4000},
 			{Name: state.Mem, Role: p.role, Milli: 1024_000},
 			{Name: state.Ports, Role: p.role, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 31009}}},
+			{Name: state.Disk, Role: p.role, Milli: p.disk * 1000},
 		}, ""),
 	})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.send(&agentwire.FromAgent{Body: &agentwire.FromAgent_Attach{Attach: &agentwire.Attach{
-		AgentId: p.id, AttachKey: node, AgentInfo: info, Node: node, Address: "10.0.0.2", Sequence: p.seq, Held: held,
+		AgentId: p.id, AttachKey: node, AgentInfo: info, Node: node, Address: "10.0.0.2", Sequence: p.seq, Held: held, Made: p.made,
 	}}})
 }
 

@@ -136,7 +136,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 		}
 		for _, f := range members {
 			r.Members = append(r.Members, alloc.Member{
-				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources),
+				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources), Refined: f.caps.Has(state.CapReservationRefinement),
 				Holds: holds[role][f.id], Minimum: minimum(f.info, role), Wants: l.wanted(f, role),
 			})
 		}

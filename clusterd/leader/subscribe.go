@@ -145,6 +145,7 @@ func (l *Leader) connect(id state.FrameworkID, principal string, wish wish, s *s
 	l.send(f, subscribedEvent(id, l.info))
 	l.log.Info("framework subscribed", "framework", id, "name", f.info.GetName(), "roles", f.roles)
 	l.resendUpdates(f)
+	l.resendOperations(f)
 	l.allocate = true
 }
 

@@ -18,7 +18,11 @@ import (
 // leader, and tell operators from others themselves: what is refused is in the log, too.
 func Changes(cfg Config) map[string]http.Handler {
 	h := &handler{cfg}
-	return map[string]http.Handler{"/teardown": http.HandlerFunc(h.teardown)}
+	return map[string]http.Handler{
+		"/teardown": http.HandlerFunc(h.teardown),
+		"/reserve":  h.convert("resources", operator.Reserve), "/unreserve": h.convert("resources", operator.Unreserve),
+		"/create-volumes": h.convert("volumes", operator.CreateVolumes), "/destroy-volumes": h.convert("volumes", operator.DestroyVolumes),
+	}
 }
 
 // maxForm bounds what a request that changes something may hold, in bytes.

@@ -59,11 +59,6 @@ func (h *handler) executors(*call) (*master.Response, error) {
 	return &master.Response{Type: master.Response_GET_EXECUTORS.Enum(), GetExecutors: &master.Response_GetExecutors{}}, nil
 }
 
-// operations: an operation other than a launch is over when it is answered.
-func (h *handler) operations(*call) (*master.Response, error) {
-	return &master.Response{Type: master.Response_GET_OPERATIONS.Enum(), GetOperations: &master.Response_GetOperations{}}, nil
-}
-
 func (h *handler) roles(c *call) (*master.Response, error) {
 	p, err := h.collect(c, Want{Frameworks: true, Roles: true})
 	if err != nil {

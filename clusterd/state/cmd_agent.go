@@ -106,7 +106,10 @@ func (c RegisterAgent) again(s *State, a *Agent) Result {
 		s.networkVersion++
 	}
 	a.BootID, a.Incarnation, a.Hostname, a.Port, a.Address = c.BootID, c.Incarnation, c.Hostname, c.Port, c.Address
-	a.Info, a.Total, a.ReattachedNS = c.Info, c.Total, s.timeNS
+	a.Info, a.ReattachedNS = c.Info, s.timeNS
+	if total, err := Remade(c.Total, a.Total.Made()); err == nil { // beyond all bounds it stays what it was
+		a.Total = total
+	}
 	r := Result{AgentID: a.ID}
 	if !a.Unreachable {
 		return r

@@ -74,7 +74,7 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, ErrTaskDuplicate)
 	}
 	free, _ := a.Total.Minus(a.used)
-	if !free.Contains(c.Resources) {
+	if !free.Hold(c.Resources) {
 		return Result{}, fmt.Errorf("task %s asks %s, agent %s has %s free: %w", c.Task, c.Resources, c.Agent, free, ErrNoRoom)
 	}
 	used, err := a.used.Plus(c.Resources)

@@ -18,58 +18,64 @@ type Command interface {
 type kind uint64
 
 const (
-	kindBeginGeneration     kind = 1
-	kindSubscribeFramework  kind = 2
-	kindDisconnectFramework kind = 3
-	kindRemoveFramework     kind = 4
-	kindRegisterAgent       kind = 5
-	kindMarkUnreachable     kind = 6
-	kindLaunchTask          kind = 7
-	kindUpdateTask          kind = 8
-	kindAcknowledgeUpdate   kind = 9
-	kindKillTask            kind = 10
-	kindContainersForgotten kind = 11
-	kindNameUser            kind = 12
-	kindRaiseHeight         kind = 13
-	kindAdoptAgent          kind = 14
-	kindAdoptFramework      kind = 15
-	kindAdoptTask           kind = 16
-	kindEndAdoption         kind = 17
-	kindSpreadSubnets       kind = 18
-	kindAdmitHardware       kind = 19
-	kindUpdateFramework     kind = 20
-	kindUpdateWeights       kind = 21
-	kindUpdateQuota         kind = 22
-	kindActivateAgent       kind = 23
-	kindMarkAgentGone       kind = 24
+	kindBeginGeneration      kind = 1
+	kindSubscribeFramework   kind = 2
+	kindDisconnectFramework  kind = 3
+	kindRemoveFramework      kind = 4
+	kindRegisterAgent        kind = 5
+	kindMarkUnreachable      kind = 6
+	kindLaunchTask           kind = 7
+	kindUpdateTask           kind = 8
+	kindAcknowledgeUpdate    kind = 9
+	kindKillTask             kind = 10
+	kindContainersForgotten  kind = 11
+	kindNameUser             kind = 12
+	kindRaiseHeight          kind = 13
+	kindAdoptAgent           kind = 14
+	kindAdoptFramework       kind = 15
+	kindAdoptTask            kind = 16
+	kindEndAdoption          kind = 17
+	kindSpreadSubnets        kind = 18
+	kindAdmitHardware        kind = 19
+	kindUpdateFramework      kind = 20
+	kindUpdateWeights        kind = 21
+	kindUpdateQuota          kind = 22
+	kindActivateAgent        kind = 23
+	kindMarkAgentGone        kind = 24
+	kindConvertResources     kind = 25
+	kindRestoreResources     kind = 26
+	kindAcknowledgeOperation kind = 27
 )
 
 // decoders is the one table of what an entry may hold.
 var decoders = map[kind]func(*reader) Command{
-	kindBeginGeneration:     decodeBeginGeneration,
-	kindSubscribeFramework:  decodeSubscribeFramework,
-	kindDisconnectFramework: decodeDisconnectFramework,
-	kindRemoveFramework:     decodeRemoveFramework,
-	kindRegisterAgent:       decodeRegisterAgent,
-	kindMarkUnreachable:     decodeMarkUnreachable,
-	kindLaunchTask:          decodeLaunchTask,
-	kindUpdateTask:          decodeUpdateTask,
-	kindAcknowledgeUpdate:   decodeAcknowledgeUpdate,
-	kindKillTask:            decodeKillTask,
-	kindContainersForgotten: decodeContainersForgotten,
-	kindNameUser:            decodeNameUser,
-	kindRaiseHeight:         decodeRaiseHeight,
-	kindAdoptAgent:          decodeAdoptAgent,
-	kindAdoptFramework:      decodeAdoptFramework,
-	kindAdoptTask:           decodeAdoptTask,
-	kindEndAdoption:         decodeEndAdoption,
-	kindSpreadSubnets:       decodeSpreadSubnets,
-	kindAdmitHardware:       decodeAdmitHardware,
-	kindUpdateFramework:     decodeUpdateFramework,
-	kindUpdateWeights:       decodeUpdateWeights,
-	kindUpdateQuota:         decodeUpdateQuota,
-	kindActivateAgent:       decodeActivateAgent,
-	kindMarkAgentGone:       decodeMarkAgentGone,
+	kindBeginGeneration:      decodeBeginGeneration,
+	kindSubscribeFramework:   decodeSubscribeFramework,
+	kindDisconnectFramework:  decodeDisconnectFramework,
+	kindRemoveFramework:      decodeRemoveFramework,
+	kindRegisterAgent:        decodeRegisterAgent,
+	kindMarkUnreachable:      decodeMarkUnreachable,
+	kindLaunchTask:           decodeLaunchTask,
+	kindUpdateTask:           decodeUpdateTask,
+	kindAcknowledgeUpdate:    decodeAcknowledgeUpdate,
+	kindKillTask:             decodeKillTask,
+	kindContainersForgotten:  decodeContainersForgotten,
+	kindNameUser:             decodeNameUser,
+	kindRaiseHeight:          decodeRaiseHeight,
+	kindAdoptAgent:           decodeAdoptAgent,
+	kindAdoptFramework:       decodeAdoptFramework,
+	kindAdoptTask:            decodeAdoptTask,
+	kindEndAdoption:          decodeEndAdoption,
+	kindSpreadSubnets:        decodeSpreadSubnets,
+	kindAdmitHardware:        decodeAdmitHardware,
+	kindUpdateFramework:      decodeUpdateFramework,
+	kindUpdateWeights:        decodeUpdateWeights,
+	kindUpdateQuota:          decodeUpdateQuota,
+	kindActivateAgent:        decodeActivateAgent,
+	kindMarkAgentGone:        decodeMarkAgentGone,
+	kindConvertResources:     decodeConvertResources,
+	kindRestoreResources:     decodeRestoreResources,
+	kindAcknowledgeOperation: decodeAcknowledgeOperation,
 }
 
 // Result is what became of one command.

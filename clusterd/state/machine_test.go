@@ -81,6 +81,13 @@ func goldenLog(t testing.TB) []Command {
 		UpdateQuota{[]RoleQuota{{"a", Quota{Guarantees: map[string]int64{CPUs: 1500, Mem: 64_000}, Limits: map[string]int64{CPUs: 4000}}}, {"b/c", Quota{Limits: map[string]int64{Disk: 0}}}, {Role: "gone"}}},
 		ActivateAgent{ID: "lost-S7"},
 		MarkAgentGone{ID: "lost-S7"},
+		ConvertResources{
+			Agent: a, Take: one(t, amountOf(CPUs, 1)), Give: one(t, dynamic(amountOf(CPUs, 1), "a", "a/b")),
+			Framework: "lost-0001", Operation: "o1", UUID: bytes.Repeat([]byte{9}, 16), Info: []byte("operation"),
+		},
+		AdoptAgent{RegisterAgent: RegisterAgent{ID: "old-S3", Node: "n3", AttachKey: "k3", Address: "10.0.0.3", Info: []byte("agent"), Total: one(t, amountOf(Disk, 500)), Pool: "10.88.0.0/16"}},
+		RestoreResources{Agent: "old-S3", Made: one(t, dynamic(amountOf(Disk, 100), "a"), onDisk(dynamic(amountOf(Disk, 50), "a"), "v1"))},
+		AcknowledgeOperation{Framework: "lost-0001", ID: "o1", UUID: bytes.Repeat([]byte{9}, 16)},
 	}
 }
 
@@ -111,7 +118,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 24 {
+	if len(lines) != len(commands) || len(decoders) != 27 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

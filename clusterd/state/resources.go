@@ -36,14 +36,17 @@ type Range struct{ Begin, End uint64 }
 type Resource struct {
 	Name   string
 	Role   string // the role it is reserved for; empty: unreserved
+	Detail string // what else tells it from others, see Details and With
 	Kind   ResourceKind
 	Milli  int64    // ScalarKind
 	Ranges []Range  // RangesKind: ascending, disjoint, not touching
 	Items  []string // SetKind: ascending, unique
+
+	Mounting *Mounting // of a persistent volume; what it points to never changes
 }
 
-// Resources is a bag of resources in canonical form: ascending by name and role, each
-// pair once, nothing empty. It is a value: operations return new bags and share what
+// Resources is a bag of resources in canonical form: ascending by name, role and details,
+// each once, nothing empty. It is a value: operations return new bags and share what
 // did not change.
 type Resources []Resource
 
@@ -93,7 +96,10 @@ func compareResource(a, b Resource) int {
 	if c := cmp.Compare(a.Name, b.Name); c != 0 {
 		return c
 	}
-	return cmp.Compare(a.Role, b.Role)
+	if c := cmp.Compare(a.Role, b.Role); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Detail, b.Detail)
 }
 
 func (r Resource) normalized() (Resource, error) {
@@ -153,6 +159,9 @@ func (r Resource) empty() bool {
 func (r Resource) plus(o Resource) (Resource, error) {
 	if r.Kind != o.Kind {
 		return r, fmt.Errorf("%s has values of two kinds: %w", r.Name, ErrResourceInvalid)
+	}
+	if r.Mounting == nil {
+		r.Mounting = o.Mounting
 	}
 	switch r.Kind {
 	case ScalarKind:
@@ -307,11 +316,7 @@ func (rs Resources) ForRole(role string) Resources {
 func (rs Resources) String() string {
 	parts := make([]string, 0, len(rs))
 	for _, r := range rs {
-		name := r.Name
-		if r.Role != "" {
-			name += "(" + r.Role + ")"
-		}
-		parts = append(parts, name+":"+r.value())
+		parts = append(parts, r.Name+r.words()+":"+r.value())
 	}
 	return strings.Join(parts, ";")
 }
@@ -336,7 +341,13 @@ func (w *writer) resources(rs Resources) {
 	for _, r := range rs {
 		w.string(r.Name)
 		w.string(r.Role)
-		w.uint(uint64(r.Kind))
+		if r.Detail == "" {
+			w.uint(uint64(r.Kind))
+		} else {
+			w.uint(uint64(r.Kind) | detailed)
+			w.string(r.Detail)
+			w.mounting(r.Mounting)
+		}
 		switch r.Kind {
 		case ScalarKind:
 			w.int(r.Milli)
@@ -352,6 +363,25 @@ func (w *writer) resources(rs Resources) {
 	}
 }
 
+// detailed marks the kind of a resource with details in the log.
+const detailed = 1 << 4
+
+func (w *writer) mounting(m *Mounting) {
+	w.bool(m != nil)
+	if m != nil {
+		w.string(m.Path)
+		w.bool(m.ReadOnly)
+		w.string(m.Principal)
+	}
+}
+
+func (r *reader) mounting() *Mounting {
+	if !r.bool() {
+		return nil
+	}
+	return &Mounting{Path: r.string(), ReadOnly: r.bool(), Principal: r.string()}
+}
+
 // resources accepts canonical bags only, so that what is compared byte for byte was
 // written byte for byte alike.
 func (r *reader) resources() Resources {
@@ -361,7 +391,15 @@ func (r *reader) resources() Resources {
 	}
 	list := make([]Resource, 0, min(n, 64))
 	for range n {
-		res := Resource{Name: r.string(), Role: r.string(), Kind: ResourceKind(min(r.uint(), 255))}
+		res := Resource{Name: r.string(), Role: r.string()}
+		kind := min(r.uint(), 255)
+		if kind&detailed != 0 {
+			res.Detail, res.Mounting = r.string(), r.mounting()
+			if res.Detail == "" {
+				r.fail("details of a resource")
+			}
+		}
+		res.Kind = ResourceKind(kind &^ detailed)
 		switch res.Kind {
 		case ScalarKind:
 			res.Milli = r.int()
@@ -371,6 +409,9 @@ func (r *reader) resources() Resources {
 			}
 		case SetKind:
 			res.Items = r.strings()
+		}
+		if r.err == nil {
+			r.err = res.checkDetail()
 		}
 		if r.err != nil {
 			return nil

@@ -35,7 +35,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		head: State{
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
-			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights, quotas: s.quotas,
+			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights, quotas: s.quotas, operations: maps.Clone(s.operations),
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: rows(s.tasks.share()), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
@@ -126,6 +126,7 @@ const (
 	recordWeight    = 13
 	recordQuota     = 14
 	recordInactive  = 15
+	recordOperation = 16
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -177,6 +178,7 @@ func (s *Snapshot) write(o *summed, history bool) {
 	s.head.writeHardware(put)
 	s.head.writeWeights(put)
 	s.head.writeQuotas(put)
+	s.head.writeOperations(put)
 	if !history {
 		return
 	}
@@ -423,6 +425,10 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		}
 	case recordQuota:
 		if err := s.restoreQuota(r.quota()); err != nil {
+			return err
+		}
+	case recordOperation:
+		if err := s.restoreOperation(r.operation()); err != nil {
 			return err
 		}
 	case recordFinished:

@@ -111,6 +111,8 @@ type State struct {
 	weights  map[string]float64 // role → weight; never changed in place
 	quotas   map[string]Quota   // role → quota; never changed in place
 
+	operations map[operationKey]*Operation // carried out and not acknowledged; records never change
+
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}
 

@@ -264,7 +264,9 @@ func random(r *rand.Rand, t testing.TB) Command {
 	if r.IntN(6) == 0 {
 		return randomAdoption(r, t)
 	}
-	switch r.IntN(12) {
+	switch r.IntN(13) {
+	case 12:
+		return randomConversion(r, t, f, a)
 	case 11:
 		return randomOperation(r, f, a)
 	case 0:
@@ -363,7 +365,10 @@ func TestRandomHistories(t *testing.T) {
 			} else {
 				applied++
 			}
-			c.m.View(func(s *State) { s.check(t) })
+			c.m.View(func(s *State) {
+				s.check(t)
+				s.checkMade(t)
+			})
 			if step == cut {
 				snap, _ := c.m.Snapshot()
 				var buf bytes.Buffer

@@ -149,7 +149,7 @@ func (r Containers) spec(j *Job) (*specs.Spec, error) {
 		Task: j.Task, Image: j.Image.Config, HasImage: j.HasImage, ContainerID: j.ID, Hostname: j.Hostname, Rootfs: j.Rootfs,
 		Sandbox: j.Paths.sandbox, Etc: j.Paths.etc, Cgroup: r.group(j), HostNetwork: j.HostNetwork, User: j.User, FirstID: j.FirstID,
 		CPUMillis: j.Launch.GetCpuMillis(), CPULimit: j.Launch.GetCpuLimitMillis(), Memory: j.Launch.GetMemoryBytes(),
-		MemoryLimit: j.Launch.GetMemoryLimitBytes(), Env: j.Env,
+		MemoryLimit: j.Launch.GetMemoryLimitBytes(), Env: j.Env, Volumes: j.Volumes,
 	}
 	s, err := spec.Build(in)
 	if err != nil {

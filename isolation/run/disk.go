@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mesolith/mesolith/isolation/spec"
 	"github.com/mesolith/mesolith/isolation/tree"
 )
 
@@ -16,22 +17,23 @@ const diskInterval = 15 * time.Second
 // diskWatch measures what a container has on disk, beside whoever waits for its end: a
 // tree of a million files takes its time, and a kill must not wait for that.
 type diskWatch struct {
-	limit uint64 // bytes
-	dirs  []string
-	over  chan string // bound 1: why the container has to end; said once
-	end   context.CancelFunc
-	ended chan struct{}
+	limit   uint64 // bytes
+	dirs    []string
+	volumes []spec.Volume
+	over    chan string // bound 1: why the container has to end; said once
+	end     context.CancelFunc
+	ended   chan struct{}
 }
 
-// watchDisk begins to measure a container's sandbox and what it changed in its root,
-// every so often, unless it has no limit: then over says nothing.
+// watchDisk begins to measure a container's volumes, its sandbox and what it changed in its
+// root, every so often, unless there is no limit: then over says nothing.
 func watchDisk(ctx context.Context, j *Job, every time.Duration) *diskWatch {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &diskWatch{
 		limit: j.Launch.GetDiskBytes(), dirs: []string{j.Paths.sandbox, filepath.Join(j.Paths.bundle, "upper"), j.Paths.etc},
-		over: make(chan string, 1), end: cancel, ended: make(chan struct{}),
+		volumes: j.Volumes, over: make(chan string, 1), end: cancel, ended: make(chan struct{}),
 	}
-	if w.limit == 0 {
+	if w.limit == 0 && len(w.volumes) == 0 {
 		close(w.ended)
 		return w
 	}
@@ -62,6 +64,14 @@ func (w *diskWatch) stop() {
 
 // exceeded says why the container has to end; empty: it does not.
 func (w *diskWatch) exceeded(ctx context.Context) string {
+	for _, v := range w.volumes {
+		if used := tree.Use(ctx, v.From); v.Bytes > 0 && used > v.Bytes {
+			return fmt.Sprintf("Disk limit exceeded: the persistent volume at %s may hold %d MB and holds %d MB; grow it, or put less into it", v.Path, v.Bytes>>20, used>>20)
+		}
+	}
+	if w.limit == 0 {
+		return ""
+	}
 	used := tree.Use(ctx, w.dirs...)
 	if used <= w.limit {
 		return ""

@@ -81,8 +81,8 @@ func (h held) become() error {
 	return nil
 }
 
-// enter makes a mount namespace of the task's own, binds the sandbox into the image's
-// root and moves into it.
+// enter makes a mount namespace of the task's own, binds the sandbox and the volumes into
+// the image's root and moves into it.
 func (h held) enter() error {
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make mount namespace: %w", err)
@@ -90,7 +90,7 @@ func (h held) enter() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	for _, b := range [][2]string{{h.Sandbox, h.Inside}, {"/dev", "/dev"}} {
+	for _, b := range append([][2]string{{h.Sandbox, h.Inside}, {"/dev", "/dev"}}, h.Volumes...) {
 		if err := syscall.Mount(b[0], filepath.Join(h.Chroot, b[1]), "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
 			return fmt.Errorf("bind %s into the image: %w", b[0], err)
 		}

@@ -130,6 +130,10 @@ func (k *Keeper) job(rec records.Record) (*Job, error) {
 	if err := j.decode(); err != nil {
 		return j, err
 	}
+	var err error
+	if j.Volumes, err = volumesOf(k.cfg.WorkDir, l); err != nil {
+		return j, err
+	}
 	if name := j.Task.GetContainer().GetHostname(); name != "" && !j.HostNetwork {
 		j.Hostname = hostname(name)
 	}
@@ -221,6 +225,9 @@ func (k *Keeper) prepare(ctx context.Context, c *container, j *Job) error {
 		return err
 	}
 	if err := stdio.Make(j.Paths.pipes, uid, gid); err != nil {
+		return err
+	}
+	if err := k.makeVolumes(j); err != nil {
 		return err
 	}
 	fault.After(fault.Mkdir, j.ID)

@@ -75,6 +75,7 @@ type held struct {
 	Chroot  string
 	Sandbox string // bound into the chroot
 	Inside  string
+	Volumes [][2]string // bound into the chroot's sandbox: from, to
 	Cwd     string
 	Argv0   string
 	Argv    []string
@@ -184,6 +185,9 @@ func (r Processes) held(j *Job) (held, error) {
 	h := held{Argv: argv, Argv0: spec.Argv0(j.Task.GetCommand()), Env: env, Cwd: inside}
 	if j.HasImage {
 		h.Chroot, h.Sandbox, h.Inside = j.Rootfs, j.Paths.sandbox, spec.ImageSandbox
+		for _, v := range j.Volumes {
+			h.Volumes = append(h.Volumes, [2]string{v.From, v.Inside(spec.ImageSandbox)})
+		}
 		if image.WorkingDir != "" {
 			h.Cwd = filepath.Join("/", image.WorkingDir)
 		}

@@ -65,6 +65,7 @@ type Job struct {
 	Paths    paths
 	Rootfs   string // filled by Prepare; empty: the node's own
 	Env      []spec.Variable
+	Volumes  []spec.Volume // persistent ones
 	// HostNetwork: it has no network of its own.
 	HostNetwork bool
 

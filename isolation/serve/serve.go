@@ -248,6 +248,8 @@ func (c *client) answer(ctx context.Context, m *keeper.Request) (*keeper.Respons
 		out.Body = &keeper.Response_List{List: list}
 	case *keeper.Request_Forget:
 		err = k.Forget(b.Forget.GetContainerIds())
+	case *keeper.Request_RemoveVolumes:
+		err = k.RemoveVolumes(b.RemoveVolumes.GetVolumes())
 	case *keeper.Request_OpenFile:
 		var info *keeper.FileInfo
 		if file, info, err = k.OpenFile(b.OpenFile.GetPath()); err == nil {

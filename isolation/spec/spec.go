@@ -64,6 +64,24 @@ type Input struct {
 	MemoryLimit uint64 // bytes; 0: as Memory; NoMemoryLimit: none
 	Env         []Variable
 	Seccomp     *specs.LinuxSeccomp
+	Volumes     []Volume
+}
+
+// Volume is a directory of the node that outlives containers. On disk it holds the ids that
+// tasks see.
+type Volume struct {
+	From     string // on the node
+	Path     string // in the container; not absolute: below the sandbox
+	ReadOnly bool
+	Bytes    uint64 // that it may hold; 0: as many as there are
+}
+
+// Inside is where a task sees the volume whose sandbox it sees at a path.
+func (v Volume) Inside(sandbox string) string {
+	if path.IsAbs(v.Path) {
+		return path.Clean(v.Path)
+	}
+	return path.Join(sandbox, v.Path)
 }
 
 // SandboxInside is the sandbox's path as the task sees it.
@@ -263,7 +281,16 @@ func mounts(in Input) []specs.Mount {
 	if in.User.Line != "" {
 		out = append(out, bind(path.Join(in.Etc, "passwd"), "/etc/passwd"))
 	}
-	return append(out, bind(in.Sandbox, in.SandboxInside()))
+	out = append(out, bind(in.Sandbox, in.SandboxInside()))
+	for _, v := range in.Volumes {
+		m := bind(v.From, v.Inside(in.SandboxInside()))
+		m.Options = append(m.Options, "idmap")
+		if v.ReadOnly {
+			m.Options = append(m.Options, "ro")
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 func bind(from, to string) specs.Mount {

@@ -37,6 +37,7 @@ type Record struct {
 	//	*Record_KillAsked
 	//	*Record_Dropped
 	//	*Record_Damaged
+	//	*Record_Made
 	Body          isRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -151,6 +152,15 @@ func (x *Record) GetDamaged() *Damaged {
 	return nil
 }
 
+func (x *Record) GetMade() *Made {
+	if x != nil {
+		if x, ok := x.Body.(*Record_Made); ok {
+			return x.Made
+		}
+	}
+	return nil
+}
+
 type isRecord_Body interface {
 	isRecord_Body()
 }
@@ -187,6 +197,10 @@ type Record_Damaged struct {
 	Damaged *Damaged `protobuf:"bytes,8,opt,name=damaged,proto3,oneof"`
 }
 
+type Record_Made struct {
+	Made *Made `protobuf:"bytes,9,opt,name=made,proto3,oneof"`
+}
+
 func (*Record_Identity) isRecord_Body() {}
 
 func (*Record_Seen) isRecord_Body() {}
@@ -202,6 +216,8 @@ func (*Record_KillAsked) isRecord_Body() {}
 func (*Record_Dropped) isRecord_Body() {}
 
 func (*Record_Damaged) isRecord_Body() {}
+
+func (*Record_Made) isRecord_Body() {}
 
 // Identity begins an agent id's life; agent_id is empty until the leader gave one.
 type Identity struct {
@@ -629,6 +645,60 @@ func (x *Dropped) GetContainerIds() []string {
 	return nil
 }
 
+// Made is what the leader said last of what was made of the agent's resources; the newest
+// counts.
+type Made struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resources     [][]byte               `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"` // mesos.v1.Resource
+	Removed       [][]byte               `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"`     // volumes that are not yet known to be gone, as Resource
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Made) Reset() {
+	*x = Made{}
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Made) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Made) ProtoMessage() {}
+
+func (x *Made) ProtoReflect() protoreflect.Message {
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Made.ProtoReflect.Descriptor instead.
+func (*Made) Descriptor() ([]byte, []int) {
+	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Made) GetResources() [][]byte {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Made) GetRemoved() [][]byte {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 // Damaged: what was recorded after the records before this one is lost.
 type Damaged struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -639,7 +709,7 @@ type Damaged struct {
 
 func (x *Damaged) Reset() {
 	*x = Damaged{}
-	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[8]
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +721,7 @@ func (x *Damaged) String() string {
 func (*Damaged) ProtoMessage() {}
 
 func (x *Damaged) ProtoReflect() protoreflect.Message {
-	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[8]
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +734,7 @@ func (x *Damaged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damaged.ProtoReflect.Descriptor instead.
 func (*Damaged) Descriptor() ([]byte, []int) {
-	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{8}
+	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Damaged) GetWhy() string {
@@ -678,7 +748,7 @@ var File_clusterd_agent_journal_journal_proto protoreflect.FileDescriptor
 
 const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\n" +
-	"$clusterd/agent/journal/journal.proto\x12\x16mesolith.agent.journal\"\x8b\x04\n" +
+	"$clusterd/agent/journal/journal.proto\x12\x16mesolith.agent.journal\"\xbf\x04\n" +
 	"\x06Record\x12>\n" +
 	"\bidentity\x18\x01 \x01(\v2 .mesolith.agent.journal.IdentityH\x00R\bidentity\x122\n" +
 	"\x04seen\x18\x02 \x01(\v2\x1c.mesolith.agent.journal.SeenH\x00R\x04seen\x12>\n" +
@@ -688,7 +758,8 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\n" +
 	"kill_asked\x18\x06 \x01(\v2!.mesolith.agent.journal.KillAskedH\x00R\tkillAsked\x12;\n" +
 	"\adropped\x18\a \x01(\v2\x1f.mesolith.agent.journal.DroppedH\x00R\adropped\x12;\n" +
-	"\adamaged\x18\b \x01(\v2\x1f.mesolith.agent.journal.DamagedH\x00R\adamagedB\x06\n" +
+	"\adamaged\x18\b \x01(\v2\x1f.mesolith.agent.journal.DamagedH\x00R\adamaged\x122\n" +
+	"\x04made\x18\t \x01(\v2\x1c.mesolith.agent.journal.MadeH\x00R\x04madeB\x06\n" +
 	"\x04body\"D\n" +
 	"\bIdentity\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
@@ -720,7 +791,10 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\atask_id\x18\x03 \x01(\tR\x06taskId\x12\x19\n" +
 	"\bgrace_ns\x18\x04 \x01(\x03R\agraceNs\".\n" +
 	"\aDropped\x12#\n" +
-	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"\x1b\n" +
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\">\n" +
+	"\x04Made\x12\x1c\n" +
+	"\tresources\x18\x01 \x03(\fR\tresources\x12\x18\n" +
+	"\aremoved\x18\x02 \x03(\fR\aremoved\"\x1b\n" +
 	"\aDamaged\x12\x10\n" +
 	"\x03why\x18\x01 \x01(\tR\x03whyB5Z3github.com/mesolith/mesolith/clusterd/agent/journalb\x06proto3"
 
@@ -736,7 +810,7 @@ func file_clusterd_agent_journal_journal_proto_rawDescGZIP() []byte {
 	return file_clusterd_agent_journal_journal_proto_rawDescData
 }
 
-var file_clusterd_agent_journal_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_clusterd_agent_journal_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_clusterd_agent_journal_journal_proto_goTypes = []any{
 	(*Record)(nil),       // 0: mesolith.agent.journal.Record
 	(*Identity)(nil),     // 1: mesolith.agent.journal.Identity
@@ -746,7 +820,8 @@ var file_clusterd_agent_journal_journal_proto_goTypes = []any{
 	(*Acknowledged)(nil), // 5: mesolith.agent.journal.Acknowledged
 	(*KillAsked)(nil),    // 6: mesolith.agent.journal.KillAsked
 	(*Dropped)(nil),      // 7: mesolith.agent.journal.Dropped
-	(*Damaged)(nil),      // 8: mesolith.agent.journal.Damaged
+	(*Made)(nil),         // 8: mesolith.agent.journal.Made
+	(*Damaged)(nil),      // 9: mesolith.agent.journal.Damaged
 }
 var file_clusterd_agent_journal_journal_proto_depIdxs = []int32{
 	1, // 0: mesolith.agent.journal.Record.identity:type_name -> mesolith.agent.journal.Identity
@@ -756,12 +831,13 @@ var file_clusterd_agent_journal_journal_proto_depIdxs = []int32{
 	5, // 4: mesolith.agent.journal.Record.acknowledged:type_name -> mesolith.agent.journal.Acknowledged
 	6, // 5: mesolith.agent.journal.Record.kill_asked:type_name -> mesolith.agent.journal.KillAsked
 	7, // 6: mesolith.agent.journal.Record.dropped:type_name -> mesolith.agent.journal.Dropped
-	8, // 7: mesolith.agent.journal.Record.damaged:type_name -> mesolith.agent.journal.Damaged
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	9, // 7: mesolith.agent.journal.Record.damaged:type_name -> mesolith.agent.journal.Damaged
+	8, // 8: mesolith.agent.journal.Record.made:type_name -> mesolith.agent.journal.Made
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_clusterd_agent_journal_journal_proto_init() }
@@ -778,6 +854,7 @@ func file_clusterd_agent_journal_journal_proto_init() {
 		(*Record_KillAsked)(nil),
 		(*Record_Dropped)(nil),
 		(*Record_Damaged)(nil),
+		(*Record_Made)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -785,7 +862,7 @@ func file_clusterd_agent_journal_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clusterd_agent_journal_journal_proto_rawDesc), len(file_clusterd_agent_journal_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -176,6 +176,7 @@ type FromMaster struct {
 	//	*FromMaster_Ping
 	//	*FromMaster_Network
 	//	*FromMaster_Shutdown
+	//	*FromMaster_Made
 	//	*FromMaster_Told
 	Body          isFromMaster_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -323,6 +324,15 @@ func (x *FromMaster) GetShutdown() *Shutdown {
 	return nil
 }
 
+func (x *FromMaster) GetMade() *Made {
+	if x != nil {
+		if x, ok := x.Body.(*FromMaster_Made); ok {
+			return x.Made
+		}
+	}
+	return nil
+}
+
 func (x *FromMaster) GetTold() *Run {
 	if x != nil {
 		if x, ok := x.Body.(*FromMaster_Told); ok {
@@ -376,6 +386,10 @@ type FromMaster_Shutdown struct {
 	Shutdown *Shutdown `protobuf:"bytes,12,opt,name=shutdown,proto3,oneof"` // this agent id is gone: kill everything, start anew
 }
 
+type FromMaster_Made struct {
+	Made *Made `protobuf:"bytes,14,opt,name=made,proto3,oneof"`
+}
+
 type FromMaster_Told struct {
 	Told *Run `protobuf:"bytes,13,opt,name=told,proto3,oneof"` // the agent has told of it before and does not hold it: it is not begun again
 }
@@ -399,6 +413,8 @@ func (*FromMaster_Ping) isFromMaster_Body() {}
 func (*FromMaster_Network) isFromMaster_Body() {}
 
 func (*FromMaster_Shutdown) isFromMaster_Body() {}
+
+func (*FromMaster_Made) isFromMaster_Body() {}
 
 func (*FromMaster_Told) isFromMaster_Body() {}
 
@@ -600,6 +616,7 @@ type Attach struct {
 	Held          []*Held                `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`          // everything the journal knows of
 	Sequence      uint64                 `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"` // of this attach on this connection, echoed
 	Whole         bool                   `protobuf:"varint,10,opt,name=whole,proto3" json:"whole,omitempty"`      // held says all that an adoption needs
+	Made          [][]byte               `protobuf:"bytes,12,rep,name=made,proto3" json:"made,omitempty"`         // whole: what Made said last
 	Subnet        string                 `protobuf:"bytes,11,opt,name=subnet,proto3" json:"subnet,omitempty"`     // whole: where its containers have their addresses, CIDR; empty: none have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -703,6 +720,13 @@ func (x *Attach) GetWhole() bool {
 		return x.Whole
 	}
 	return false
+}
+
+func (x *Attach) GetMade() [][]byte {
+	if x != nil {
+		return x.Made
+	}
+	return nil
 }
 
 func (x *Attach) GetSubnet() string {
@@ -1353,6 +1377,53 @@ func (x *Forgotten) GetContainerIds() []string {
 	return nil
 }
 
+// Made is all that somebody made of this agent's resources: what is reserved for roles,
+// and the persistent volumes. A volume that is no longer among them is removed with what
+// it holds.
+type Made struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resources     [][]byte               `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"` // mesos.v1.Resource
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Made) Reset() {
+	*x = Made{}
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Made) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Made) ProtoMessage() {}
+
+func (x *Made) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Made.ProtoReflect.Descriptor instead.
+func (*Made) Descriptor() ([]byte, []int) {
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Made) GetResources() [][]byte {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -1362,7 +1433,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1445,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1458,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ping) GetSequence() uint64 {
@@ -1406,7 +1477,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1489,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1502,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pong) GetSequence() uint64 {
@@ -1452,7 +1523,7 @@ type NetworkPlan struct {
 
 func (x *NetworkPlan) Reset() {
 	*x = NetworkPlan{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1535,7 @@ func (x *NetworkPlan) String() string {
 func (*NetworkPlan) ProtoMessage() {}
 
 func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1548,7 @@ func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPlan.ProtoReflect.Descriptor instead.
 func (*NetworkPlan) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NetworkPlan) GetVersion() uint64 {
@@ -1512,7 +1583,7 @@ type Subnet struct {
 
 func (x *Subnet) Reset() {
 	*x = Subnet{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1595,7 @@ func (x *Subnet) String() string {
 func (*Subnet) ProtoMessage() {}
 
 func (x *Subnet) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1608,7 @@ func (x *Subnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subnet.ProtoReflect.Descriptor instead.
 func (*Subnet) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Subnet) GetNode() string {
@@ -1570,7 +1641,7 @@ type Shutdown struct {
 
 func (x *Shutdown) Reset() {
 	*x = Shutdown{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1653,7 @@ func (x *Shutdown) String() string {
 func (*Shutdown) ProtoMessage() {}
 
 func (x *Shutdown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1666,7 @@ func (x *Shutdown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shutdown.ProtoReflect.Descriptor instead.
 func (*Shutdown) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Shutdown) GetReason() string {
@@ -1616,7 +1687,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x01(\v2\x1b.mesolith.wire.agent.UpdateH\x00R\x06update\x12/\n" +
 	"\x04pong\x18\x04 \x01(\v2\x19.mesolith.wire.agent.PongH\x00R\x04pong\x12>\n" +
 	"\tforgotten\x18\x05 \x01(\v2\x1e.mesolith.wire.agent.ForgottenH\x00R\tforgottenB\x06\n" +
-	"\x04body\"\xa9\x05\n" +
+	"\x04body\"\xda\x05\n" +
 	"\n" +
 	"FromMaster\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x04R\x06height\x12\x12\n" +
@@ -1631,7 +1702,8 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x04ping\x18\n" +
 	" \x01(\v2\x19.mesolith.wire.agent.PingH\x00R\x04ping\x12<\n" +
 	"\anetwork\x18\v \x01(\v2 .mesolith.wire.agent.NetworkPlanH\x00R\anetwork\x12;\n" +
-	"\bshutdown\x18\f \x01(\v2\x1d.mesolith.wire.agent.ShutdownH\x00R\bshutdown\x12.\n" +
+	"\bshutdown\x18\f \x01(\v2\x1d.mesolith.wire.agent.ShutdownH\x00R\bshutdown\x12/\n" +
+	"\x04made\x18\x0e \x01(\v2\x19.mesolith.wire.agent.MadeH\x00R\x04made\x12.\n" +
 	"\x04told\x18\r \x01(\v2\x18.mesolith.wire.agent.RunH\x00R\x04toldB\x06\n" +
 	"\x04body\"\xe7\x01\n" +
 	"\x05Hello\x12\x1a\n" +
@@ -1654,7 +1726,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"generation\x18\x04 \x01(\tR\n" +
 	"generation\x12\x18\n" +
 	"\aleading\x18\x05 \x01(\bR\aleading\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\tR\x06leader\"\xc3\x02\n" +
+	"\x06leader\x18\x06 \x01(\tR\x06leader\"\xd7\x02\n" +
 	"\x06Attach\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
 	"\n" +
@@ -1668,7 +1740,8 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x04held\x18\b \x03(\v2\x19.mesolith.wire.agent.HeldR\x04held\x12\x1a\n" +
 	"\bsequence\x18\t \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05whole\x18\n" +
-	" \x01(\bR\x05whole\x12\x16\n" +
+	" \x01(\bR\x05whole\x12\x12\n" +
+	"\x04made\x18\f \x03(\fR\x04made\x12\x16\n" +
 	"\x06subnet\x18\v \x01(\tR\x06subnet\"\xa2\x03\n" +
 	"\x04Held\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
@@ -1720,7 +1793,9 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x06Forget\x12#\n" +
 	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"0\n" +
 	"\tForgotten\x12#\n" +
-	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"\"\n" +
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"$\n" +
+	"\x04Made\x12\x1c\n" +
+	"\tresources\x18\x01 \x03(\fR\tresources\"\"\n" +
 	"\x04Ping\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\"\n" +
 	"\x04Pong\x12\x1a\n" +
@@ -1748,7 +1823,7 @@ func file_internal_wire_agent_agent_proto_rawDescGZIP() []byte {
 	return file_internal_wire_agent_agent_proto_rawDescData
 }
 
-var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_internal_wire_agent_agent_proto_goTypes = []any{
 	(*FromAgent)(nil),   // 0: mesolith.wire.agent.FromAgent
 	(*FromMaster)(nil),  // 1: mesolith.wire.agent.FromMaster
@@ -1764,17 +1839,18 @@ var file_internal_wire_agent_agent_proto_goTypes = []any{
 	(*Acknowledge)(nil), // 11: mesolith.wire.agent.Acknowledge
 	(*Forget)(nil),      // 12: mesolith.wire.agent.Forget
 	(*Forgotten)(nil),   // 13: mesolith.wire.agent.Forgotten
-	(*Ping)(nil),        // 14: mesolith.wire.agent.Ping
-	(*Pong)(nil),        // 15: mesolith.wire.agent.Pong
-	(*NetworkPlan)(nil), // 16: mesolith.wire.agent.NetworkPlan
-	(*Subnet)(nil),      // 17: mesolith.wire.agent.Subnet
-	(*Shutdown)(nil),    // 18: mesolith.wire.agent.Shutdown
+	(*Made)(nil),        // 14: mesolith.wire.agent.Made
+	(*Ping)(nil),        // 15: mesolith.wire.agent.Ping
+	(*Pong)(nil),        // 16: mesolith.wire.agent.Pong
+	(*NetworkPlan)(nil), // 17: mesolith.wire.agent.NetworkPlan
+	(*Subnet)(nil),      // 18: mesolith.wire.agent.Subnet
+	(*Shutdown)(nil),    // 19: mesolith.wire.agent.Shutdown
 }
 var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	2,  // 0: mesolith.wire.agent.FromAgent.hello:type_name -> mesolith.wire.agent.Hello
 	4,  // 1: mesolith.wire.agent.FromAgent.attach:type_name -> mesolith.wire.agent.Attach
 	10, // 2: mesolith.wire.agent.FromAgent.update:type_name -> mesolith.wire.agent.Update
-	15, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
+	16, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
 	13, // 4: mesolith.wire.agent.FromAgent.forgotten:type_name -> mesolith.wire.agent.Forgotten
 	3,  // 5: mesolith.wire.agent.FromMaster.hello:type_name -> mesolith.wire.agent.MasterHello
 	6,  // 6: mesolith.wire.agent.FromMaster.attached:type_name -> mesolith.wire.agent.Attached
@@ -1783,17 +1859,18 @@ var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	9,  // 9: mesolith.wire.agent.FromMaster.kill:type_name -> mesolith.wire.agent.Kill
 	11, // 10: mesolith.wire.agent.FromMaster.acknowledge:type_name -> mesolith.wire.agent.Acknowledge
 	12, // 11: mesolith.wire.agent.FromMaster.forget:type_name -> mesolith.wire.agent.Forget
-	14, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
-	16, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
-	18, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
-	8,  // 15: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
-	5,  // 16: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
-	17, // 17: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	15, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
+	17, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
+	19, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
+	14, // 15: mesolith.wire.agent.FromMaster.made:type_name -> mesolith.wire.agent.Made
+	8,  // 16: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
+	5,  // 17: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
+	18, // 18: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_agent_agent_proto_init() }
@@ -1819,6 +1896,7 @@ func file_internal_wire_agent_agent_proto_init() {
 		(*FromMaster_Ping)(nil),
 		(*FromMaster_Network)(nil),
 		(*FromMaster_Shutdown)(nil),
+		(*FromMaster_Made)(nil),
 		(*FromMaster_Told)(nil),
 	}
 	type x struct{}
@@ -1827,7 +1905,7 @@ func file_internal_wire_agent_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_agent_agent_proto_rawDesc), len(file_internal_wire_agent_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -136,7 +136,7 @@ func (x Container_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Phase.Descriptor instead.
 func (Container_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12, 0}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type Container_Failure int32
@@ -197,7 +197,7 @@ func (x Container_Failure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Failure.Descriptor instead.
 func (Container_Failure) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12, 1}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14, 1}
 }
 
 type Container_Limitation int32
@@ -246,7 +246,7 @@ func (x Container_Limitation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Limitation.Descriptor instead.
 func (Container_Limitation) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12, 2}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14, 2}
 }
 
 type Request struct {
@@ -262,6 +262,7 @@ type Request struct {
 	//	*Request_Forget
 	//	*Request_OpenFile
 	//	*Request_ReadDir
+	//	*Request_RemoveVolumes
 	//	*Request_SetNetwork
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -384,6 +385,15 @@ func (x *Request) GetReadDir() *ReadDir {
 	return nil
 }
 
+func (x *Request) GetRemoveVolumes() *RemoveVolumes {
+	if x != nil {
+		if x, ok := x.Body.(*Request_RemoveVolumes); ok {
+			return x.RemoveVolumes
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetSetNetwork() *SetNetwork {
 	if x != nil {
 		if x, ok := x.Body.(*Request_SetNetwork); ok {
@@ -429,6 +439,10 @@ type Request_ReadDir struct {
 	ReadDir *ReadDir `protobuf:"bytes,9,opt,name=read_dir,json=readDir,proto3,oneof"`
 }
 
+type Request_RemoveVolumes struct {
+	RemoveVolumes *RemoveVolumes `protobuf:"bytes,11,opt,name=remove_volumes,json=removeVolumes,proto3,oneof"` // answered when nobody can see what they held
+}
+
 type Request_SetNetwork struct {
 	SetNetwork *SetNetwork `protobuf:"bytes,10,opt,name=set_network,json=setNetwork,proto3,oneof"` // task network of this node and routes to the others'
 }
@@ -448,6 +462,8 @@ func (*Request_Forget) isRequest_Body() {}
 func (*Request_OpenFile) isRequest_Body() {}
 
 func (*Request_ReadDir) isRequest_Body() {}
+
+func (*Request_RemoveVolumes) isRequest_Body() {}
 
 func (*Request_SetNetwork) isRequest_Body() {}
 
@@ -874,6 +890,7 @@ type Launch struct {
 	Height           uint64                 `protobuf:"varint,17,opt,name=height,proto3" json:"height,omitempty"`
 	Term             uint64                 `protobuf:"varint,18,opt,name=term,proto3" json:"term,omitempty"`
 	UserId           uint32                 `protobuf:"varint,19,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`                     // of user, should the container's passwd not have it; 0: none was given
+	Volumes          []*Volume              `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`                                  // persistent ones, which outlive the container
 	FrameworkInfo    []byte                 `protobuf:"bytes,20,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo: kept for an agent that has lost its journal
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1042,9 +1059,145 @@ func (x *Launch) GetUserId() uint32 {
 	return 0
 }
 
+func (x *Launch) GetVolumes() []*Volume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 func (x *Launch) GetFrameworkInfo() []byte {
 	if x != nil {
 		return x.FrameworkInfo
+	}
+	return nil
+}
+
+// Volume is a persistent one, made when it is first used.
+type Volume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`                                            // unique in the role
+	Root          string                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`                                        // of the disk that it is on; empty: the work directory
+	ContainerPath string                 `protobuf:"bytes,4,opt,name=container_path,json=containerPath,proto3" json:"container_path,omitempty"` // absolute, or below the sandbox; empty: it is only named
+	ReadOnly      bool                   `protobuf:"varint,5,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"` // what it may hold; 0: as much as there is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Volume) Reset() {
+	*x = Volume{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Volume) ProtoMessage() {}
+
+func (x *Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
+func (*Volume) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Volume) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Volume) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Volume) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Volume) GetContainerPath() string {
+	if x != nil {
+		return x.ContainerPath
+	}
+	return ""
+}
+
+func (x *Volume) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Volume) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type RemoveVolumes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volumes       []*Volume              `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveVolumes) Reset() {
+	*x = RemoveVolumes{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveVolumes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveVolumes) ProtoMessage() {}
+
+func (x *RemoveVolumes) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveVolumes.ProtoReflect.Descriptor instead.
+func (*RemoveVolumes) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RemoveVolumes) GetVolumes() []*Volume {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -1059,7 +1212,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1224,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1237,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{7}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PortRange) GetBegin() uint32 {
@@ -1111,7 +1264,7 @@ type Variable struct {
 
 func (x *Variable) Reset() {
 	*x = Variable{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1276,7 @@ func (x *Variable) String() string {
 func (*Variable) ProtoMessage() {}
 
 func (x *Variable) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1289,7 @@ func (x *Variable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Variable.ProtoReflect.Descriptor instead.
 func (*Variable) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{8}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Variable) GetName() string {
@@ -1165,7 +1318,7 @@ type Kill struct {
 
 func (x *Kill) Reset() {
 	*x = Kill{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1330,7 @@ func (x *Kill) String() string {
 func (*Kill) ProtoMessage() {}
 
 func (x *Kill) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1343,7 @@ func (x *Kill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kill.ProtoReflect.Descriptor instead.
 func (*Kill) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Kill) GetContainerId() string {
@@ -1230,7 +1383,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1395,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1408,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *List) GetLaunches() bool {
@@ -1275,7 +1428,7 @@ type ContainerList struct {
 
 func (x *ContainerList) Reset() {
 	*x = ContainerList{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1440,7 @@ func (x *ContainerList) String() string {
 func (*ContainerList) ProtoMessage() {}
 
 func (x *ContainerList) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1453,7 @@ func (x *ContainerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerList.ProtoReflect.Descriptor instead.
 func (*ContainerList) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{11}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ContainerList) GetContainers() []*Container {
@@ -1346,7 +1499,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1511,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1524,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Container) GetContainerId() string {
@@ -1532,7 +1685,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1697,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1710,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{13}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PortMapping) GetHostPort() uint32 {
@@ -1590,7 +1743,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1755,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1768,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Forget) GetContainerIds() []string {
@@ -1636,7 +1789,7 @@ type OpenFile struct {
 
 func (x *OpenFile) Reset() {
 	*x = OpenFile{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1801,7 @@ func (x *OpenFile) String() string {
 func (*OpenFile) ProtoMessage() {}
 
 func (x *OpenFile) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1814,7 @@ func (x *OpenFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenFile.ProtoReflect.Descriptor instead.
 func (*OpenFile) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *OpenFile) GetPath() string {
@@ -1680,7 +1833,7 @@ type ReadDir struct {
 
 func (x *ReadDir) Reset() {
 	*x = ReadDir{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1845,7 @@ func (x *ReadDir) String() string {
 func (*ReadDir) ProtoMessage() {}
 
 func (x *ReadDir) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1858,7 @@ func (x *ReadDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDir.ProtoReflect.Descriptor instead.
 func (*ReadDir) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReadDir) GetPath() string {
@@ -1730,7 +1883,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1895,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1908,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -1816,7 +1969,7 @@ type FileList struct {
 
 func (x *FileList) Reset() {
 	*x = FileList{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1981,7 @@ func (x *FileList) String() string {
 func (*FileList) ProtoMessage() {}
 
 func (x *FileList) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1994,7 @@ func (x *FileList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileList.ProtoReflect.Descriptor instead.
 func (*FileList) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FileList) GetFiles() []*FileInfo {
@@ -1866,7 +2019,7 @@ type SetNetwork struct {
 
 func (x *SetNetwork) Reset() {
 	*x = SetNetwork{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2031,7 @@ func (x *SetNetwork) String() string {
 func (*SetNetwork) ProtoMessage() {}
 
 func (x *SetNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2044,7 @@ func (x *SetNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetwork.ProtoReflect.Descriptor instead.
 func (*SetNetwork) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{19}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetNetwork) GetVersion() uint64 {
@@ -1953,7 +2106,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2118,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2131,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{20}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Route) GetSubnet() string {
@@ -1999,7 +2152,7 @@ var File_internal_wire_keeper_keeper_proto protoreflect.FileDescriptor
 
 const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xab\x04\n" +
+	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xf9\x04\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05hello\x18\x02 \x01(\v2\x1b.mesolith.wire.keeper.HelloH\x00R\x05hello\x12?\n" +
@@ -2009,7 +2162,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x04list\x18\x06 \x01(\v2\x1a.mesolith.wire.keeper.ListH\x00R\x04list\x126\n" +
 	"\x06forget\x18\a \x01(\v2\x1c.mesolith.wire.keeper.ForgetH\x00R\x06forget\x12=\n" +
 	"\topen_file\x18\b \x01(\v2\x1e.mesolith.wire.keeper.OpenFileH\x00R\bopenFile\x12:\n" +
-	"\bread_dir\x18\t \x01(\v2\x1d.mesolith.wire.keeper.ReadDirH\x00R\areadDir\x12C\n" +
+	"\bread_dir\x18\t \x01(\v2\x1d.mesolith.wire.keeper.ReadDirH\x00R\areadDir\x12L\n" +
+	"\x0eremove_volumes\x18\v \x01(\v2#.mesolith.wire.keeper.RemoveVolumesH\x00R\rremoveVolumes\x12C\n" +
 	"\vset_network\x18\n" +
 	" \x01(\v2 .mesolith.wire.keeper.SetNetworkH\x00R\n" +
 	"setNetworkB\x06\n" +
@@ -2047,7 +2201,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\x99\x05\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xd1\x05\n" +
 	"\x06Launch\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12!\n" +
@@ -2071,8 +2225,18 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x03env\x18\x10 \x03(\v2\x1e.mesolith.wire.keeper.VariableR\x03env\x12\x16\n" +
 	"\x06height\x18\x11 \x01(\x04R\x06height\x12\x12\n" +
 	"\x04term\x18\x12 \x01(\x04R\x04term\x12\x17\n" +
-	"\auser_id\x18\x13 \x01(\rR\x06userId\x12%\n" +
-	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"3\n" +
+	"\auser_id\x18\x13 \x01(\rR\x06userId\x126\n" +
+	"\avolumes\x18\x15 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\x12%\n" +
+	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"\x9a\x01\n" +
+	"\x06Volume\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\tR\x04root\x12%\n" +
+	"\x0econtainer_path\x18\x04 \x01(\tR\rcontainerPath\x12\x1b\n" +
+	"\tread_only\x18\x05 \x01(\bR\breadOnly\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"G\n" +
+	"\rRemoveVolumes\x126\n" +
+	"\avolumes\x18\x01 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\"3\n" +
 	"\tPortRange\x12\x14\n" +
 	"\x05begin\x18\x01 \x01(\rR\x05begin\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\"4\n" +
@@ -2188,7 +2352,7 @@ func file_internal_wire_keeper_keeper_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_wire_keeper_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(Error_Code)(0),           // 0: mesolith.wire.keeper.Error.Code
 	(Container_Phase)(0),      // 1: mesolith.wire.keeper.Container.Phase
@@ -2201,54 +2365,59 @@ var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(*Configure)(nil),         // 8: mesolith.wire.keeper.Configure
 	(*Mirror)(nil),            // 9: mesolith.wire.keeper.Mirror
 	(*Launch)(nil),            // 10: mesolith.wire.keeper.Launch
-	(*PortRange)(nil),         // 11: mesolith.wire.keeper.PortRange
-	(*Variable)(nil),          // 12: mesolith.wire.keeper.Variable
-	(*Kill)(nil),              // 13: mesolith.wire.keeper.Kill
-	(*List)(nil),              // 14: mesolith.wire.keeper.List
-	(*ContainerList)(nil),     // 15: mesolith.wire.keeper.ContainerList
-	(*Container)(nil),         // 16: mesolith.wire.keeper.Container
-	(*PortMapping)(nil),       // 17: mesolith.wire.keeper.PortMapping
-	(*Forget)(nil),            // 18: mesolith.wire.keeper.Forget
-	(*OpenFile)(nil),          // 19: mesolith.wire.keeper.OpenFile
-	(*ReadDir)(nil),           // 20: mesolith.wire.keeper.ReadDir
-	(*FileInfo)(nil),          // 21: mesolith.wire.keeper.FileInfo
-	(*FileList)(nil),          // 22: mesolith.wire.keeper.FileList
-	(*SetNetwork)(nil),        // 23: mesolith.wire.keeper.SetNetwork
-	(*Route)(nil),             // 24: mesolith.wire.keeper.Route
+	(*Volume)(nil),            // 11: mesolith.wire.keeper.Volume
+	(*RemoveVolumes)(nil),     // 12: mesolith.wire.keeper.RemoveVolumes
+	(*PortRange)(nil),         // 13: mesolith.wire.keeper.PortRange
+	(*Variable)(nil),          // 14: mesolith.wire.keeper.Variable
+	(*Kill)(nil),              // 15: mesolith.wire.keeper.Kill
+	(*List)(nil),              // 16: mesolith.wire.keeper.List
+	(*ContainerList)(nil),     // 17: mesolith.wire.keeper.ContainerList
+	(*Container)(nil),         // 18: mesolith.wire.keeper.Container
+	(*PortMapping)(nil),       // 19: mesolith.wire.keeper.PortMapping
+	(*Forget)(nil),            // 20: mesolith.wire.keeper.Forget
+	(*OpenFile)(nil),          // 21: mesolith.wire.keeper.OpenFile
+	(*ReadDir)(nil),           // 22: mesolith.wire.keeper.ReadDir
+	(*FileInfo)(nil),          // 23: mesolith.wire.keeper.FileInfo
+	(*FileList)(nil),          // 24: mesolith.wire.keeper.FileList
+	(*SetNetwork)(nil),        // 25: mesolith.wire.keeper.SetNetwork
+	(*Route)(nil),             // 26: mesolith.wire.keeper.Route
 }
 var file_internal_wire_keeper_keeper_proto_depIdxs = []int32{
 	7,  // 0: mesolith.wire.keeper.Request.hello:type_name -> mesolith.wire.keeper.Hello
 	8,  // 1: mesolith.wire.keeper.Request.configure:type_name -> mesolith.wire.keeper.Configure
 	10, // 2: mesolith.wire.keeper.Request.launch:type_name -> mesolith.wire.keeper.Launch
-	13, // 3: mesolith.wire.keeper.Request.kill:type_name -> mesolith.wire.keeper.Kill
-	14, // 4: mesolith.wire.keeper.Request.list:type_name -> mesolith.wire.keeper.List
-	18, // 5: mesolith.wire.keeper.Request.forget:type_name -> mesolith.wire.keeper.Forget
-	19, // 6: mesolith.wire.keeper.Request.open_file:type_name -> mesolith.wire.keeper.OpenFile
-	20, // 7: mesolith.wire.keeper.Request.read_dir:type_name -> mesolith.wire.keeper.ReadDir
-	23, // 8: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
-	6,  // 9: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
-	7,  // 10: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
-	15, // 11: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
-	21, // 12: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
-	22, // 13: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
-	16, // 14: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
-	0,  // 15: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
-	9,  // 16: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
-	11, // 17: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
-	12, // 18: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
-	16, // 19: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
-	10, // 20: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
-	1,  // 21: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
-	17, // 22: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
-	3,  // 23: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
-	2,  // 24: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
-	21, // 25: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
-	24, // 26: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	15, // 3: mesolith.wire.keeper.Request.kill:type_name -> mesolith.wire.keeper.Kill
+	16, // 4: mesolith.wire.keeper.Request.list:type_name -> mesolith.wire.keeper.List
+	20, // 5: mesolith.wire.keeper.Request.forget:type_name -> mesolith.wire.keeper.Forget
+	21, // 6: mesolith.wire.keeper.Request.open_file:type_name -> mesolith.wire.keeper.OpenFile
+	22, // 7: mesolith.wire.keeper.Request.read_dir:type_name -> mesolith.wire.keeper.ReadDir
+	12, // 8: mesolith.wire.keeper.Request.remove_volumes:type_name -> mesolith.wire.keeper.RemoveVolumes
+	25, // 9: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
+	6,  // 10: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
+	7,  // 11: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
+	17, // 12: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
+	23, // 13: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
+	24, // 14: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
+	18, // 15: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
+	0,  // 16: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
+	9,  // 17: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
+	13, // 18: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
+	14, // 19: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
+	11, // 20: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
+	11, // 21: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
+	18, // 22: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
+	10, // 23: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
+	1,  // 24: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
+	19, // 25: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
+	3,  // 26: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
+	2,  // 27: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
+	23, // 28: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
+	26, // 29: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_keeper_keeper_proto_init() }
@@ -2265,6 +2434,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		(*Request_Forget)(nil),
 		(*Request_OpenFile)(nil),
 		(*Request_ReadDir)(nil),
+		(*Request_RemoveVolumes)(nil),
 		(*Request_SetNetwork)(nil),
 	}
 	file_internal_wire_keeper_keeper_proto_msgTypes[1].OneofWrappers = []any{
@@ -2280,7 +2450,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_keeper_keeper_proto_rawDesc), len(file_internal_wire_keeper_keeper_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

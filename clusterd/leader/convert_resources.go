@@ -1,0 +1,135 @@
+package leader
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/state"
+	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
+	"google.golang.org/protobuf/proto"
+)
+
+// underWay keeps what a proposal will take from being offered meanwhile, and counts it for
+// who will have it. done ends that.
+func (l *Leader) underWay(agent state.AgentID, by holder, rs state.Resources) (done func(), err error) {
+	taking, err := l.launching[agent].Plus(rs)
+	if err != nil {
+		return nil, err
+	}
+	l.launching[agent] = taking
+	counted := by.role != "" // nobody will have it
+	if counted {
+		holding, err := l.launchingBy[by].Plus(rs)
+		if counted = err == nil; counted {
+			l.launchingBy[by] = holding
+		}
+	}
+	return func() {
+		if l.launching[agent], _ = l.launching[agent].Minus(rs); len(l.launching[agent]) == 0 {
+			delete(l.launching, agent)
+		}
+		if counted {
+			if l.launchingBy[by], _ = l.launchingBy[by].Minus(rs); len(l.launchingBy[by]) == 0 {
+				delete(l.launchingBy, by)
+			}
+		}
+		l.allocate = true
+	}, nil
+}
+
+// convert carries out an operation of an ACCEPT that makes resources something else. What
+// follows it in the same call sees them so, and in the log it follows.
+func (l *Leader) convert(acc *acceptance, op *mesosv1.Offer_Operation) {
+	fail := func(why string) {
+		l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_ERROR, acc.agent, "invalid "+op.GetType().String()+" operation: "+why)
+	}
+	c, err := conversionOf(op, converter{principal: acc.f.info.GetPrincipal(), role: acc.role, caps: acc.f.caps})
+	if err != nil {
+		fail(err.Error())
+		return
+	}
+	if !acc.left.Hold(c.take) {
+		fail(fmt.Sprintf("it needs %s, and of the offers there is %s", c.take, acc.left))
+		return
+	}
+	left, _ := acc.left.Minus(c.take)
+	if left, err = left.Plus(c.give); err != nil {
+		fail(err.Error())
+		return
+	}
+	command := state.ConvertResources{Agent: acc.agent, Take: c.take, Give: c.give, Framework: acc.f.id}
+	if op.GetId() != nil {
+		if err := checkID("operation id", op.GetId().GetValue()); err != nil {
+			fail(err.Error())
+			return
+		}
+		command.Operation, command.UUID = state.OperationID(op.GetId().GetValue()), newUUID()
+		if command.Info, err = (proto.MarshalOptions{AllowPartial: true}).Marshal(op); err != nil {
+			fail("it cannot be stored: " + err.Error())
+			return
+		}
+	}
+	done, err := l.underWay(acc.agent, holder{acc.role, acc.f.id}, c.take)
+	if err != nil {
+		fail(err.Error())
+		return
+	}
+	acc.left = left
+	acc.open++
+	l.propose(command, func(_ state.Result, err error) {
+		done()
+		switch {
+		case err == nil:
+			l.converted(acc.agent, c)
+			if command.Operation != "" {
+				l.tellOperation(operationKey{acc.f.id, command.Operation}, retryFirst)
+			}
+		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable), errors.Is(err, state.ErrAgentDeactivated):
+			l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_DROPPED, acc.agent, err.Error())
+			err = nil
+		case isRefusal(err):
+			fail(err.Error())
+			err = nil
+		}
+		acc.finish(err)
+	})
+}
+
+// converted has an agent know what was made of its resources, and the watchers and the log.
+func (l *Leader) converted(agent state.AgentID, c conversion) {
+	l.log.Info("resources converted", "agent", agent, "from", c.take.String(), "to", c.give.String())
+	l.sendMade(agent)
+}
+
+// sendMade tells an agent all that was made of its resources.
+func (l *Leader) sendMade(id state.AgentID) {
+	m := &agentwire.Made{}
+	known := false
+	l.cfg.Machine.View(func(s *state.State) {
+		a, ok := s.Agent(id)
+		if !ok {
+			return
+		}
+		known = true
+		for _, r := range ToWire(a.Total.Made(), "") {
+			raw, err := proto.MarshalOptions{AllowPartial: true}.Marshal(r)
+			if err != nil { // text that is not UTF-8 is none to proto2
+				l.log.Error("a resource cannot be told to its agent", "agent", id, "error", err)
+				known = false
+			}
+			m.Resources = append(m.Resources, raw)
+		}
+	})
+	if known {
+		l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Made{Made: m}})
+	}
+}
+
+func newUUID() []byte {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return b[:]
+}
