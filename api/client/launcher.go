@@ -29,6 +29,16 @@ type Task struct {
 	// Limits are what it may use at most of cpus and of mem; without, that is what it
 	// has of mem, and of cpus whatever nobody else wants. Infinity is no limit.
 	Limits map[string]float64
+	// Volumes are persistent volumes of the framework's role that it uses. They exist: it
+	// runs where they are.
+	Volumes []Volume
+}
+
+// Volume is a persistent volume as a task wants to see it.
+type Volume struct {
+	ID       string
+	Path     string // in the container; empty: where its maker said
+	ReadOnly bool
 }
 
 // Launcher is a framework that runs the tasks it is given, each once, on the first offer

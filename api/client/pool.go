@@ -12,13 +12,18 @@ import (
 type pool struct {
 	scalars map[string]float64
 	ports   []*mesosv1.Value_Range
+	volumes map[string]*mesosv1.Resource // persistent ones, by id
 	role    string
 }
 
 func newPool(o *mesosv1.Offer) *pool {
-	p := &pool{scalars: map[string]float64{}, role: o.GetAllocationInfo().GetRole()}
+	p := &pool{scalars: map[string]float64{}, volumes: map[string]*mesosv1.Resource{}, role: o.GetAllocationInfo().GetRole()}
 	for _, r := range o.GetResources() {
-		if len(r.GetReservations()) > 0 || r.GetRevocable() != nil || r.GetShared() != nil || r.GetDisk() != nil {
+		if id := r.GetDisk().GetPersistence().GetId(); id != "" {
+			p.volumes[id] = r
+			continue
+		}
+		if len(r.GetReservations()) > 0 || r.GetRole() != "*" || r.GetRevocable() != nil || r.GetShared() != nil || r.GetDisk() != nil {
 			continue // only plain resources are used here
 		}
 		if r.GetName() == "ports" {
@@ -49,6 +54,11 @@ func (p *pool) place(t Task, o *mesosv1.Offer) (*mesosv1.TaskInfo, []uint64, boo
 			return nil, nil, false
 		}
 	}
+	for _, v := range t.Volumes {
+		if p.volumes[v.ID] == nil {
+			return nil, nil, false
+		}
+	}
 	ports, ok := p.takePorts(t.Ports)
 	if !ok {
 		return nil, nil, false
@@ -65,6 +75,9 @@ func (p *pool) place(t Task, o *mesosv1.Offer) (*mesosv1.TaskInfo, []uint64, boo
 			p.scalars[w.name] -= w.value
 			info.Resources = append(info.Resources, p.scalar(w.name, w.value))
 		}
+	}
+	for _, v := range t.Volumes {
+		info.Resources = append(info.Resources, p.volume(v))
 	}
 	for name, most := range t.Limits {
 		if info.Limits == nil {
@@ -84,6 +97,20 @@ func (p *pool) scalar(name string, value float64) *mesosv1.Resource {
 		Name: proto.String(name), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: proto.Float64(value)},
 		AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String(p.role)},
 	}
+}
+
+// volume takes a volume out of the pool, as its task wants to see it.
+func (p *pool) volume(v Volume) *mesosv1.Resource {
+	r := proto.Clone(p.volumes[v.ID]).(*mesosv1.Resource)
+	delete(p.volumes, v.ID)
+	seen := r.GetDisk().GetVolume()
+	if v.Path != "" {
+		seen.ContainerPath = proto.String(v.Path)
+	}
+	if v.ReadOnly {
+		seen.Mode = mesosv1.Volume_RO.Enum()
+	}
+	return r
 }
 
 func (p *pool) portsResource(ports []uint64) *mesosv1.Resource {

@@ -150,4 +150,6 @@ func volume(r *mesosv1.Resource) *keeper.Volume {
 	return v
 }
 
-func nameOf(v *keeper.Volume) string { return fmt.Sprintf("%q %q %q", v.GetRole(), v.GetId(), v.GetRoot()) }
+func nameOf(v *keeper.Volume) string {
+	return fmt.Sprintf("%q %q %q", v.GetRole(), v.GetId(), v.GetRoot())
+}

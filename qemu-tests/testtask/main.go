@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -27,7 +28,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: bomb | eat-and-stay MB | attempt | neighbour URL | spin SECONDS | hog | tracked | eat-in-child MB | fill DIR… | inodes DIR | flood | packets HOST:PORT… | flows HOST:PORT | connections HOST:PORT | hoard | inspect NAME=ADDRESS… | say TEXT | show FILE | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
+		return fmt.Errorf("usage: bomb | eat-and-stay MB | attempt | neighbour URL | spin SECONDS | hog | tracked | eat-in-child MB | fill DIR… | inodes DIR | flood | packets HOST:PORT… | flows HOST:PORT | connections HOST:PORT | hoard | inspect NAME=ADDRESS… | say TEXT | show FILE | keep FILE TEXT | exit CODE | live | stay | eat MB | serve | serve-self HOST | get URL | udp HOST:PORT | probe ADDRESS…")
 	}
 	arg := func(i int) string {
 		if i < len(args) {
@@ -46,6 +47,8 @@ func run(args []string) error {
 		}
 		_, err = os.Stdout.Write(raw)
 		return err
+	case "keep":
+		return keep(arg(1), arg(2))
 	case "exit":
 		code, err := strconv.Atoi(arg(1))
 		if err != nil {
@@ -102,6 +105,26 @@ func run(args []string) error {
 		return probe(args[1:])
 	}
 	return fmt.Errorf("unknown verb %q", args[0])
+}
+
+// keep writes a new file and prints whose it and its directory are.
+func keep(name, text string) error {
+	if err := os.WriteFile(name, []byte(text+"\n"), 0o640); err != nil {
+		return err
+	}
+	for _, at := range []string{name, filepath.Dir(name)} {
+		info, err := os.Stat(at)
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("%s has no owner", at)
+		}
+		fmt.Printf("%d:%d ", st.Uid, st.Gid)
+	}
+	fmt.Println("seen by", os.Getuid())
+	return nil
 }
 
 // live prints who it is once, then counts until SIGTERM: a second life of the same task
