@@ -26,7 +26,10 @@ func (a *Agent) report() error {
 
 // tellWhole adds the launches of everything held, and the network of what runs.
 func (a *Agent) tellWhole(at *agentwire.Attach) {
-	at.Whole, at.Made = true, a.made.resources
+	at.Whole = true
+	for _, m := range a.made.resources {
+		at.Made = append(at.Made, &agentwire.MadeResource{Resource: m.GetResource(), Serial: m.GetSerial()})
+	}
 	for _, h := range at.Held {
 		t := a.tasks[h.GetContainerId()]
 		launch, err := launchedRecord(t)

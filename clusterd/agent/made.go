@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"bytes"
 	"fmt"
 	"math"
+	"slices"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/agent/journal"
 	"github.com/mesolith/mesolith/clusterd/task"
+	wire "github.com/mesolith/mesolith/internal/wire/agent"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"google.golang.org/protobuf/proto"
 )
@@ -18,23 +21,28 @@ import (
 
 // made is what the leader said last, and what is still to be done about it.
 type made struct {
-	resources [][]byte // mesos.v1.Resource
-	removed   [][]byte // volumes not yet known to be gone
-	asked     bool     // the keeper is removing them
+	resources []*journal.Resource
+	removed   []*journal.Resource // volumes not yet known to be gone
+	asked     bool                // the keeper is removing them
 }
 
 // onMade takes what the leader says was made of the resources here.
-func (a *Agent) onMade(resources [][]byte) error {
-	now := map[string]bool{}
-	for _, raw := range resources {
-		if v := volumeOf(raw); v != nil {
-			now[nameOf(v)] = true
+func (a *Agent) onMade(list []*wire.MadeResource) error {
+	next := made{removed: a.made.removed}
+	now := map[string]uint64{}
+	for _, m := range list {
+		next.resources = append(next.resources, &journal.Resource{Resource: m.GetResource(), Serial: m.GetSerial()})
+		if v := volumeOf(m.GetResource()); v != nil {
+			now[nameOf(v)] = m.GetSerial()
 		}
 	}
-	next := made{resources: resources, removed: a.made.removed}
-	for _, raw := range a.made.resources {
-		if v := volumeOf(raw); v != nil && !now[nameOf(v)] && !a.removing(v) {
-			next.removed = append(next.removed[:len(next.removed):len(next.removed)], raw)
+	for _, m := range a.made.resources {
+		v := volumeOf(m.GetResource())
+		if v == nil || a.removing(v) {
+			continue
+		}
+		if serial, stays := now[nameOf(v)]; !stays || serial != m.GetSerial() {
+			next.removed = append(next.removed[:len(next.removed):len(next.removed)], m)
 		}
 	}
 	if same(next.resources, a.made.resources) && len(next.removed) == len(a.made.removed) {
@@ -43,21 +51,16 @@ func (a *Agent) onMade(resources [][]byte) error {
 	if err := a.journal.Append(next.record()); err != nil {
 		return err
 	}
+	next.asked = a.made.asked
 	a.made = next
 	a.removeVolumes()
 	return nil
 }
 
-func same(a, b [][]byte) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if string(a[i]) != string(b[i]) {
-			return false
-		}
-	}
-	return true
+func same(a, b []*journal.Resource) bool {
+	return slices.EqualFunc(a, b, func(x, y *journal.Resource) bool {
+		return x.GetSerial() == y.GetSerial() && bytes.Equal(x.GetResource(), y.GetResource())
+	})
 }
 
 func (m made) record() *journal.Record {
@@ -67,8 +70,8 @@ func (m made) record() *journal.Record {
 // removing says whether a volume of this name is on its way out: nothing may be written to
 // a new one before that is over.
 func (a *Agent) removing(v *keeper.Volume) bool {
-	for _, raw := range a.made.removed {
-		if old := volumeOf(raw); old != nil && nameOf(old) == nameOf(v) {
+	for _, m := range a.made.removed {
+		if old := volumeOf(m.GetResource()); old != nil && nameOf(old) == nameOf(v) {
 			return true
 		}
 	}
@@ -81,8 +84,8 @@ func (a *Agent) removeVolumes() {
 		return
 	}
 	ask := &keeper.RemoveVolumes{}
-	for _, raw := range a.made.removed {
-		ask.Volumes = append(ask.Volumes, volumeOf(raw))
+	for _, m := range a.made.removed {
+		ask.Volumes = append(ask.Volumes, volumeOf(m.GetResource()))
 	}
 	a.made.asked = true
 	a.keeper.send(&keeper.Request{Body: &keeper.Request_RemoveVolumes{RemoveVolumes: ask}})
@@ -96,9 +99,9 @@ func (a *Agent) onRemoved(gone []*keeper.Volume) error {
 		is[nameOf(v)] = true
 		a.log.Info("persistent volume removed", "role", v.GetRole(), "volume", v.GetId())
 	}
-	for _, raw := range a.made.removed {
-		if !is[nameOf(volumeOf(raw))] {
-			next.removed = append(next.removed, raw)
+	for _, m := range a.made.removed {
+		if !is[nameOf(volumeOf(m.GetResource()))] {
+			next.removed = append(next.removed, m)
 		}
 	}
 	if err := a.journal.Append(next.record()); err != nil {

@@ -119,15 +119,22 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 
 // madeOf reads what was made of an agent's resources, as it tells.
 func madeOf(at *agentwire.Attach) (state.Resources, error) {
-	var list []*mesosv1.Resource
-	for _, raw := range at.GetMade() {
-		r := &mesosv1.Resource{}
-		if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(raw, r); err != nil {
+	var list []state.Resource
+	for _, m := range at.GetMade() {
+		w := &mesosv1.Resource{}
+		if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(m.GetResource(), w); err != nil {
 			return nil, err
+		}
+		r, err := resourceFromWire(w)
+		if err != nil {
+			return nil, err
+		}
+		if r.Mounting != nil {
+			r.Mounting.Serial = m.GetSerial()
 		}
 		list = append(list, r)
 	}
-	return fromWire(list)
+	return state.NewResources(list...)
 }
 
 // adoptFramework gives a framework that has not subscribed yet as long as it would have

@@ -113,13 +113,18 @@ func (l *Leader) sendMade(id state.AgentID) {
 			return
 		}
 		known = true
-		for _, r := range ToWire(a.Total.Made(), "") {
+		made := a.Total.Made()
+		for i, r := range ToWire(made, "") {
 			raw, err := proto.MarshalOptions{AllowPartial: true}.Marshal(r)
 			if err != nil { // text that is not UTF-8 is none to proto2
 				l.log.Error("a resource cannot be told to its agent", "agent", id, "error", err)
 				known = false
 			}
-			m.Resources = append(m.Resources, raw)
+			one := &agentwire.MadeResource{Resource: raw}
+			if seen := made[i].Mounting; seen != nil {
+				one.Serial = seen.Serial
+			}
+			m.Resources = append(m.Resources, one)
 		}
 	})
 	if known {

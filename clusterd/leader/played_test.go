@@ -100,7 +100,7 @@ type played struct {
 	in   chan *agentwire.FromMaster
 	role string      // its resources are reserved for; empty: for nobody
 	disk int64       // MB that it has
-	made [][]byte    // what it says was made of its resources
+	made []*agentwire.MadeResource    // what it says was made of its resources
 	mute atomic.Bool // answers no ping
 }
 

@@ -81,7 +81,7 @@ func (c ConvertResources) apply(s *State) (Result, error) {
 			return Result{}, fmt.Errorf("%d operations: %w", maxOperations, ErrListFull)
 		}
 	}
-	total, err := converted(a, c.Take, c.Give)
+	total, err := s.converted(a, c.Take, c.Give)
 	if err != nil {
 		return Result{}, err
 	}
@@ -96,7 +96,7 @@ func (c ConvertResources) apply(s *State) (Result, error) {
 }
 
 // converted is what an agent offers once some of its free resources are others.
-func converted(a *Agent, take, give Resources) (Resources, error) {
+func (s *State) converted(a *Agent, take, give Resources) (Resources, error) {
 	was, err := take.Bases()
 	if err != nil {
 		return nil, err
@@ -112,13 +112,30 @@ func converted(a *Agent, take, give Resources) (Resources, error) {
 		return nil, fmt.Errorf("%s are wanted, agent %s has %s free: %w", take, a.ID, free, ErrNoRoom)
 	}
 	left, _ := a.Total.Minus(take)
-	for _, r := range give {
+	made := slices.Clone(give)
+	for i := range made {
+		r := &made[i]
 		id := r.Volume()
-		if id != "" && slices.ContainsFunc(left, func(o Resource) bool { return o.Role == r.Role && o.Volume() == id }) {
+		if id == "" {
+			continue
+		}
+		if slices.ContainsFunc(left, func(o Resource) bool { return o.Role == r.Role && o.Volume() == id }) {
 			return nil, fmt.Errorf("volume %s of role %s on agent %s: %w", id, r.Role, a.ID, ErrVolumeDuplicate)
 		}
+		_, grown := slices.BinarySearchFunc(take, *r, compareResource)
+		was, found := slices.BinarySearchFunc(a.Total, *r, compareResource)
+		if grown && found { // it stays the volume that it is
+			r.Mounting = a.Total[was].Mounting
+			continue
+		}
+		seen := Mounting{}
+		if r.Mounting != nil {
+			seen = *r.Mounting
+		}
+		seen.Serial = s.generation.Height<<40 ^ s.index // an entry's last volume of a name is the only one that is ever seen
+		r.Mounting = &seen
 	}
-	return left.Plus(give)
+	return left.Plus(made)
 }
 
 // RestoreResources gives an agent that is being adopted what was made of its resources in

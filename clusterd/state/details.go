@@ -54,6 +54,9 @@ type Mounting struct {
 	Path      string // in the container
 	ReadOnly  bool
 	Principal string // of who made the volume
+	// Serial tells a volume from one of the same name that was destroyed before it; 0 where
+	// somebody only names it.
+	Serial uint64
 }
 
 // plain: Resource.Role says all of it.

@@ -372,6 +372,7 @@ func (w *writer) mounting(m *Mounting) {
 		w.string(m.Path)
 		w.bool(m.ReadOnly)
 		w.string(m.Principal)
+		w.uint(m.Serial)
 	}
 }
 
@@ -379,7 +380,7 @@ func (r *reader) mounting() *Mounting {
 	if !r.bool() {
 		return nil
 	}
-	return &Mounting{Path: r.string(), ReadOnly: r.bool(), Principal: r.string()}
+	return &Mounting{Path: r.string(), ReadOnly: r.bool(), Principal: r.string(), Serial: r.uint()}
 }
 
 // resources accepts canonical bags only, so that what is compared byte for byte was

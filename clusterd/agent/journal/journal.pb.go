@@ -649,8 +649,8 @@ func (x *Dropped) GetContainerIds() []string {
 // counts.
 type Made struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resources     [][]byte               `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"` // mesos.v1.Resource
-	Removed       [][]byte               `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"`     // volumes that are not yet known to be gone, as Resource
+	Resources     []*Resource            `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	Removed       []*Resource            `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"` // volumes that are not yet known to be gone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,18 +685,70 @@ func (*Made) Descriptor() ([]byte, []int) {
 	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *Made) GetResources() [][]byte {
+func (x *Made) GetResources() []*Resource {
 	if x != nil {
 		return x.Resources
 	}
 	return nil
 }
 
-func (x *Made) GetRemoved() [][]byte {
+func (x *Made) GetRemoved() []*Resource {
 	if x != nil {
 		return x.Removed
 	}
 	return nil
+}
+
+type Resource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      []byte                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"` // mesos.v1.Resource
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`    // of a volume: no other one of its name has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resource) Reset() {
+	*x = Resource{}
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resource) ProtoMessage() {}
+
+func (x *Resource) ProtoReflect() protoreflect.Message {
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resource.ProtoReflect.Descriptor instead.
+func (*Resource) Descriptor() ([]byte, []int) {
+	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Resource) GetResource() []byte {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *Resource) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
 }
 
 // Damaged: what was recorded after the records before this one is lost.
@@ -709,7 +761,7 @@ type Damaged struct {
 
 func (x *Damaged) Reset() {
 	*x = Damaged{}
-	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[9]
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +773,7 @@ func (x *Damaged) String() string {
 func (*Damaged) ProtoMessage() {}
 
 func (x *Damaged) ProtoReflect() protoreflect.Message {
-	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[9]
+	mi := &file_clusterd_agent_journal_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +786,7 @@ func (x *Damaged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damaged.ProtoReflect.Descriptor instead.
 func (*Damaged) Descriptor() ([]byte, []int) {
-	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{9}
+	return file_clusterd_agent_journal_journal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Damaged) GetWhy() string {
@@ -791,10 +843,13 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\atask_id\x18\x03 \x01(\tR\x06taskId\x12\x19\n" +
 	"\bgrace_ns\x18\x04 \x01(\x03R\agraceNs\".\n" +
 	"\aDropped\x12#\n" +
-	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\">\n" +
-	"\x04Made\x12\x1c\n" +
-	"\tresources\x18\x01 \x03(\fR\tresources\x12\x18\n" +
-	"\aremoved\x18\x02 \x03(\fR\aremoved\"\x1b\n" +
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"\x82\x01\n" +
+	"\x04Made\x12>\n" +
+	"\tresources\x18\x01 \x03(\v2 .mesolith.agent.journal.ResourceR\tresources\x12:\n" +
+	"\aremoved\x18\x02 \x03(\v2 .mesolith.agent.journal.ResourceR\aremoved\">\n" +
+	"\bResource\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\fR\bresource\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\"\x1b\n" +
 	"\aDamaged\x12\x10\n" +
 	"\x03why\x18\x01 \x01(\tR\x03whyB5Z3github.com/mesolith/mesolith/clusterd/agent/journalb\x06proto3"
 
@@ -810,7 +865,7 @@ func file_clusterd_agent_journal_journal_proto_rawDescGZIP() []byte {
 	return file_clusterd_agent_journal_journal_proto_rawDescData
 }
 
-var file_clusterd_agent_journal_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_clusterd_agent_journal_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_clusterd_agent_journal_journal_proto_goTypes = []any{
 	(*Record)(nil),       // 0: mesolith.agent.journal.Record
 	(*Identity)(nil),     // 1: mesolith.agent.journal.Identity
@@ -821,23 +876,26 @@ var file_clusterd_agent_journal_journal_proto_goTypes = []any{
 	(*KillAsked)(nil),    // 6: mesolith.agent.journal.KillAsked
 	(*Dropped)(nil),      // 7: mesolith.agent.journal.Dropped
 	(*Made)(nil),         // 8: mesolith.agent.journal.Made
-	(*Damaged)(nil),      // 9: mesolith.agent.journal.Damaged
+	(*Resource)(nil),     // 9: mesolith.agent.journal.Resource
+	(*Damaged)(nil),      // 10: mesolith.agent.journal.Damaged
 }
 var file_clusterd_agent_journal_journal_proto_depIdxs = []int32{
-	1, // 0: mesolith.agent.journal.Record.identity:type_name -> mesolith.agent.journal.Identity
-	2, // 1: mesolith.agent.journal.Record.seen:type_name -> mesolith.agent.journal.Seen
-	3, // 2: mesolith.agent.journal.Record.launched:type_name -> mesolith.agent.journal.Launched
-	4, // 3: mesolith.agent.journal.Record.updated:type_name -> mesolith.agent.journal.Updated
-	5, // 4: mesolith.agent.journal.Record.acknowledged:type_name -> mesolith.agent.journal.Acknowledged
-	6, // 5: mesolith.agent.journal.Record.kill_asked:type_name -> mesolith.agent.journal.KillAsked
-	7, // 6: mesolith.agent.journal.Record.dropped:type_name -> mesolith.agent.journal.Dropped
-	9, // 7: mesolith.agent.journal.Record.damaged:type_name -> mesolith.agent.journal.Damaged
-	8, // 8: mesolith.agent.journal.Record.made:type_name -> mesolith.agent.journal.Made
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	1,  // 0: mesolith.agent.journal.Record.identity:type_name -> mesolith.agent.journal.Identity
+	2,  // 1: mesolith.agent.journal.Record.seen:type_name -> mesolith.agent.journal.Seen
+	3,  // 2: mesolith.agent.journal.Record.launched:type_name -> mesolith.agent.journal.Launched
+	4,  // 3: mesolith.agent.journal.Record.updated:type_name -> mesolith.agent.journal.Updated
+	5,  // 4: mesolith.agent.journal.Record.acknowledged:type_name -> mesolith.agent.journal.Acknowledged
+	6,  // 5: mesolith.agent.journal.Record.kill_asked:type_name -> mesolith.agent.journal.KillAsked
+	7,  // 6: mesolith.agent.journal.Record.dropped:type_name -> mesolith.agent.journal.Dropped
+	10, // 7: mesolith.agent.journal.Record.damaged:type_name -> mesolith.agent.journal.Damaged
+	8,  // 8: mesolith.agent.journal.Record.made:type_name -> mesolith.agent.journal.Made
+	9,  // 9: mesolith.agent.journal.Made.resources:type_name -> mesolith.agent.journal.Resource
+	9,  // 10: mesolith.agent.journal.Made.removed:type_name -> mesolith.agent.journal.Resource
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_clusterd_agent_journal_journal_proto_init() }
@@ -862,7 +920,7 @@ func file_clusterd_agent_journal_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clusterd_agent_journal_journal_proto_rawDesc), len(file_clusterd_agent_journal_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -616,7 +616,7 @@ type Attach struct {
 	Held          []*Held                `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`          // everything the journal knows of
 	Sequence      uint64                 `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"` // of this attach on this connection, echoed
 	Whole         bool                   `protobuf:"varint,10,opt,name=whole,proto3" json:"whole,omitempty"`      // held says all that an adoption needs
-	Made          [][]byte               `protobuf:"bytes,12,rep,name=made,proto3" json:"made,omitempty"`         // whole: what Made said last
+	Made          []*MadeResource        `protobuf:"bytes,12,rep,name=made,proto3" json:"made,omitempty"`         // whole: what Made said last
 	Subnet        string                 `protobuf:"bytes,11,opt,name=subnet,proto3" json:"subnet,omitempty"`     // whole: where its containers have their addresses, CIDR; empty: none have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -722,7 +722,7 @@ func (x *Attach) GetWhole() bool {
 	return false
 }
 
-func (x *Attach) GetMade() [][]byte {
+func (x *Attach) GetMade() []*MadeResource {
 	if x != nil {
 		return x.Made
 	}
@@ -1382,7 +1382,7 @@ func (x *Forgotten) GetContainerIds() []string {
 // it holds.
 type Made struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resources     [][]byte               `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"` // mesos.v1.Resource
+	Resources     []*MadeResource        `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1417,11 +1417,63 @@ func (*Made) Descriptor() ([]byte, []int) {
 	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *Made) GetResources() [][]byte {
+func (x *Made) GetResources() []*MadeResource {
 	if x != nil {
 		return x.Resources
 	}
 	return nil
+}
+
+type MadeResource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      []byte                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"` // mesos.v1.Resource
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`    // of a volume: no other one of its name has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MadeResource) Reset() {
+	*x = MadeResource{}
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MadeResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MadeResource) ProtoMessage() {}
+
+func (x *MadeResource) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MadeResource.ProtoReflect.Descriptor instead.
+func (*MadeResource) Descriptor() ([]byte, []int) {
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MadeResource) GetResource() []byte {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *MadeResource) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
 }
 
 type Ping struct {
@@ -1433,7 +1485,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1497,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1510,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ping) GetSequence() uint64 {
@@ -1477,7 +1529,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1541,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1554,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pong) GetSequence() uint64 {
@@ -1523,7 +1575,7 @@ type NetworkPlan struct {
 
 func (x *NetworkPlan) Reset() {
 	*x = NetworkPlan{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1587,7 @@ func (x *NetworkPlan) String() string {
 func (*NetworkPlan) ProtoMessage() {}
 
 func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1600,7 @@ func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPlan.ProtoReflect.Descriptor instead.
 func (*NetworkPlan) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NetworkPlan) GetVersion() uint64 {
@@ -1583,7 +1635,7 @@ type Subnet struct {
 
 func (x *Subnet) Reset() {
 	*x = Subnet{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1647,7 @@ func (x *Subnet) String() string {
 func (*Subnet) ProtoMessage() {}
 
 func (x *Subnet) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1660,7 @@ func (x *Subnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subnet.ProtoReflect.Descriptor instead.
 func (*Subnet) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Subnet) GetNode() string {
@@ -1641,7 +1693,7 @@ type Shutdown struct {
 
 func (x *Shutdown) Reset() {
 	*x = Shutdown{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1705,7 @@ func (x *Shutdown) String() string {
 func (*Shutdown) ProtoMessage() {}
 
 func (x *Shutdown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1718,7 @@ func (x *Shutdown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shutdown.ProtoReflect.Descriptor instead.
 func (*Shutdown) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Shutdown) GetReason() string {
@@ -1726,7 +1778,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"generation\x18\x04 \x01(\tR\n" +
 	"generation\x12\x18\n" +
 	"\aleading\x18\x05 \x01(\bR\aleading\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\tR\x06leader\"\xd7\x02\n" +
+	"\x06leader\x18\x06 \x01(\tR\x06leader\"\xfa\x02\n" +
 	"\x06Attach\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
 	"\n" +
@@ -1740,8 +1792,8 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x04held\x18\b \x03(\v2\x19.mesolith.wire.agent.HeldR\x04held\x12\x1a\n" +
 	"\bsequence\x18\t \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05whole\x18\n" +
-	" \x01(\bR\x05whole\x12\x12\n" +
-	"\x04made\x18\f \x03(\fR\x04made\x12\x16\n" +
+	" \x01(\bR\x05whole\x125\n" +
+	"\x04made\x18\f \x03(\v2!.mesolith.wire.agent.MadeResourceR\x04made\x12\x16\n" +
 	"\x06subnet\x18\v \x01(\tR\x06subnet\"\xa2\x03\n" +
 	"\x04Held\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
@@ -1793,9 +1845,12 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x06Forget\x12#\n" +
 	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"0\n" +
 	"\tForgotten\x12#\n" +
-	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"$\n" +
-	"\x04Made\x12\x1c\n" +
-	"\tresources\x18\x01 \x03(\fR\tresources\"\"\n" +
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"G\n" +
+	"\x04Made\x12?\n" +
+	"\tresources\x18\x01 \x03(\v2!.mesolith.wire.agent.MadeResourceR\tresources\"B\n" +
+	"\fMadeResource\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\fR\bresource\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\"\"\n" +
 	"\x04Ping\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\"\n" +
 	"\x04Pong\x12\x1a\n" +
@@ -1823,34 +1878,35 @@ func file_internal_wire_agent_agent_proto_rawDescGZIP() []byte {
 	return file_internal_wire_agent_agent_proto_rawDescData
 }
 
-var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_internal_wire_agent_agent_proto_goTypes = []any{
-	(*FromAgent)(nil),   // 0: mesolith.wire.agent.FromAgent
-	(*FromMaster)(nil),  // 1: mesolith.wire.agent.FromMaster
-	(*Hello)(nil),       // 2: mesolith.wire.agent.Hello
-	(*MasterHello)(nil), // 3: mesolith.wire.agent.MasterHello
-	(*Attach)(nil),      // 4: mesolith.wire.agent.Attach
-	(*Held)(nil),        // 5: mesolith.wire.agent.Held
-	(*Attached)(nil),    // 6: mesolith.wire.agent.Attached
-	(*Refused)(nil),     // 7: mesolith.wire.agent.Refused
-	(*Run)(nil),         // 8: mesolith.wire.agent.Run
-	(*Kill)(nil),        // 9: mesolith.wire.agent.Kill
-	(*Update)(nil),      // 10: mesolith.wire.agent.Update
-	(*Acknowledge)(nil), // 11: mesolith.wire.agent.Acknowledge
-	(*Forget)(nil),      // 12: mesolith.wire.agent.Forget
-	(*Forgotten)(nil),   // 13: mesolith.wire.agent.Forgotten
-	(*Made)(nil),        // 14: mesolith.wire.agent.Made
-	(*Ping)(nil),        // 15: mesolith.wire.agent.Ping
-	(*Pong)(nil),        // 16: mesolith.wire.agent.Pong
-	(*NetworkPlan)(nil), // 17: mesolith.wire.agent.NetworkPlan
-	(*Subnet)(nil),      // 18: mesolith.wire.agent.Subnet
-	(*Shutdown)(nil),    // 19: mesolith.wire.agent.Shutdown
+	(*FromAgent)(nil),    // 0: mesolith.wire.agent.FromAgent
+	(*FromMaster)(nil),   // 1: mesolith.wire.agent.FromMaster
+	(*Hello)(nil),        // 2: mesolith.wire.agent.Hello
+	(*MasterHello)(nil),  // 3: mesolith.wire.agent.MasterHello
+	(*Attach)(nil),       // 4: mesolith.wire.agent.Attach
+	(*Held)(nil),         // 5: mesolith.wire.agent.Held
+	(*Attached)(nil),     // 6: mesolith.wire.agent.Attached
+	(*Refused)(nil),      // 7: mesolith.wire.agent.Refused
+	(*Run)(nil),          // 8: mesolith.wire.agent.Run
+	(*Kill)(nil),         // 9: mesolith.wire.agent.Kill
+	(*Update)(nil),       // 10: mesolith.wire.agent.Update
+	(*Acknowledge)(nil),  // 11: mesolith.wire.agent.Acknowledge
+	(*Forget)(nil),       // 12: mesolith.wire.agent.Forget
+	(*Forgotten)(nil),    // 13: mesolith.wire.agent.Forgotten
+	(*Made)(nil),         // 14: mesolith.wire.agent.Made
+	(*MadeResource)(nil), // 15: mesolith.wire.agent.MadeResource
+	(*Ping)(nil),         // 16: mesolith.wire.agent.Ping
+	(*Pong)(nil),         // 17: mesolith.wire.agent.Pong
+	(*NetworkPlan)(nil),  // 18: mesolith.wire.agent.NetworkPlan
+	(*Subnet)(nil),       // 19: mesolith.wire.agent.Subnet
+	(*Shutdown)(nil),     // 20: mesolith.wire.agent.Shutdown
 }
 var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	2,  // 0: mesolith.wire.agent.FromAgent.hello:type_name -> mesolith.wire.agent.Hello
 	4,  // 1: mesolith.wire.agent.FromAgent.attach:type_name -> mesolith.wire.agent.Attach
 	10, // 2: mesolith.wire.agent.FromAgent.update:type_name -> mesolith.wire.agent.Update
-	16, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
+	17, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
 	13, // 4: mesolith.wire.agent.FromAgent.forgotten:type_name -> mesolith.wire.agent.Forgotten
 	3,  // 5: mesolith.wire.agent.FromMaster.hello:type_name -> mesolith.wire.agent.MasterHello
 	6,  // 6: mesolith.wire.agent.FromMaster.attached:type_name -> mesolith.wire.agent.Attached
@@ -1859,18 +1915,20 @@ var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	9,  // 9: mesolith.wire.agent.FromMaster.kill:type_name -> mesolith.wire.agent.Kill
 	11, // 10: mesolith.wire.agent.FromMaster.acknowledge:type_name -> mesolith.wire.agent.Acknowledge
 	12, // 11: mesolith.wire.agent.FromMaster.forget:type_name -> mesolith.wire.agent.Forget
-	15, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
-	17, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
-	19, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
+	16, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
+	18, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
+	20, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
 	14, // 15: mesolith.wire.agent.FromMaster.made:type_name -> mesolith.wire.agent.Made
 	8,  // 16: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
 	5,  // 17: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
-	18, // 18: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	15, // 18: mesolith.wire.agent.Attach.made:type_name -> mesolith.wire.agent.MadeResource
+	15, // 19: mesolith.wire.agent.Made.resources:type_name -> mesolith.wire.agent.MadeResource
+	19, // 20: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_agent_agent_proto_init() }
@@ -1905,7 +1963,7 @@ func file_internal_wire_agent_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_agent_agent_proto_rawDesc), len(file_internal_wire_agent_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
