@@ -91,6 +91,7 @@ type Agent struct {
 	gap        string    // why the journal does not hold all of it; what it lacks the keeper knows
 	network    *wire.NetworkPlan
 	made       made
+	drain      *wire.Drain     // as the leader said it last; nil: none
 	again      map[string]bool // containers of which the keeper could not do what it was asked
 	strays     bool            // some that are nobody's could not be ended yet
 	runtime    string          // of the keeper
@@ -191,7 +192,7 @@ func (a *Agent) replay(r *journal.Record) {
 			return
 		}
 		if old := a.tasks[t.ContainerID]; old != nil && old.Tombstone {
-			t.KillRequested, t.KillGrace, t.Tombstone = true, old.KillGrace, true
+			t.KillRequested, t.KillGrace, t.Drain, t.Tombstone = true, old.KillGrace, old.Drain, true
 			*old = *t
 			return
 		}
@@ -215,7 +216,7 @@ func (a *Agent) replay(r *journal.Record) {
 			t = tombstone(k.GetContainerId(), k.GetFrameworkId(), k.GetTaskId())
 			a.put(t)
 		}
-		t.KillRequested, t.KillGrace = true, time.Duration(k.GetGraceNs())
+		t.KillRequested, t.KillGrace, t.Drain = true, time.Duration(k.GetGraceNs()), task.Drain(min(k.GetDrain(), uint32(task.DrainingGone)))
 	case *journal.Record_Made:
 		a.made = made{resources: b.Made.GetResources(), removed: b.Made.GetRemoved()}
 	case *journal.Record_Damaged:
@@ -312,7 +313,7 @@ func (a *Agent) happen(t *task.Task, e task.Event, before ...*journal.Record) er
 			before = append(before, &journal.Record{Body: &journal.Record_Updated{Updated: &journal.Updated{ContainerId: t.ContainerID, Status: act.Update.Status}}})
 		case task.RecordKill:
 			before = append(before, &journal.Record{Body: &journal.Record_KillAsked{KillAsked: &journal.KillAsked{
-				ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, TaskId: t.Info.GetTaskId().GetValue(), GraceNs: int64(act.Grace),
+				ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, TaskId: t.Info.GetTaskId().GetValue(), GraceNs: int64(act.Grace), Drain: uint32(act.Drain),
 			}}})
 		case task.RecordAcknowledged:
 			before = append(before, &journal.Record{Body: &journal.Record_Acknowledged{Acknowledged: &journal.Acknowledged{ContainerId: t.ContainerID, Uuid: act.UUID[:]}}})

@@ -24,7 +24,7 @@ func (a *Agent) currentRecords() ([]*journal.Record, error) {
 		}
 		if t.KillRequested {
 			out = append(out, &journal.Record{Body: &journal.Record_KillAsked{KillAsked: &journal.KillAsked{
-				ContainerId: id, FrameworkId: t.FrameworkID, TaskId: t.Info.GetTaskId().GetValue(), GraceNs: int64(t.KillGrace),
+				ContainerId: id, FrameworkId: t.FrameworkID, TaskId: t.Info.GetTaskId().GetValue(), GraceNs: int64(t.KillGrace), Drain: uint32(t.Drain),
 			}}})
 		}
 		out = append(out, updateRecords(t)...)

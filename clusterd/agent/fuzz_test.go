@@ -73,6 +73,8 @@ func FuzzMessages(f *testing.F) {
 		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Hello{Hello: &agentwire.MasterHello{Protocol: 1, Name: "m", Leading: true}}}),
 		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Attached{Attached: &agentwire.Attached{AgentId: "S1", Sequence: 1}}}),
 		from(run), from(run),
+		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Drain{Drain: &agentwire.Drain{On: true, MaxGraceNs: 5, MarkGone: true}}}),
+		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Made{Made: &agentwire.Made{Resources: []*agentwire.MadeResource{{Resource: []byte("no resource"), Serial: 1}}}}}),
 		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Kill{Kill: &agentwire.Kill{ContainerId: "d", TaskId: "t", GraceNs: -1}}}),
 		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Acknowledge{Acknowledge: &agentwire.Acknowledge{ContainerId: "c", Uuid: make([]byte, 16)}}}),
 		from(&agentwire.FromMaster{Body: &agentwire.FromMaster_Forget{Forget: &agentwire.Forget{ContainerIds: []string{"c", "d"}}}}),

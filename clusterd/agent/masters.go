@@ -271,6 +271,8 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 		return nil // who attaches is told all of it again
 	}
 	switch b := m.GetBody().(type) {
+	case *agentwire.FromMaster_Drain:
+		return a.onDrain(b.Drain)
 	case *agentwire.FromMaster_Made:
 		return a.onMade(b.Made.GetResources())
 	case *agentwire.FromMaster_Run:
@@ -303,7 +305,7 @@ func (a *Agent) onAttached(m *agentwire.Attached) error {
 		}
 		a.id = m.GetAgentId()
 	}
-	a.attached, a.whole = true, false
+	a.attached, a.whole, a.drain = true, false, nil // who drains it says so again
 	a.log.Info("attached to the leader", "leader", a.leader.name, "agent", a.id, "term", a.term)
 	for _, id := range a.order {
 		a.sendUpdate(a.tasks[id])
@@ -328,7 +330,7 @@ func (a *Agent) onRun(r *agentwire.Run, begin task.Event) error {
 		return nil
 	}
 	if held != nil {
-		t.Tombstone, t.KillRequested, t.KillGrace = true, true, held.KillGrace
+		t.Tombstone, t.KillRequested, t.KillGrace, t.Drain = true, true, held.KillGrace, held.Drain
 	}
 	a.put(t)
 	records := []*journal.Record{{Body: &journal.Record_Launched{Launched: l}}}

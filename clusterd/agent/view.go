@@ -18,6 +18,14 @@ type View struct {
 	Info     *mesosv1.AgentInfo
 	Started  time.Time
 	Tasks    []TaskView // in order of launch
+	Drain    *Drain     // nil: it is not drained
+}
+
+// Drain is an operator's wish that nothing runs here.
+type Drain struct {
+	Grace time.Duration // at most; <0: each task's own
+	Gone  bool
+	Began time.Time // by the leader's clock
 }
 
 // TaskView is one task the agent remembers.
@@ -50,6 +58,9 @@ func (a *Agent) view() View {
 	v := View{ID: a.id, Attached: a.attached, Height: a.height, Term: a.term, Runtime: a.runtime, Info: a.cfg.Info, Started: a.started}
 	if a.leader != nil && a.attached {
 		v.Leader = a.leader.name
+	}
+	if d := a.drain; d != nil {
+		v.Drain = &Drain{Grace: time.Duration(d.GetMaxGraceNs()), Gone: d.GetMarkGone(), Began: time.Unix(0, d.GetBeganUnixNs())}
 	}
 	for _, id := range a.order {
 		t := a.tasks[id]

@@ -201,6 +201,32 @@ func TestAgentsByOperators(t *testing.T) {
 	call(200, "REACTIVATE_AGENT", "reactivate_agent", id)
 	is(true, false)
 	call(400, "REACTIVATE_AGENT", "reactivate_agent", "none")
+	drain := func(want int, more string) {
+		t.Helper()
+		body := `{"type":"DRAIN_AGENT","drain_agent":{"agent_id":{"value":"` + id + `"}` + more + `}}`
+		if status, _, text := c.post("a1", "/api/v1", body, "Content-Type", js); status != 403 {
+			t.Errorf("drained by anybody: %d %s", status, text)
+		}
+		if status, _, text := c.post("a1", "/api/v1", body, "Content-Type", js, "Authorization", o); status != want {
+			t.Errorf("%s: %d %s", body, status, text)
+		}
+	}
+	for form, ns := range map[string]any{"": nil, `,"max_grace_period":{"seconds":600}`: 600e9, `,"max_grace_period":"600s"`: 600e9, `,"max_grace_period":"10mins"`: 600e9} {
+		drain(200, form)
+		is(false, true)
+		_, _, text := c.post("m1", "/api/v1", `{"type":"GET_AGENTS"}`, "Content-Type", js)
+		check(t, "GET_AGENTS"+form, text, map[string]any{
+			"get_agents.agents.0.drain_info.state": "DRAINED", "get_agents.agents.0.drain_info.config.max_grace_period.nanoseconds": ns,
+			"get_agents.agents.0.drain_info.config.mark_gone": false,
+		})
+		_, _, text = c.post("m1", "/slaves", "")
+		check(t, "/slaves", text, map[string]any{"slaves.0.drain_info.state": "DRAINED"})
+		call(200, "REACTIVATE_AGENT", "reactivate_agent", id)
+		is(true, false)
+	}
+	drain(400, `,"max_grace_period":{"seconds":-1}`)
+	drain(400, `,"max_grace_period":{"seconds":99999999999}`)
+	call(400, "DRAIN_AGENT", "drain_agent", "none")
 	call(404, "MARK_AGENT_GONE", "mark_agent_gone", "none")
 	call(200, "MARK_AGENT_GONE", "mark_agent_gone", id)
 	call(404, "MARK_AGENT_GONE", "mark_agent_gone", id)

@@ -137,6 +137,7 @@ func (l *Leader) attached(c *agentConn, at *agentwire.Attach, id state.AgentID, 
 	l.tellNetwork(l.agents[id])
 	l.sendMade(id)
 	l.settle(id, at.GetHeld())
+	l.sendDrain(id)
 	l.allocate = true
 }
 

@@ -280,6 +280,7 @@ func (l *Leader) onTick(now time.Time) {
 	l.retryUpdates(now)
 	l.retryOperations(now)
 	l.watchAgents(now)
+	l.finishDrains()
 	if now.Sub(l.lastRound) >= l.cfg.AllocationInterval {
 		l.filters.Expire(l.sinceNS(now))
 		l.allocate = true

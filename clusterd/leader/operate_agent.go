@@ -19,6 +19,9 @@ func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active boo
 		if !active {
 			l.rescindAgent(id)
 		}
+		if active {
+			l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Drain{Drain: &agentwire.Drain{}}})
+		}
 		l.allocate = true
 		l.log.Info("agent is used as an operator wants it", "agent", id, "active", active)
 	})
@@ -27,14 +30,7 @@ func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active boo
 // MarkAgentGone ends an agent for good: its tasks are gone by the operator's word, and a
 // node that is there all the same ends what it runs and begins anew.
 func (l *Leader) MarkAgentGone(ctx context.Context, id state.AgentID) error {
-	return l.ofAgent(ctx, state.MarkAgentGone{ID: id}, id, func(a *agent) {
-		l.log.Warn("agent was marked gone", "agent", id)
-		if a != nil && !a.away {
-			a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Shutdown{Shutdown: &agentwire.Shutdown{
-				Reason: "an operator marked agent " + string(id) + " gone",
-			}}})
-		}
-	})
+	return l.enter(ctx, func(answer func(error)) { l.endAgent(id, answer) })
 }
 
 // ofAgent commits what an operator wants of one agent; done gets its presence before that,
@@ -46,6 +42,8 @@ func (l *Leader) ofAgent(ctx context.Context, command state.Command, id state.Ag
 			switch {
 			case err == nil:
 				done(a)
+			case errors.Is(err, state.ErrAgentDraining):
+				err = refusal{"Agent " + string(id) + " is still in the DRAINING state: its tasks are being ended", ErrInvalid}
 			case isRefusal(err):
 				err = fmt.Errorf("%w: %w", err, ErrAgentUnknown)
 			}

@@ -98,10 +98,10 @@ type played struct {
 	id   string
 	seq  uint64
 	in   chan *agentwire.FromMaster
-	role string      // its resources are reserved for; empty: for nobody
-	disk int64       // MB that it has
-	made []*agentwire.MadeResource    // what it says was made of its resources
-	mute atomic.Bool // answers no ping
+	role string                    // its resources are reserved for; empty: for nobody
+	disk int64                     // MB that it has
+	made []*agentwire.MadeResource // what it says was made of its resources
+	mute atomic.Bool               // answers no ping
 }
 
 func (c *cell) agent(node string) *played {

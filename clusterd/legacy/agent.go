@@ -41,6 +41,9 @@ type agentState struct {
 	UnreservedAllocated resources                    `json:"unreserved_resources_allocated"`
 	ResourceProviders   []struct{}                   `json:"resource_providers"`
 
+	DrainConfig json.RawMessage `json:"drain_config,omitempty"`
+	DrainStart  *number         `json:"estimated_drain_start_time_seconds,omitempty"`
+
 	Attributes          map[string]any    `json:"attributes"`
 	MasterHostname      string            `json:"master_hostname,omitempty"`
 	Flags               map[string]string `json:"flags"`
@@ -103,6 +106,9 @@ func (cfg AgentConfig) describe(v agent.View) agentState {
 		Flags: map[string]string{"work_dir": cfg.WorkDir}, Frameworks: []agentFramework{}, CompletedFrameworks: []agentFramework{},
 	}
 	s.ReservedFull, s.UnreservedFull = fullPerRole(v.Info.GetResources())
+	if d := v.Drain; d != nil {
+		s.DrainConfig, s.DrainStart = raw(operator.DrainConfig(d.Grace, d.Gone)), new(unix(d.Began))
+	}
 	for _, c := range operator.AgentCapabilities() {
 		s.Capabilities = append(s.Capabilities, c.GetType().String())
 	}

@@ -28,6 +28,8 @@ type agentObject struct {
 	Deactivated         bool                 `json:"deactivated"`
 	Version             string               `json:"version"`
 	Capabilities        []string             `json:"capabilities"`
+	DrainInfo           json.RawMessage      `json:"drain_info,omitempty"`
+	DrainStart          *number              `json:"estimated_drain_start_time_seconds,omitempty"`
 }
 
 func agentOf(a *master.Response_GetAgents_Agent) agentObject {
@@ -42,6 +44,9 @@ func agentOf(a *master.Response_GetAgents_Agent) agentObject {
 	}
 	for _, c := range a.GetCapabilities() {
 		o.Capabilities = append(o.Capabilities, c.GetType().String())
+	}
+	if a.DrainInfo != nil {
+		o.DrainInfo, o.DrainStart = raw(a.DrainInfo), new(seconds(a.EstimatedDrainStartTime))
 	}
 	if a.ReregisteredTime != nil {
 		o.ReregisteredTime = new(seconds(a.ReregisteredTime))

@@ -152,6 +152,9 @@ func (h *agentHandler) agent(c *agentCall, r *agentv1.Response) error {
 		info.Id = &mesosv1.AgentID{Value: proto.String(v.ID)}
 	}
 	r.Type, r.GetAgent = agentv1.Response_GET_AGENT.Enum(), &agentv1.Response_GetAgent{AgentInfo: info}
+	if d := v.Drain; d != nil {
+		r.GetAgent.DrainConfig, r.GetAgent.EstimatedDrainStartTime = DrainConfig(d.Grace, d.Gone), timeInfo(d.Began.UnixNano())
+	}
 	return nil
 }
 

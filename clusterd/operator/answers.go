@@ -116,26 +116,6 @@ func (h *handler) teardown(c *call) (*master.Response, error) {
 	return nil, err
 }
 
-func (h *handler) deactivateAgent(c *call) (*master.Response, error) {
-	return nil, unknownAgent(c.leader.ActivateAgent(c.Context(), state.AgentID(c.Call.GetDeactivateAgent().GetAgentId().GetValue()), false), http.StatusBadRequest)
-}
-
-func (h *handler) reactivateAgent(c *call) (*master.Response, error) {
-	return nil, unknownAgent(c.leader.ActivateAgent(c.Context(), state.AgentID(c.Call.GetReactivateAgent().GetAgentId().GetValue()), true), http.StatusBadRequest)
-}
-
-func (h *handler) markAgentGone(c *call) (*master.Response, error) {
-	return nil, unknownAgent(c.leader.MarkAgentGone(c.Context(), state.AgentID(c.Call.GetMarkAgentGone().GetAgentId().GetValue())), http.StatusNotFound)
-}
-
-// unknownAgent gives a call about an agent that is not there its status.
-func unknownAgent(err error, status int) error {
-	if errors.Is(err, leader.ErrAgentUnknown) {
-		return refusal{status, "Agent is not known: " + err.Error()}
-	}
-	return err
-}
-
 // Role is a role that a framework is subscribed to or holds something in, or that was
 // given a weight or a quota, or for which something is reserved.
 type Role struct {

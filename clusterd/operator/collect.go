@@ -73,11 +73,13 @@ type rows struct {
 type frameworkRow struct {
 	state.Framework
 	allocated []allocation
+	drained   bool
 }
 
 type agentRow struct {
 	state.Agent
 	allocated []allocation
+	drained   bool
 }
 
 type allocation struct {
@@ -123,7 +125,7 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 	for a := range s.Agents() {
 		r.gone[a.ID] = a.Unreachable
 		if want.Agents {
-			r.agents = append(r.agents, agentRow{Agent: *a, allocated: held(s.TasksOfAgent(a.ID))})
+			r.agents = append(r.agents, agentRow{Agent: *a, allocated: held(s.TasksOfAgent(a.ID)), drained: a.Drained()})
 		}
 	}
 	if want.Roles {
@@ -248,6 +250,7 @@ func (p *Picture) addAgent(a *agentRow, live leader.Live) error {
 		TotalResources: leader.ToWire(a.Total, ""),
 		Capabilities:   AgentCapabilities(),
 	}
+	out.DrainInfo, out.EstimatedDrainStartTime = drainInfo(a)
 	if a.ReattachedNS != 0 {
 		out.ReregisteredTime = timeInfo(a.ReattachedNS)
 	}

@@ -84,6 +84,7 @@ var answers = map[master.Call_Type]answerer{
 	master.Call_REMOVE_QUOTA:        {role: nodedoc.RoleOperator, needs: "remove_quota", has: func(c *master.Call) bool { return c.RemoveQuota != nil }, answer: (*handler).removeQuota},
 	master.Call_DEACTIVATE_AGENT:    {role: nodedoc.RoleOperator, needs: "deactivate_agent", has: func(c *master.Call) bool { return c.DeactivateAgent != nil }, answer: (*handler).deactivateAgent},
 	master.Call_REACTIVATE_AGENT:    {role: nodedoc.RoleOperator, needs: "reactivate_agent", has: func(c *master.Call) bool { return c.ReactivateAgent != nil }, answer: (*handler).reactivateAgent},
+	master.Call_DRAIN_AGENT:         {role: nodedoc.RoleOperator, needs: "drain_agent", has: func(c *master.Call) bool { return c.DrainAgent != nil }, answer: (*handler).drainAgent},
 	master.Call_MARK_AGENT_GONE:     {role: nodedoc.RoleOperator, needs: "mark_agent_gone", has: func(c *master.Call) bool { return c.MarkAgentGone != nil }, answer: (*handler).markAgentGone},
 	master.Call_RESERVE_RESOURCES:   {role: nodedoc.RoleOperator, needs: "reserve_resources", has: func(c *master.Call) bool { return c.ReserveResources != nil }, answer: (*handler).convert},
 	master.Call_UNRESERVE_RESOURCES: {role: nodedoc.RoleOperator, needs: "unreserve_resources", has: func(c *master.Call) bool { return c.UnreserveResources != nil }, answer: (*handler).convert},
@@ -169,6 +170,8 @@ func (h *handler) audit(c *call, outcome string) {
 		object = c.Call.GetDeactivateAgent().GetAgentId().GetValue()
 	case c.Call.ReactivateAgent != nil:
 		object = c.Call.GetReactivateAgent().GetAgentId().GetValue()
+	case c.Call.DrainAgent != nil:
+		object = c.Call.GetDrainAgent().GetAgentId().GetValue()
 	case c.Call.MarkAgentGone != nil:
 		object = c.Call.GetMarkAgentGone().GetAgentId().GetValue()
 	case c.Call.UpdateWeights != nil:

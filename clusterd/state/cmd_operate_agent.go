@@ -24,7 +24,14 @@ func (c ActivateAgent) apply(s *State) (Result, error) {
 	if !ok {
 		return Result{}, fmt.Errorf("agent %s: %w", c.ID, ErrAgentUnknown)
 	}
-	s.agents.at(slot).Deactivated = !c.Active
+	a := s.agents.at(slot)
+	if c.Active {
+		if a.Drain != nil && !a.Drained() {
+			return Result{}, fmt.Errorf("agent %s: %w", c.ID, ErrAgentDraining)
+		}
+		a.Drain = nil
+	}
+	a.Deactivated = !c.Active
 	return Result{AgentID: c.ID}, nil
 }
 

@@ -45,6 +45,7 @@ const (
 	kindConvertResources     kind = 25
 	kindRestoreResources     kind = 26
 	kindAcknowledgeOperation kind = 27
+	kindDrainAgent           kind = 28
 )
 
 // decoders is the one table of what an entry may hold.
@@ -76,6 +77,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindConvertResources:     decodeConvertResources,
 	kindRestoreResources:     decodeRestoreResources,
 	kindAcknowledgeOperation: decodeAcknowledgeOperation,
+	kindDrainAgent:           decodeDrainAgent,
 }
 
 // Result is what became of one command.

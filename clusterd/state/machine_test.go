@@ -88,6 +88,7 @@ func goldenLog(t testing.TB) []Command {
 		AdoptAgent{RegisterAgent: RegisterAgent{ID: "old-S3", Node: "n3", AttachKey: "k3", Address: "10.0.0.3", Info: []byte("agent"), Total: one(t, amountOf(Disk, 500)), Pool: "10.88.0.0/16"}},
 		RestoreResources{Agent: "old-S3", Made: one(t, dynamic(amountOf(Disk, 100), "a"), onDisk(dynamic(amountOf(Disk, 50), "a"), "v1"))},
 		AcknowledgeOperation{Framework: "lost-0001", ID: "o1", UUID: bytes.Repeat([]byte{9}, 16)},
+		DrainAgent{ID: a, Grace: 5e9, Gone: true},
 	}
 }
 
@@ -118,7 +119,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 27 {
+	if len(lines) != len(commands) || len(decoders) != 28 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

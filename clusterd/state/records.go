@@ -90,6 +90,8 @@ type Agent struct {
 	Adopting bool
 	// Deactivated: an operator wants nothing more to be launched on it.
 	Deactivated bool
+	// Drain: an operator wants nothing to run on it. What it points to never changes.
+	Drain *Drain
 
 	used    Resources
 	tasks   map[ContainerID]int32

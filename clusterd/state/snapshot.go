@@ -127,6 +127,7 @@ const (
 	recordQuota     = 14
 	recordInactive  = 15
 	recordOperation = 16
+	recordDraining  = 17
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -164,6 +165,9 @@ func (s *Snapshot) write(o *summed, history bool) {
 		}
 		if s.agents[i].Deactivated {
 			put(recordInactive, func(w *writer) { w.string(string(s.agents[i].ID)) })
+		}
+		if d := s.agents[i].Drain; d != nil {
+			put(recordDraining, func(w *writer) { w.drain(s.agents[i].ID, d) })
 		}
 	}
 	for t := range s.tasks {
@@ -425,6 +429,10 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		}
 	case recordQuota:
 		if err := s.restoreQuota(r.quota()); err != nil {
+			return err
+		}
+	case recordDraining:
+		if err := s.restoreDrain(r); err != nil {
 			return err
 		}
 	case recordOperation:

@@ -307,7 +307,9 @@ func random(r *rand.Rand, t testing.TB) Command {
 // randomOperation is what an operator, or a framework about itself, says at any moment.
 func randomOperation(r *rand.Rand, f FrameworkID, a AgentID) Command {
 	role := []string{"*", "a", "a/b", ""}[r.IntN(4)]
-	switch r.IntN(5) {
+	switch r.IntN(6) {
+	case 5:
+		return DrainAgent{a, int64(r.IntN(3) - 1), r.IntN(2) == 0}
 	case 0:
 		return UpdateFramework{SubscribeFramework{ID: f, Roles: []string{"a", role}, Principal: []string{"p", "q"}[r.IntN(2)], FailoverTimeout: int64(r.IntN(9) - 1)}}
 	case 1:

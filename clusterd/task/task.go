@@ -25,7 +25,6 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
-	"google.golang.org/protobuf/proto"
 )
 
 // DefaultGrace is how long a task may take to end after a KILL when nobody says
@@ -67,6 +66,7 @@ type Task struct {
 	KillGrace     time.Duration
 	Overdue       bool // max_completion_time passed: the kill is ours
 	Tombstone     bool // a kill without a launch
+	Drain         Drain
 	Done          bool // the terminal update is acknowledged
 }
 
@@ -101,6 +101,7 @@ type (
 	Kill struct {
 		Stamp
 		Grace time.Duration
+		Drain Drain // why, if for that
 	}
 	// Observed is a container as the keeper sees it now.
 	Observed struct {
@@ -137,7 +138,10 @@ type (
 	// RecordUpdate: write the update down.
 	RecordUpdate struct{ Update Update }
 	// RecordKill: write down that the kill was asked.
-	RecordKill struct{ Grace time.Duration }
+	RecordKill struct {
+		Grace time.Duration
+		Drain Drain
+	}
 	// RecordAcknowledged: write down that this update needs no more sending.
 	RecordAcknowledged struct{ UUID [16]byte }
 	// Launch: hand the task to the keeper.
@@ -221,16 +225,17 @@ func kill(t Task, e Kill) (Task, []Action) {
 	if t.Terminal() || t.Done {
 		return t, nil
 	}
-	grace := e.Grace
-	if grace < 0 {
-		grace = policyGrace(t.Info)
-	}
-	if t.KillRequested && grace >= t.KillGrace {
+	grace := graceOf(t.Info, e)
+	if t.KillRequested && grace >= t.KillGrace && e.Drain <= t.Drain {
 		return t, []Action{KillContainer{Grace: t.KillGrace}}
 	}
 	first := !t.KillRequested
-	t.KillRequested, t.KillGrace = true, grace
-	todo := []Action{RecordKill{Grace: grace}}
+	if first || grace < t.KillGrace {
+		t.KillGrace = grace
+	}
+	t.KillRequested, t.Drain = true, max(t.Drain, e.Drain)
+	grace = t.KillGrace
+	todo := []Action{RecordKill{Grace: grace, Drain: t.Drain}}
 	if t.Tombstone {
 		return t, todo
 	}
@@ -406,6 +411,7 @@ const (
 )
 
 func add(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesosv1.TaskStatus_Source, r *mesosv1.TaskStatus_Reason, msg string) (Task, []Action) {
+	s, r = drained(t, s, r)
 	u := Update{UUID: uuid, State: s, Status: encode(t, now, uuid, s, src, r, msg)}
 	alone := len(t.Pending) == 0
 	t = Recorded(t, u)
@@ -414,87 +420,4 @@ func add(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesosv1.
 		todo = append(todo, Send{})
 	}
 	return t, todo
-}
-
-func encode(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesosv1.TaskStatus_Source, r *mesosv1.TaskStatus_Reason, msg string) []byte {
-	st := &mesosv1.TaskStatus{
-		TaskId:          t.Info.GetTaskId(),
-		State:           s.Enum(),
-		Source:          src.Enum(),
-		Reason:          r,
-		AgentId:         &mesosv1.AgentID{Value: proto.String(t.AgentID)},
-		ExecutorId:      &mesosv1.ExecutorID{Value: proto.String(t.Info.GetTaskId().GetValue())},
-		Timestamp:       proto.Float64(float64(now.UnixNano()) / 1e9),
-		Uuid:            uuid[:],
-		ContainerStatus: containerStatus(t),
-	}
-	if msg != "" {
-		st.Message = proto.String(msg)
-	}
-	if name := limitedResource[st.GetReason()]; r != nil && name != "" {
-		st.Limitation = &mesosv1.TaskResourceLimitation{Resources: resourceOf(t.Info, name)}
-	}
-	out, err := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(st)
-	if err != nil {
-		// Only strings that are not UTF-8 could get here, and proto2 does not check them.
-		panic(fmt.Sprintf("encode status of %s: %v", t.ContainerID, err))
-	}
-	return out
-}
-
-// limitedResource names the resource that a limitation is about.
-var limitedResource = map[mesosv1.TaskStatus_Reason]string{
-	mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY: "mem",
-	mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_DISK:   "disk",
-}
-
-func resourceOf(info *mesosv1.TaskInfo, name string) []*mesosv1.Resource {
-	for _, r := range info.GetResources() {
-		if r.GetName() == name {
-			return []*mesosv1.Resource{r}
-		}
-	}
-	return nil
-}
-
-func containerStatus(t Task) *mesosv1.ContainerStatus {
-	cs := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String(t.ContainerID)}}
-	c := t.Container
-	if c.GetPid() != 0 {
-		cs.ExecutorPid = proto.Uint32(uint32(c.GetPid()))
-	}
-	ni := &mesosv1.NetworkInfo{}
-	for _, ip := range c.GetIpAddresses() {
-		ni.IpAddresses = append(ni.IpAddresses, &mesosv1.NetworkInfo_IPAddress{Protocol: protocolOf(ip), IpAddress: proto.String(ip)})
-	}
-	if len(ni.IpAddresses) == 0 {
-		// Clients read network_infos[0].ip_addresses[0] unguarded.
-		ni.IpAddresses = []*mesosv1.NetworkInfo_IPAddress{{Protocol: protocolOf(t.AgentAddress), IpAddress: proto.String(t.AgentAddress)}}
-	}
-	if n := c.GetNetwork(); n != "" {
-		ni.Name = proto.String(n)
-	}
-	for _, m := range c.GetPortMappings() {
-		ni.PortMappings = append(ni.PortMappings, &mesosv1.NetworkInfo_PortMapping{
-			HostPort: proto.Uint32(m.GetHostPort()), ContainerPort: proto.Uint32(m.GetContainerPort()), Protocol: proto.String(m.GetProtocol()),
-		})
-	}
-	cs.NetworkInfos = []*mesosv1.NetworkInfo{ni}
-	return cs
-}
-
-func protocolOf(ip string) *mesosv1.NetworkInfo_Protocol {
-	for _, c := range ip {
-		if c == ':' {
-			return mesosv1.NetworkInfo_IPv6.Enum()
-		}
-	}
-	return mesosv1.NetworkInfo_IPv4.Enum()
-}
-
-func orElse(s, other string) string {
-	if s != "" {
-		return s
-	}
-	return other
 }

@@ -104,16 +104,16 @@ func TestLives(t *testing.T) {
 		{"killed while running", []Event{
 			Run{s.next()},
 			seen(&s, 1, keeper.Container_RUNNING, nil),
-			Kill{s.next(), -1},
-			Kill{s.next(), time.Minute},
-			Kill{s.next(), time.Second},
+			Kill{Stamp: s.next(), Grace: -1},
+			Kill{Stamp: s.next(), Grace: time.Minute},
+			Kill{Stamp: s.next(), Grace: time.Second},
 			seen(&s, 2, keeper.Container_ENDED, func(c *keeper.Container) { c.WaitStatus = uint32(syscall.SIGTERM) }),
 		}, []string{
 			"launch", "record STARTING, send, record RUNNING", "record kill 3s, kill 3s, record KILLING",
 			"kill 3s", "record kill 1s, kill 1s", "record KILLED",
 		}},
 		{"killed during launch", []Event{
-			Run{s.next()}, Kill{s.next(), -1}, seen(&s, 1, keeper.Container_FAILED, func(c *keeper.Container) { c.Failure = keeper.Container_KILLED_DURING_LAUNCH }),
+			Run{s.next()}, Kill{Stamp: s.next(), Grace: -1}, seen(&s, 1, keeper.Container_FAILED, func(c *keeper.Container) { c.Failure = keeper.Container_KILLED_DURING_LAUNCH }),
 		}, []string{"launch", "record kill 3s, kill 3s", "record KILLED/TASK_KILLED_DURING_LAUNCH, send"}},
 		{"too long", []Event{
 			Run{s.next()},
@@ -196,7 +196,7 @@ func TestRandomEventsKeepTheSequence(t *testing.T) {
 			case 0:
 				e = Run{s.next()}
 			case 1:
-				e = Kill{s.next(), time.Duration(r.IntN(5)-1) * time.Second}
+				e = Kill{Stamp: s.next(), Grace: time.Duration(r.IntN(5)-1) * time.Second, Drain: Drain(r.IntN(3))}
 			case 2:
 				e = Missing{s.next()}
 			case 3:

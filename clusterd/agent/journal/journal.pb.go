@@ -538,6 +538,7 @@ type KillAsked struct {
 	FrameworkId   string                 `protobuf:"bytes,2,opt,name=framework_id,json=frameworkId,proto3" json:"framework_id,omitempty"`
 	TaskId        string                 `protobuf:"bytes,3,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	GraceNs       int64                  `protobuf:"varint,4,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
+	Drain         uint32                 `protobuf:"varint,5,opt,name=drain,proto3" json:"drain,omitempty"` // task.Drain
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +597,13 @@ func (x *KillAsked) GetTaskId() string {
 func (x *KillAsked) GetGraceNs() int64 {
 	if x != nil {
 		return x.GraceNs
+	}
+	return 0
+}
+
+func (x *KillAsked) GetDrain() uint32 {
+	if x != nil {
+		return x.Drain
 	}
 	return 0
 }
@@ -836,12 +844,13 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\fR\x06status\"E\n" +
 	"\fAcknowledged\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
-	"\x04uuid\x18\x02 \x01(\fR\x04uuid\"\x85\x01\n" +
+	"\x04uuid\x18\x02 \x01(\fR\x04uuid\"\x9b\x01\n" +
 	"\tKillAsked\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x17\n" +
 	"\atask_id\x18\x03 \x01(\tR\x06taskId\x12\x19\n" +
-	"\bgrace_ns\x18\x04 \x01(\x03R\agraceNs\".\n" +
+	"\bgrace_ns\x18\x04 \x01(\x03R\agraceNs\x12\x14\n" +
+	"\x05drain\x18\x05 \x01(\rR\x05drain\".\n" +
 	"\aDropped\x12#\n" +
 	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"\x82\x01\n" +
 	"\x04Made\x12>\n" +

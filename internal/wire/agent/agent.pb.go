@@ -177,6 +177,7 @@ type FromMaster struct {
 	//	*FromMaster_Network
 	//	*FromMaster_Shutdown
 	//	*FromMaster_Made
+	//	*FromMaster_Drain
 	//	*FromMaster_Told
 	Body          isFromMaster_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -333,6 +334,15 @@ func (x *FromMaster) GetMade() *Made {
 	return nil
 }
 
+func (x *FromMaster) GetDrain() *Drain {
+	if x != nil {
+		if x, ok := x.Body.(*FromMaster_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
 func (x *FromMaster) GetTold() *Run {
 	if x != nil {
 		if x, ok := x.Body.(*FromMaster_Told); ok {
@@ -390,6 +400,10 @@ type FromMaster_Made struct {
 	Made *Made `protobuf:"bytes,14,opt,name=made,proto3,oneof"`
 }
 
+type FromMaster_Drain struct {
+	Drain *Drain `protobuf:"bytes,15,opt,name=drain,proto3,oneof"`
+}
+
 type FromMaster_Told struct {
 	Told *Run `protobuf:"bytes,13,opt,name=told,proto3,oneof"` // the agent has told of it before and does not hold it: it is not begun again
 }
@@ -415,6 +429,8 @@ func (*FromMaster_Network) isFromMaster_Body() {}
 func (*FromMaster_Shutdown) isFromMaster_Body() {}
 
 func (*FromMaster_Made) isFromMaster_Body() {}
+
+func (*FromMaster_Drain) isFromMaster_Body() {}
 
 func (*FromMaster_Told) isFromMaster_Body() {}
 
@@ -1377,6 +1393,75 @@ func (x *Forgotten) GetContainerIds() []string {
 	return nil
 }
 
+// Drain has everything here ended, until it is off.
+type Drain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	On            bool                   `protobuf:"varint,1,opt,name=on,proto3" json:"on,omitempty"`
+	MaxGraceNs    int64                  `protobuf:"varint,2,opt,name=max_grace_ns,json=maxGraceNs,proto3" json:"max_grace_ns,omitempty"` // <0: each task's own kill_policy
+	MarkGone      bool                   `protobuf:"varint,3,opt,name=mark_gone,json=markGone,proto3" json:"mark_gone,omitempty"`         // the agent will be gone when nothing is left
+	BeganUnixNs   int64                  `protobuf:"varint,4,opt,name=began_unix_ns,json=beganUnixNs,proto3" json:"began_unix_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Drain) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+func (x *Drain) GetMaxGraceNs() int64 {
+	if x != nil {
+		return x.MaxGraceNs
+	}
+	return 0
+}
+
+func (x *Drain) GetMarkGone() bool {
+	if x != nil {
+		return x.MarkGone
+	}
+	return false
+}
+
+func (x *Drain) GetBeganUnixNs() int64 {
+	if x != nil {
+		return x.BeganUnixNs
+	}
+	return 0
+}
+
 // Made is all that somebody made of this agent's resources: what is reserved for roles,
 // and the persistent volumes. A volume that is no longer among them is removed with what
 // it holds.
@@ -1389,7 +1474,7 @@ type Made struct {
 
 func (x *Made) Reset() {
 	*x = Made{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1486,7 @@ func (x *Made) String() string {
 func (*Made) ProtoMessage() {}
 
 func (x *Made) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1499,7 @@ func (x *Made) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Made.ProtoReflect.Descriptor instead.
 func (*Made) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Made) GetResources() []*MadeResource {
@@ -1434,7 +1519,7 @@ type MadeResource struct {
 
 func (x *MadeResource) Reset() {
 	*x = MadeResource{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1531,7 @@ func (x *MadeResource) String() string {
 func (*MadeResource) ProtoMessage() {}
 
 func (x *MadeResource) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1544,7 @@ func (x *MadeResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MadeResource.ProtoReflect.Descriptor instead.
 func (*MadeResource) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MadeResource) GetResource() []byte {
@@ -1485,7 +1570,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1582,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1595,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ping) GetSequence() uint64 {
@@ -1529,7 +1614,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1626,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1639,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Pong) GetSequence() uint64 {
@@ -1575,7 +1660,7 @@ type NetworkPlan struct {
 
 func (x *NetworkPlan) Reset() {
 	*x = NetworkPlan{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1672,7 @@ func (x *NetworkPlan) String() string {
 func (*NetworkPlan) ProtoMessage() {}
 
 func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1685,7 @@ func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPlan.ProtoReflect.Descriptor instead.
 func (*NetworkPlan) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NetworkPlan) GetVersion() uint64 {
@@ -1635,7 +1720,7 @@ type Subnet struct {
 
 func (x *Subnet) Reset() {
 	*x = Subnet{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1732,7 @@ func (x *Subnet) String() string {
 func (*Subnet) ProtoMessage() {}
 
 func (x *Subnet) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1745,7 @@ func (x *Subnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subnet.ProtoReflect.Descriptor instead.
 func (*Subnet) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Subnet) GetNode() string {
@@ -1693,7 +1778,7 @@ type Shutdown struct {
 
 func (x *Shutdown) Reset() {
 	*x = Shutdown{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1790,7 @@ func (x *Shutdown) String() string {
 func (*Shutdown) ProtoMessage() {}
 
 func (x *Shutdown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1803,7 @@ func (x *Shutdown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shutdown.ProtoReflect.Descriptor instead.
 func (*Shutdown) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{20}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Shutdown) GetReason() string {
@@ -1739,7 +1824,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x01(\v2\x1b.mesolith.wire.agent.UpdateH\x00R\x06update\x12/\n" +
 	"\x04pong\x18\x04 \x01(\v2\x19.mesolith.wire.agent.PongH\x00R\x04pong\x12>\n" +
 	"\tforgotten\x18\x05 \x01(\v2\x1e.mesolith.wire.agent.ForgottenH\x00R\tforgottenB\x06\n" +
-	"\x04body\"\xda\x05\n" +
+	"\x04body\"\x8e\x06\n" +
 	"\n" +
 	"FromMaster\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x04R\x06height\x12\x12\n" +
@@ -1755,7 +1840,8 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	" \x01(\v2\x19.mesolith.wire.agent.PingH\x00R\x04ping\x12<\n" +
 	"\anetwork\x18\v \x01(\v2 .mesolith.wire.agent.NetworkPlanH\x00R\anetwork\x12;\n" +
 	"\bshutdown\x18\f \x01(\v2\x1d.mesolith.wire.agent.ShutdownH\x00R\bshutdown\x12/\n" +
-	"\x04made\x18\x0e \x01(\v2\x19.mesolith.wire.agent.MadeH\x00R\x04made\x12.\n" +
+	"\x04made\x18\x0e \x01(\v2\x19.mesolith.wire.agent.MadeH\x00R\x04made\x122\n" +
+	"\x05drain\x18\x0f \x01(\v2\x1a.mesolith.wire.agent.DrainH\x00R\x05drain\x12.\n" +
 	"\x04told\x18\r \x01(\v2\x18.mesolith.wire.agent.RunH\x00R\x04toldB\x06\n" +
 	"\x04body\"\xe7\x01\n" +
 	"\x05Hello\x12\x1a\n" +
@@ -1845,7 +1931,13 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x06Forget\x12#\n" +
 	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"0\n" +
 	"\tForgotten\x12#\n" +
-	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"G\n" +
+	"\rcontainer_ids\x18\x01 \x03(\tR\fcontainerIds\"z\n" +
+	"\x05Drain\x12\x0e\n" +
+	"\x02on\x18\x01 \x01(\bR\x02on\x12 \n" +
+	"\fmax_grace_ns\x18\x02 \x01(\x03R\n" +
+	"maxGraceNs\x12\x1b\n" +
+	"\tmark_gone\x18\x03 \x01(\bR\bmarkGone\x12\"\n" +
+	"\rbegan_unix_ns\x18\x04 \x01(\x03R\vbeganUnixNs\"G\n" +
 	"\x04Made\x12?\n" +
 	"\tresources\x18\x01 \x03(\v2!.mesolith.wire.agent.MadeResourceR\tresources\"B\n" +
 	"\fMadeResource\x12\x1a\n" +
@@ -1878,7 +1970,7 @@ func file_internal_wire_agent_agent_proto_rawDescGZIP() []byte {
 	return file_internal_wire_agent_agent_proto_rawDescData
 }
 
-var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_internal_wire_agent_agent_proto_goTypes = []any{
 	(*FromAgent)(nil),    // 0: mesolith.wire.agent.FromAgent
 	(*FromMaster)(nil),   // 1: mesolith.wire.agent.FromMaster
@@ -1894,19 +1986,20 @@ var file_internal_wire_agent_agent_proto_goTypes = []any{
 	(*Acknowledge)(nil),  // 11: mesolith.wire.agent.Acknowledge
 	(*Forget)(nil),       // 12: mesolith.wire.agent.Forget
 	(*Forgotten)(nil),    // 13: mesolith.wire.agent.Forgotten
-	(*Made)(nil),         // 14: mesolith.wire.agent.Made
-	(*MadeResource)(nil), // 15: mesolith.wire.agent.MadeResource
-	(*Ping)(nil),         // 16: mesolith.wire.agent.Ping
-	(*Pong)(nil),         // 17: mesolith.wire.agent.Pong
-	(*NetworkPlan)(nil),  // 18: mesolith.wire.agent.NetworkPlan
-	(*Subnet)(nil),       // 19: mesolith.wire.agent.Subnet
-	(*Shutdown)(nil),     // 20: mesolith.wire.agent.Shutdown
+	(*Drain)(nil),        // 14: mesolith.wire.agent.Drain
+	(*Made)(nil),         // 15: mesolith.wire.agent.Made
+	(*MadeResource)(nil), // 16: mesolith.wire.agent.MadeResource
+	(*Ping)(nil),         // 17: mesolith.wire.agent.Ping
+	(*Pong)(nil),         // 18: mesolith.wire.agent.Pong
+	(*NetworkPlan)(nil),  // 19: mesolith.wire.agent.NetworkPlan
+	(*Subnet)(nil),       // 20: mesolith.wire.agent.Subnet
+	(*Shutdown)(nil),     // 21: mesolith.wire.agent.Shutdown
 }
 var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	2,  // 0: mesolith.wire.agent.FromAgent.hello:type_name -> mesolith.wire.agent.Hello
 	4,  // 1: mesolith.wire.agent.FromAgent.attach:type_name -> mesolith.wire.agent.Attach
 	10, // 2: mesolith.wire.agent.FromAgent.update:type_name -> mesolith.wire.agent.Update
-	17, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
+	18, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
 	13, // 4: mesolith.wire.agent.FromAgent.forgotten:type_name -> mesolith.wire.agent.Forgotten
 	3,  // 5: mesolith.wire.agent.FromMaster.hello:type_name -> mesolith.wire.agent.MasterHello
 	6,  // 6: mesolith.wire.agent.FromMaster.attached:type_name -> mesolith.wire.agent.Attached
@@ -1915,20 +2008,21 @@ var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	9,  // 9: mesolith.wire.agent.FromMaster.kill:type_name -> mesolith.wire.agent.Kill
 	11, // 10: mesolith.wire.agent.FromMaster.acknowledge:type_name -> mesolith.wire.agent.Acknowledge
 	12, // 11: mesolith.wire.agent.FromMaster.forget:type_name -> mesolith.wire.agent.Forget
-	16, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
-	18, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
-	20, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
-	14, // 15: mesolith.wire.agent.FromMaster.made:type_name -> mesolith.wire.agent.Made
-	8,  // 16: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
-	5,  // 17: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
-	15, // 18: mesolith.wire.agent.Attach.made:type_name -> mesolith.wire.agent.MadeResource
-	15, // 19: mesolith.wire.agent.Made.resources:type_name -> mesolith.wire.agent.MadeResource
-	19, // 20: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	17, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
+	19, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
+	21, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
+	15, // 15: mesolith.wire.agent.FromMaster.made:type_name -> mesolith.wire.agent.Made
+	14, // 16: mesolith.wire.agent.FromMaster.drain:type_name -> mesolith.wire.agent.Drain
+	8,  // 17: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
+	5,  // 18: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
+	16, // 19: mesolith.wire.agent.Attach.made:type_name -> mesolith.wire.agent.MadeResource
+	16, // 20: mesolith.wire.agent.Made.resources:type_name -> mesolith.wire.agent.MadeResource
+	20, // 21: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_agent_agent_proto_init() }
@@ -1955,6 +2049,7 @@ func file_internal_wire_agent_agent_proto_init() {
 		(*FromMaster_Network)(nil),
 		(*FromMaster_Shutdown)(nil),
 		(*FromMaster_Made)(nil),
+		(*FromMaster_Drain)(nil),
 		(*FromMaster_Told)(nil),
 	}
 	type x struct{}
@@ -1963,7 +2058,7 @@ func file_internal_wire_agent_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_agent_agent_proto_rawDesc), len(file_internal_wire_agent_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
