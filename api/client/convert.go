@@ -90,11 +90,21 @@ func (v *conversion) offers(ctx context.Context, offers []*mesosv1.Offer) error 
 			continue
 		}
 		v.sent = true
-		if err := v.c.Accept(ctx, ids, v.operations, 0); err != nil {
+		if err := v.c.Accept(ctx, ids, v.left(), 0); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// left are the operations of which nobody knows that they were done.
+func (v *conversion) left() (out []*mesosv1.Offer_Operation) {
+	for _, op := range v.operations {
+		if v.open[op.GetId().GetValue()] {
+			out = append(out, op)
+		}
+	}
+	return out
 }
 
 func (v *conversion) status(ctx context.Context, st *mesosv1.OperationStatus) error {

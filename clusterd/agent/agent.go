@@ -172,10 +172,12 @@ func (a *Agent) recover() error {
 func (a *Agent) newIdentity() error {
 	var raw [16]byte
 	rand.Read(raw[:])
-	a.id, a.key, a.made = "", hex.EncodeToString(raw[:]), made{}
+	// Volumes of the former identity are left alone; those that were destroyed have to go.
+	a.id, a.key, a.made = "", hex.EncodeToString(raw[:]), made{removed: a.made.removed, asked: a.made.asked}
 	return a.journal.Rewrite([]*journal.Record{
 		{Body: &journal.Record_Identity{Identity: &journal.Identity{AttachKey: a.key}}},
 		{Body: &journal.Record_Seen{Seen: &journal.Seen{Height: a.height, Term: a.term, Generation: a.generation}}},
+		a.made.record(),
 	})
 }
 
@@ -221,6 +223,7 @@ func (a *Agent) replay(r *journal.Record) {
 		a.made = made{resources: b.Made.GetResources(), removed: b.Made.GetRemoved()}
 	case *journal.Record_Damaged:
 		a.gap = b.Damaged.GetWhy()
+		a.made.resources = nil // perhaps it was told of others since
 	case *journal.Record_Dropped:
 		for _, id := range b.Dropped.GetContainerIds() {
 			a.remove(id)
@@ -338,11 +341,14 @@ func (a *Agent) happen(t *task.Task, e task.Event, before ...*journal.Record) er
 func (a *Agent) do(t *task.Task, act task.Action) {
 	switch act := act.(type) {
 	case task.Launch:
-		if a.waits(t) {
+		volumes, ok := a.volumesOf(t)
+		if !ok { // they come, or their last user goes
 			a.again[t.ContainerID] = true
 			return
 		}
-		a.keeper.send(&keeper.Request{Body: &keeper.Request_Launch{Launch: a.launchRequest(t)}})
+		l := a.launchRequest(t)
+		l.Volumes = volumes
+		a.keeper.send(&keeper.Request{Body: &keeper.Request_Launch{Launch: l}})
 	case task.KillContainer:
 		a.keeper.send(&keeper.Request{Body: &keeper.Request_Kill{Kill: &keeper.Kill{
 			ContainerId: t.ContainerID, GraceNs: int64(act.Grace), Height: a.height, Term: a.term,

@@ -61,9 +61,8 @@ func addResource(l *keeper.Launch, r *mesosv1.Resource) {
 	case "mem":
 		l.MemoryBytes += uint64(math.Round(v * (1 << 20)))
 	case "disk":
-		if p := volume(r); p != nil {
-			l.Volumes = append(l.Volumes, p)
-			return
+		if r.GetDisk().GetPersistence() != nil {
+			return // it is no part of the sandbox's
 		}
 		l.DiskBytes += uint64(math.Round(v * (1 << 20)))
 	case "ports":

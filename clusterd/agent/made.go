@@ -28,20 +28,17 @@ type made struct {
 
 // onMade takes what the leader says was made of the resources here.
 func (a *Agent) onMade(list []*wire.MadeResource) error {
-	next := made{removed: a.made.removed}
-	now := map[string]uint64{}
+	next := made{removed: a.made.removed, asked: a.made.asked}
+	now := map[string]bool{}
 	for _, m := range list {
-		next.resources = append(next.resources, &journal.Resource{Resource: m.GetResource(), Serial: m.GetSerial()})
-		if v := volumeOf(m.GetResource()); v != nil {
-			now[nameOf(v)] = m.GetSerial()
+		r := &journal.Resource{Resource: m.GetResource(), Serial: m.GetSerial()}
+		next.resources = append(next.resources, r)
+		if v := volumeOf(r); v != nil {
+			now[nameOf(v)] = true
 		}
 	}
 	for _, m := range a.made.resources {
-		v := volumeOf(m.GetResource())
-		if v == nil || a.removing(v) {
-			continue
-		}
-		if serial, stays := now[nameOf(v)]; !stays || serial != m.GetSerial() {
+		if v := volumeOf(m); v != nil && !now[nameOf(v)] {
 			next.removed = append(next.removed[:len(next.removed):len(next.removed)], m)
 		}
 	}
@@ -51,7 +48,6 @@ func (a *Agent) onMade(list []*wire.MadeResource) error {
 	if err := a.journal.Append(next.record()); err != nil {
 		return err
 	}
-	next.asked = a.made.asked
 	a.made = next
 	a.removeVolumes()
 	return nil
@@ -67,17 +63,6 @@ func (m made) record() *journal.Record {
 	return &journal.Record{Body: &journal.Record_Made{Made: &journal.Made{Resources: m.resources, Removed: m.removed}}}
 }
 
-// removing says whether a volume of this name is on its way out: nothing may be written to
-// a new one before that is over.
-func (a *Agent) removing(v *keeper.Volume) bool {
-	for _, m := range a.made.removed {
-		if old := volumeOf(m.GetResource()); old != nil && nameOf(old) == nameOf(v) {
-			return true
-		}
-	}
-	return false
-}
-
 // removeVolumes has the keeper remove what is to be removed.
 func (a *Agent) removeVolumes() {
 	if len(a.made.removed) == 0 || a.keeper == nil || a.made.asked {
@@ -85,22 +70,22 @@ func (a *Agent) removeVolumes() {
 	}
 	ask := &keeper.RemoveVolumes{}
 	for _, m := range a.made.removed {
-		ask.Volumes = append(ask.Volumes, volumeOf(m.GetResource()))
+		ask.Volumes = append(ask.Volumes, volumeOf(m))
 	}
 	a.made.asked = true
 	a.keeper.send(&keeper.Request{Body: &keeper.Request_RemoveVolumes{RemoveVolumes: ask}})
 }
 
-// onRemoved writes down that volumes are gone, and begins what waited for that.
+// onRemoved writes down that volumes are gone.
 func (a *Agent) onRemoved(gone []*keeper.Volume) error {
 	next := made{resources: a.made.resources}
 	is := map[string]bool{}
 	for _, v := range gone {
 		is[nameOf(v)] = true
-		a.log.Info("persistent volume removed", "role", v.GetRole(), "volume", v.GetId())
+		a.log.Info("persistent volume removed", "role", v.GetRole(), "volume", v.GetId(), "serial", v.GetSerial())
 	}
 	for _, m := range a.made.removed {
-		if !is[nameOf(volumeOf(m.GetResource()))] {
+		if !is[nameOf(volumeOf(m))] {
 			next.removed = append(next.removed, m)
 		}
 	}
@@ -112,27 +97,59 @@ func (a *Agent) onRemoved(gone []*keeper.Volume) error {
 	return nil
 }
 
-// waits says whether a task cannot begin yet, because a volume that it uses has one of the
-// same name before it that is not gone.
-func (a *Agent) waits(t *task.Task) bool {
-	if len(a.made.removed) == 0 {
-		return false
-	}
+// volumesOf are the volumes that a task uses, as the leader told of them; ok is false where
+// one cannot be used now: it was not told of as the task names it, or another container of
+// a task that nobody waits for any more still uses it.
+func (a *Agent) volumesOf(t *task.Task) (out []*keeper.Volume, ok bool) {
 	for _, r := range t.Info.GetResources() {
-		if v := volume(r); v != nil && a.removing(v) {
-			return true
+		v := volume(r)
+		if v == nil {
+			continue
+		}
+		told := a.told(v)
+		if told == nil {
+			return nil, false
+		}
+		v.Serial = told.GetSerial()
+		out = append(out, v)
+	}
+	if len(out) == 0 {
+		return nil, true
+	}
+	for _, other := range a.tasks {
+		if other.ContainerID == t.ContainerID || other.Terminal() || other.Tombstone || !other.Known {
+			continue
+		}
+		for _, r := range other.Info.GetResources() {
+			if v := volume(r); v != nil && slices.ContainsFunc(out, func(o *keeper.Volume) bool { return o.GetRole() == v.GetRole() && o.GetId() == v.GetId() }) {
+				return nil, false
+			}
 		}
 	}
-	return false
+	return out, true
 }
 
-// volumeOf is the persistent volume that an encoded resource is; nil: it is none.
-func volumeOf(raw []byte) *keeper.Volume {
+// told is the volume of this name and size among those that the leader told of.
+func (a *Agent) told(v *keeper.Volume) *keeper.Volume {
+	for _, m := range a.made.resources {
+		if o := volumeOf(m); o != nil && o.GetRole() == v.GetRole() && o.GetId() == v.GetId() && o.GetRoot() == v.GetRoot() && o.GetBytes() == v.GetBytes() {
+			return o
+		}
+	}
+	return nil
+}
+
+// volumeOf is the persistent volume that a made resource is; nil: it is none.
+func volumeOf(m *journal.Resource) *keeper.Volume {
 	r := &mesosv1.Resource{}
-	if (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(raw, r) != nil {
+	if (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(m.GetResource(), r) != nil {
 		return nil
 	}
-	return volume(r)
+	v := volume(r)
+	if v != nil {
+		v.Serial = m.GetSerial()
+	}
+	return v
 }
 
 func volume(r *mesosv1.Resource) *keeper.Volume {
@@ -153,6 +170,7 @@ func volume(r *mesosv1.Resource) *keeper.Volume {
 	return v
 }
 
+// nameOf tells a volume from all others, also from one of its name that was before it.
 func nameOf(v *keeper.Volume) string {
-	return fmt.Sprintf("%q %q %q", v.GetRole(), v.GetId(), v.GetRoot())
+	return fmt.Sprintf("%q %q %q %d", v.GetRole(), v.GetId(), v.GetRoot(), v.GetSerial())
 }

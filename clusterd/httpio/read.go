@@ -16,6 +16,7 @@ import (
 	"io"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -119,7 +120,8 @@ func Decode(mediaType string, body []byte, m proto.Message) error {
 	return proto.UnmarshalOptions{RecursionLimit: maxNesting}.Unmarshal(body, m)
 }
 
-// measure walks the wire form without unfolding it and refuses what would unfold too far.
+// measure walks the wire form without unfolding it and refuses what would unfold too far,
+// and text that is not UTF-8: other messages that it is put into could not be written.
 func measure(d protoreflect.MessageDescriptor, b []byte, left *int, depth int) error {
 	if *left--; *left < 0 {
 		return fmt.Errorf("more than %d messages in one body", maxMessages)
@@ -141,6 +143,11 @@ func measure(d protoreflect.MessageDescriptor, b []byte, left *int, depth int) e
 			inner, _ := protowire.ConsumeBytes(b)
 			if err := measure(f.Message(), inner, left, depth-1); err != nil {
 				return err
+			}
+		}
+		if f != nil && f.Kind() == protoreflect.StringKind && typ == protowire.BytesType {
+			if text, _ := protowire.ConsumeBytes(b); !utf8.Valid(text) {
+				return fmt.Errorf("field %s is %.60q, which is not UTF-8", f.FullName(), text)
 			}
 		}
 		if f != nil && f.IsList() && f.Message() == nil {

@@ -245,7 +245,7 @@ func (l *Leader) loseAll(f *framework, a *scheduler.Call_Accept, reason state.Re
 	}
 	for _, op := range a.GetOperations() {
 		if op.GetLaunch() == nil && op.GetLaunchGroup() == nil {
-			l.failOperation(f, op, mesosv1.OperationState_OPERATION_DROPPED, "", why)
+			l.loseOperation(f, op, why)
 		}
 		for _, t := range op.GetLaunch().GetTaskInfos() {
 			lost(t)

@@ -110,6 +110,10 @@ func TestInvalidTasks(t *testing.T) {
 			{"a volume as resource that is nobody's", "t", resources(with(scalar("disk", 1), func(r *mesosv1.Resource) {
 				r.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: proto.String("v")}, Volume: &mesosv1.Volume{ContainerPath: proto.String("data"), Mode: mesosv1.Volume_RW.Enum()}}
 			})), "task uses invalid resources: persistent volume v is not reserved for any role"},
+			{"somebody's volume, of nothing", "t", resources(scalar("cpus", 1), with(scalar("disk", 0), func(r *mesosv1.Resource) {
+				r.Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_DYNAMIC.Enum(), Role: proto.String("r")}}
+				r.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: proto.String("v")}, Volume: &mesosv1.Volume{ContainerPath: proto.String("data"), Mode: mesosv1.Volume_RW.Enum()}}
+			})), "task uses invalid resources: persistent volume v has no size"},
 			{"a volume that ends with its task", "t", resources(with(scalar("disk", 1), func(r *mesosv1.Resource) {
 				r.Disk = &mesosv1.Resource_DiskInfo{Volume: &mesosv1.Volume{ContainerPath: proto.String("data"), Mode: mesosv1.Volume_RW.Enum()}}
 			})), "task uses invalid resources: disk has a 'volume' and no 'persistence'"},

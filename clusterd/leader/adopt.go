@@ -65,6 +65,11 @@ func (l *Leader) askWhole(c *agentConn) {
 // adopt takes an agent in with all that it holds. What cannot be taken in is ended when
 // it attaches, like everything that the state does not know.
 func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.RegisterAgent, info *mesosv1.AgentInfo, refuse func(string, bool)) {
+	made, err := madeOf(at)
+	if err != nil { // taken in without it, it would be told that nothing is made, and remove its volumes
+		refuse("what was made of its resources cannot be read: "+err.Error(), false)
+		return
+	}
 	l.attaching[c] = at
 	id := register.ID
 	tasks, lost := 0, 0
@@ -73,9 +78,7 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 			refuse("it cannot be adopted: "+err.Error(), true)
 		}
 	})
-	if made, err := madeOf(at); err != nil {
-		l.log.Error("what was made of an adopted agent's resources cannot be read and is lost", "agent", id, "why", err.Error())
-	} else if len(made) > 0 {
+	if len(made) > 0 {
 		l.propose(state.RestoreResources{Agent: id, Made: made}, func(_ state.Result, err error) {
 			if err != nil {
 				l.log.Error("what was made of an adopted agent's resources is lost", "agent", id, "resources", made.String(), "why", err.Error())

@@ -2,8 +2,10 @@ package leader
 
 import (
 	"fmt"
+	"path"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/state"
@@ -21,7 +23,29 @@ func fromWire(list []*mesosv1.Resource) (state.Resources, error) {
 		}
 		out = append(out, one)
 	}
+	if err := checkVolumes(out); err != nil {
+		return nil, err
+	}
 	return state.NewResources(out...)
+}
+
+// checkVolumes refuses what would be lost when resources are added up: a volume is named
+// whole, and once.
+func checkVolumes(list []state.Resource) error {
+	seen := map[string]bool{}
+	for _, r := range list {
+		id := r.Volume()
+		switch key := r.Role + "\x00" + id; {
+		case id == "":
+		case r.Milli == 0:
+			return fmt.Errorf("persistent volume %s has no size: %w", id, state.ErrResourceInvalid)
+		case seen[key]:
+			return fmt.Errorf("persistent volume %s is there twice: %w", id, state.ErrResourceInvalid)
+		default:
+			seen[key] = true
+		}
+	}
+	return nil
 }
 
 func resourceFromWire(r *mesosv1.Resource) (state.Resource, error) {
@@ -158,8 +182,10 @@ func CheckContainerPath(p string) error {
 		return fmt.Errorf("container_path %q is no place for a volume", p)
 	case len(p) > maxContainerPath:
 		return fmt.Errorf("container_path has %d bytes, at most %d are allowed", len(p), maxContainerPath)
-	case strings.ContainsFunc(p, unicode.IsControl):
-		return fmt.Errorf("container_path %q has a control character", p)
+	case strings.ContainsFunc(p, unicode.IsControl) || !utf8.ValidString(p):
+		return fmt.Errorf("container_path %q has a control character, or is not UTF-8", p)
+	case path.Clean(p) == "." || path.Clean(p) == "/":
+		return fmt.Errorf("container_path %q is no place for a volume", p)
 	}
 	for part := range strings.SplitSeq(p, "/") {
 		if part == ".." {

@@ -71,6 +71,11 @@ func (l *Leader) convert(acc *acceptance, op *mesosv1.Offer_Operation) {
 			return
 		}
 	}
+	key := operationKey{acc.f.id, command.Operation}
+	if _, busy := l.converting[key]; busy && command.Operation != "" {
+		fail("its id is that of another one, which is being carried out")
+		return
+	}
 	done, err := l.underWay(acc.agent, holder{acc.role, acc.f.id}, c.take)
 	if err != nil {
 		fail(err.Error())
@@ -78,13 +83,23 @@ func (l *Leader) convert(acc *acceptance, op *mesosv1.Offer_Operation) {
 	}
 	acc.left = left
 	acc.open++
+	if command.Operation != "" {
+		l.converting[key] = nil
+	}
 	l.propose(command, func(_ state.Result, err error) {
 		done()
+		waiting := l.converting[key]
+		delete(l.converting, key)
+		defer func() {
+			for _, f := range waiting {
+				f()
+			}
+		}()
 		switch {
 		case err == nil:
 			l.converted(acc.agent, c)
 			if command.Operation != "" {
-				l.tellOperation(operationKey{acc.f.id, command.Operation}, retryFirst)
+				l.tellOperation(key, retryFirst)
 			}
 		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable), errors.Is(err, state.ErrAgentDeactivated):
 			l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_DROPPED, acc.agent, err.Error())

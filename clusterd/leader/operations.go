@@ -119,7 +119,28 @@ func (l *Leader) reconcileOperations(f *framework, asked []*scheduler.Call_Recon
 	}
 }
 
+// loseOperation answers an operation of an ACCEPT that came to nothing. One that the state
+// holds, or is about to, came with the same call sent before: it is told as it is, or will be.
+func (l *Leader) loseOperation(f *framework, op *mesosv1.Offer_Operation, why string) {
+	key := operationKey{f.id, state.OperationID(op.GetId().GetValue())}
+	if _, busy := l.converting[key]; busy && op.GetId() != nil {
+		return
+	}
+	known := false
+	l.cfg.Machine.View(func(s *state.State) { _, known = s.Operation(key.framework, key.operation) })
+	if known && op.GetId() != nil {
+		l.tellOperation(key, retryFirst)
+		return
+	}
+	l.failOperation(f, op, mesosv1.OperationState_OPERATION_DROPPED, "", why)
+}
+
 func (l *Leader) explainOperation(f *framework, id state.OperationID, agent state.AgentID) {
+	key := operationKey{f.id, id}
+	if waiting, busy := l.converting[key]; busy {
+		l.converting[key] = append(waiting, func() { l.explainOperation(f, id, agent) })
+		return
+	}
 	st := operationStatus(id, mesosv1.OperationState_OPERATION_UNKNOWN, agent, "Reconciliation: the operation is not known")
 	l.cfg.Machine.View(func(s *state.State) {
 		if o, ok := s.Operation(f.id, id); ok {

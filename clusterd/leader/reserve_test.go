@@ -2,6 +2,7 @@ package leader
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,7 +23,17 @@ func reserved(r *mesosv1.Resource, roles ...string) *mesosv1.Resource {
 	return r
 }
 
-// volume makes a resource a persistent volume.
+// labelled gives a reservation labels.
+func labelled(r *mesosv1.Resource, key string, n int) *mesosv1.Resource {
+	l := &mesosv1.Labels{}
+	for i := range n {
+		l.Labels = append(l.Labels, &mesosv1.Label{Key: proto.String(key + strconv.Itoa(i))})
+	}
+	r.Reservations[len(r.Reservations)-1].Labels = l
+	return r
+}
+
+// persistent makes a resource a persistent volume.
 func persistent(r *mesosv1.Resource, id, path string) *mesosv1.Resource {
 	r.Disk = &mesosv1.Resource_DiskInfo{
 		Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: proto.String(id)},
@@ -206,7 +217,7 @@ func TestReserveCreateLaunchInOneAccept(t *testing.T) {
 			t.Errorf("after all was undone the agent offers %s", got)
 		}
 		c.m.View(func(s *state.State) {
-			if left := s.Operations(""); len(left) != 0 {
+			if left := s.AllOperations(); len(left) != 0 {
 				t.Errorf("%d operations are kept that were acknowledged", len(left))
 			}
 		})
@@ -314,7 +325,11 @@ func TestInvalidOperations(t *testing.T) {
 				d.Source = &mesosv1.Resource_DiskInfo_Source{Type: mesosv1.Resource_DiskInfo_Source_RAW.Enum()}
 			})), "only PATH and MOUNT are there"},
 			{"a disk without a volume", createOp(reserved(scalar("disk", 1), "eng")), "1 of the resources are no persistent volumes"},
-			{"one volume twice", createOp(persistent(reserved(scalar("disk", 1), "eng"), "v2", "a"), persistent(reserved(scalar("disk", 1), "eng"), "v2", "b")), "1 of the resources are no persistent volumes, or are there twice"},
+			{"one volume twice", createOp(persistent(reserved(scalar("disk", 1), "eng"), "v2", "a"), persistent(reserved(scalar("disk", 1), "eng"), "v2", "b")), "persistent volume v2 is there twice"},
+			{"one volume twice, under two labels", createOp(persistent(reserved(scalar("disk", 1), "eng"), "v2", "a"), persistent(labelled(reserved(scalar("disk", 1), "eng"), "l", 1), "v2", "b")), "persistent volume v2 is there twice"},
+			{"a volume of nothing", createOp(volume(0)), "persistent volume v1 has no size"},
+			{"labels without end", reserveOp(labelled(reserved(scalar("cpus", 1), "eng"), strings.Repeat("x", 5000), 1)), "bytes, at most 4096 are allowed"},
+			{"the sandbox itself", createOp(persistent(reserved(scalar("disk", 1), "eng"), "v2", "./")), `container_path "./" is no place for a volume`},
 			{"an id that is in use", createOp(volume(50)), "volume v1 of role eng on agent " + a.id + ": a volume of this id exists in this role"},
 			{"a part of a volume", destroyOp(volume(99)), "it needs disk(eng)[v1]:99, and of the offers there is"},
 			{"grown by another disk", growOp(volume(100), scalar("disk", 50)), "the volume is disk(eng)[v1]:100, and the addition disk:50 is not of the same disk"},

@@ -56,7 +56,7 @@ func TestWrongSubscriptions(t *testing.T) {
 		{"dots", multi, roles("a/.."), nil, `'FrameworkInfo.roles' is invalid: role "a/.." has the component "..", which is not allowed`},
 		{"star below", multi, roles("a/*"), nil, `'FrameworkInfo.roles' is invalid: role "a/*" has the component "*", which is not allowed`},
 		{"dash first", nil, func(i *info) { i.Role = proto.String("-a") }, nil, `'FrameworkInfo.roles' is invalid: role "-a" has a component that begins with '-'`},
-		{"white space", multi, roles("a b"), nil, `'FrameworkInfo.roles' is invalid: role "a b" contains white space, a backspace or a backslash`},
+		{"white space", multi, roles("a b"), nil, `'FrameworkInfo.roles' is invalid: role "a b" contains white space, a control character, a backslash or what is not UTF-8`},
 		{"suppressing a stranger's role", multi, roles("a"), []string{"b"}, `suppressed role "b" is not contained in the list of roles [a]`},
 		{"negative failover timeout", nil, func(i *info) { i.FailoverTimeout = proto.Float64(-1) }, nil, "the framework failover timeout (-1 seconds) is not a duration"},
 		{"failover timeout is no number", nil, func(i *info) { i.FailoverTimeout = proto.Float64(math.NaN()) }, nil, "the framework failover timeout (NaN seconds) is not a duration"},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/state"
@@ -23,6 +24,9 @@ func checkID(kind, id string) error {
 		return fmt.Errorf("%s has %d bytes, at most %d are allowed", kind, len(id), maxID)
 	case id == "." || id == "..":
 		return fmt.Errorf("%s must not be %q", kind, id)
+	}
+	if !utf8.ValidString(id) {
+		return fmt.Errorf("%s %q is not UTF-8", kind, id)
 	}
 	for _, r := range id {
 		if r == '/' || r == '\\' || unicode.IsControl(r) {
@@ -48,8 +52,10 @@ func checkRole(role string) error {
 			return fmt.Errorf("role %q has the component %q, which is not allowed", role, part)
 		case part[0] == '-':
 			return fmt.Errorf("role %q has a component that begins with '-'", role)
-		case strings.ContainsFunc(part, func(r rune) bool { return unicode.IsSpace(r) || r == '\b' || r == '\\' }):
-			return fmt.Errorf("role %q contains white space, a backspace or a backslash", role)
+		case strings.ContainsFunc(part, func(r rune) bool {
+			return unicode.IsSpace(r) || unicode.IsControl(r) || r == '\\' || r == utf8.RuneError
+		}):
+			return fmt.Errorf("role %q contains white space, a control character, a backslash or what is not UTF-8", role)
 		}
 	}
 	return nil

@@ -88,7 +88,7 @@ func Conversion(err error) error {
 func (h *handler) operations(*call) (*master.Response, error) {
 	out := &master.Response_GetOperations{}
 	h.Machine.View(func(s *state.State) {
-		for _, o := range s.Operations("") {
+		for _, o := range s.AllOperations() {
 			st := leader.OperationStatus(o)
 			w := &mesosv1.Operation{
 				FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(o.Framework))}, AgentId: &mesosv1.AgentID{Value: proto.String(string(o.Agent))},

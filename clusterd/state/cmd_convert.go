@@ -2,7 +2,6 @@ package state
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,8 +18,11 @@ var (
 	ErrVolumeDuplicate    = errors.New("a volume of this id exists in this role")
 )
 
-// maxOperations bounds the operations that wait to be acknowledged.
-const maxOperations = 1 << 18
+// Bounds of the operations of one framework that wait to be acknowledged.
+const (
+	maxOperations    = 10_000
+	maxOperationInfo = 64 << 10 // bytes
+)
 
 // ConvertResources makes resources of an agent that nobody uses what they were not: it
 // reserves, takes reservations back, makes volumes, ends, grows and shrinks them. What the
@@ -69,16 +71,21 @@ func (c ConvertResources) apply(s *State) (Result, error) {
 	case a.Deactivated && c.Framework != "":
 		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentDeactivated)
 	}
-	key := operationKey{c.Framework, c.Operation}
 	if c.Framework != "" {
 		if _, ok := s.frameworkSlot[c.Framework]; !ok {
 			return Result{}, s.frameworkError(c.Framework)
 		}
-		if _, used := s.operations[key]; used {
+	}
+	told := c.Framework != "" && c.Operation != ""
+	if told {
+		open := s.operations[c.Framework]
+		switch _, used := open[c.Operation]; {
+		case used:
 			return Result{}, fmt.Errorf("operation %s: %w", c.Operation, ErrOperationDuplicate)
-		}
-		if len(s.operations) >= maxOperations {
-			return Result{}, fmt.Errorf("%d operations: %w", maxOperations, ErrListFull)
+		case len(open) >= maxOperations:
+			return Result{}, fmt.Errorf("%d operations that are not acknowledged: %w", maxOperations, ErrListFull)
+		case len(c.Info) > maxOperationInfo:
+			return Result{}, fmt.Errorf("operation %s of %d bytes, at most %d are allowed: %w", c.Operation, len(c.Info), maxOperationInfo, ErrCommandInvalid)
 		}
 	}
 	total, err := s.converted(a, c.Take, c.Give)
@@ -86,11 +93,8 @@ func (c ConvertResources) apply(s *State) (Result, error) {
 		return Result{}, err
 	}
 	a.Total = total
-	if c.Framework != "" && c.Operation != "" {
-		if s.operations == nil {
-			s.operations = map[operationKey]*Operation{}
-		}
-		s.operations[key] = &Operation{Framework: c.Framework, ID: c.Operation, Agent: c.Agent, UUID: c.UUID, Info: c.Info, TimeNS: s.timeNS}
+	if told {
+		s.addOperation(&Operation{Framework: c.Framework, ID: c.Operation, Agent: c.Agent, UUID: c.UUID, Info: c.Info, TimeNS: s.timeNS})
 	}
 	return Result{FrameworkID: c.Framework, AgentID: c.Agent}, nil
 }
@@ -119,7 +123,7 @@ func (s *State) converted(a *Agent, take, give Resources) (Resources, error) {
 		if id == "" {
 			continue
 		}
-		if slices.ContainsFunc(left, func(o Resource) bool { return o.Role == r.Role && o.Volume() == id }) {
+		if slices.ContainsFunc(left, func(o Resource) bool { return o.Role == r.Role && o.Volume() == id }) { // it would be one with it
 			return nil, fmt.Errorf("volume %s of role %s on agent %s: %w", id, r.Role, a.ID, ErrVolumeDuplicate)
 		}
 		_, grown := slices.BinarySearchFunc(take, *r, compareResource)
@@ -135,7 +139,14 @@ func (s *State) converted(a *Agent, take, give Resources) (Resources, error) {
 		seen.Serial = s.generation.Height<<40 ^ s.index // an entry's last volume of a name is the only one that is ever seen
 		r.Mounting = &seen
 	}
-	return left.Plus(made)
+	total, err := left.Plus(made)
+	if err == nil {
+		err = total.checkMade()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agent %s: %w", a.ID, err)
+	}
+	return total, nil
 }
 
 // RestoreResources gives an agent that is being adopted what was made of its resources in
@@ -170,8 +181,11 @@ func (c RestoreResources) apply(s *State) (Result, error) {
 		return Result{}, err
 	}
 	total, err := Remade(came, c.Made.Made())
+	if err == nil {
+		err = total.checkMade()
+	}
 	if err != nil {
-		return Result{}, err
+		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, err)
 	}
 	a.Total = total
 	return Result{AgentID: c.Agent}, nil
@@ -187,31 +201,37 @@ type Operation struct {
 	TimeNS    int64
 }
 
-type operationKey struct {
-	framework FrameworkID
-	id        OperationID
-}
-
-func compareOperation(a, b operationKey) int {
-	if c := cmp.Compare(a.framework, b.framework); c != 0 {
-		return c
+func (s *State) addOperation(o *Operation) {
+	if s.operations == nil {
+		s.operations = map[FrameworkID]map[OperationID]*Operation{}
 	}
-	return cmp.Compare(a.id, b.id)
+	if s.operations[o.Framework] == nil {
+		s.operations[o.Framework] = map[OperationID]*Operation{}
+	}
+	s.operations[o.Framework][o.ID] = o
 }
 
 // Operation returns one that is not acknowledged; read only, as Framework.
 func (s *State) Operation(framework FrameworkID, id OperationID) (*Operation, bool) {
-	o, ok := s.operations[operationKey{framework, id}]
+	o, ok := s.operations[framework][id]
 	return o, ok
 }
 
-// Operations are those of a framework, or of all where it is empty, in the order of ids.
+// Operations are those of a framework that are not acknowledged, in the order of ids.
 func (s *State) Operations(framework FrameworkID) []*Operation {
+	open := s.operations[framework]
+	out := make([]*Operation, 0, len(open))
+	for _, id := range slices.Sorted(maps.Keys(open)) {
+		out = append(out, open[id])
+	}
+	return out
+}
+
+// AllOperations are those of all frameworks.
+func (s *State) AllOperations() []*Operation {
 	var out []*Operation
-	for _, key := range slices.SortedFunc(maps.Keys(s.operations), compareOperation) {
-		if framework == "" || key.framework == framework {
-			out = append(out, s.operations[key])
-		}
+	for _, framework := range slices.Sorted(maps.Keys(s.operations)) {
+		out = append(out, s.Operations(framework)...)
 	}
 	return out
 }
@@ -236,25 +256,30 @@ func decodeAcknowledgeOperation(r *reader) Command {
 }
 
 func (c AcknowledgeOperation) apply(s *State) (Result, error) {
-	key := operationKey{c.Framework, c.ID}
-	o, ok := s.operations[key]
+	o, ok := s.operations[c.Framework][c.ID]
 	switch {
 	case !ok:
 		return Result{}, fmt.Errorf("operation %s of framework %s: %w", c.ID, c.Framework, ErrOperationUnknown)
 	case !bytes.Equal(o.UUID, c.UUID):
 		return Result{}, fmt.Errorf("operation %s of framework %s: %w", c.ID, c.Framework, ErrNotNewest)
 	}
-	delete(s.operations, key)
+	if delete(s.operations[c.Framework], c.ID); len(s.operations[c.Framework]) == 0 {
+		delete(s.operations, c.Framework)
+	}
 	return Result{FrameworkID: c.Framework, AgentID: o.Agent}, nil
 }
 
-// dropOperations forgets those of a framework that is removed.
-func (s *State) dropOperations(framework FrameworkID) {
-	maps.DeleteFunc(s.operations, func(key operationKey, _ *Operation) bool { return key.framework == framework })
+// clonedOperations copies what changes; the records never do.
+func clonedOperations(all map[FrameworkID]map[OperationID]*Operation) map[FrameworkID]map[OperationID]*Operation {
+	out := maps.Clone(all)
+	for framework, open := range out {
+		out[framework] = maps.Clone(open)
+	}
+	return out
 }
 
 func (s *State) writeOperations(put func(kind uint64, f func(*writer))) {
-	for _, o := range s.Operations("") {
+	for _, o := range s.AllOperations() {
 		put(recordOperation, func(w *writer) {
 			w.string(string(o.Framework))
 			w.string(string(o.ID))
@@ -273,13 +298,10 @@ func (r *reader) operation() Operation {
 }
 
 func (s *State) restoreOperation(o Operation) error {
-	key := operationKey{o.Framework, o.ID}
-	if _, twice := s.operations[key]; twice || o.ID == "" || len(s.operations) >= maxOperations {
+	open := s.operations[o.Framework]
+	if _, twice := open[o.ID]; twice || o.ID == "" || len(open) >= maxOperations {
 		return ErrCorrupt
 	}
-	if s.operations == nil {
-		s.operations = map[operationKey]*Operation{}
-	}
-	s.operations[key] = &o
+	s.addOperation(&o)
 	return nil
 }

@@ -139,7 +139,7 @@ func TestConversionRefused(t *testing.T) {
 	picture := func() (out string) {
 		c.m.View(func(s *State) {
 			agent, _ := s.Agent(a)
-			for _, o := range s.Operations("") {
+			for _, o := range s.AllOperations() {
 				out += string(o.ID) + " "
 			}
 			out += agent.Total.String()
@@ -160,6 +160,10 @@ func TestConversionRefused(t *testing.T) {
 		{"more than there is", ConvertResources{Agent: a, Take: one(t, amountOf(CPUs, 5)), Give: one(t, dynamic(amountOf(CPUs, 5), "a"))}, ErrNoRoom},
 		{"a part of a volume", ConvertResources{Agent: a, Take: one(t, onDisk(dynamic(amountOf(Disk, 20), "a"), "v")), Give: one(t, dynamic(amountOf(Disk, 20), "a"))}, ErrNoRoom},
 		{"a volume's id again", ConvertResources{Agent: a, Take: one(t, disk), Give: one(t, onDisk(disk, "v"))}, ErrVolumeDuplicate},
+		{"two volumes of one id, reserved by two", ConvertResources{
+			Agent: a, Take: one(t, amountOf(Disk, 20)),
+			Give: one(t, onDisk(dynamic(amountOf(Disk, 10), "b"), "x"), onDisk(amountOf(Disk, 10).With(Details{Reservations: []Reservation{{Role: "b", Principal: "q"}}}), "x")),
+		}, ErrVolumeDuplicate},
 		{"an operation's id again", ConvertResources{Agent: a, Take: one(t, disk), Give: one(t, amountOf(Disk, 40)), Framework: f, Operation: "o"}, ErrOperationDuplicate},
 		{"a framework that is not there", ConvertResources{Agent: a, Take: one(t, disk), Give: one(t, amountOf(Disk, 40)), Framework: "x", Operation: "o"}, ErrFrameworkUnknown},
 		{"a task on a part of a volume", LaunchTask{Container: "c", Task: "t", Framework: f, Agent: a, Role: "a", Resources: one(t, onDisk(dynamic(amountOf(Disk, 20), "a"), "v"))}, ErrNoRoom},
@@ -184,7 +188,7 @@ func TestOperationsEndWithTheirFramework(t *testing.T) {
 	c.do(ConvertResources{Agent: a, Take: one(t, amountOf(CPUs, 1)), Give: one(t, dynamic(amountOf(CPUs, 1), "a")), Framework: f, Operation: "o", UUID: []byte("u")})
 	c.do(RemoveFramework{f})
 	c.m.View(func(s *State) {
-		if left := s.Operations(""); len(left) != 0 {
+		if left := s.AllOperations(); len(left) != 0 {
 			t.Errorf("%d operations of nobody", len(left))
 		}
 		if agent, _ := s.Agent(a); agent.Total.String() != "cpus:3;cpus(a, p):1" {

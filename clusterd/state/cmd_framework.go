@@ -218,7 +218,7 @@ func (c RemoveFramework) apply(s *State) (Result, error) {
 			r.Events = append(r.Events, s.dropTask(t)...)
 		}
 	}
-	s.dropOperations(c.ID)
+	delete(s.operations, c.ID)
 	delete(s.frameworkSlot, c.ID)
 	s.ended = append(s.ended, *s.frameworks.at(slot))
 	s.frameworks.remove(slot)

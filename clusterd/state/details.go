@@ -273,8 +273,57 @@ func (r Resource) checkDetail() error {
 	return d.Check(r.Name)
 }
 
+// Bounds of what somebody may make of resources. All of an agent's go into one record of a
+// snapshot, and into one of the agent's journal.
+const (
+	maxReservations = 32      // steps of a stack
+	maxDetail       = 4 << 10 // bytes of one resource's details and mounting
+	maxMade         = 1000    // made resources of an agent
+	maxMadeBytes    = 1 << 20 // of their details and mountings
+)
+
+// size is how many bytes tell a resource from others.
+func (r Resource) size() int {
+	n := len(r.Name) + len(r.Role) + len(r.Detail)
+	if r.Mounting != nil {
+		n += len(r.Mounting.Path) + len(r.Mounting.Principal)
+	}
+	return n
+}
+
+// checkMade says what is wrong with all that is made of an agent's resources.
+func (rs Resources) checkMade() error {
+	made, bytes := 0, 0
+	volumes := map[string]bool{}
+	for _, r := range rs {
+		if !r.made() {
+			continue
+		}
+		made, bytes = made+1, bytes+r.size()
+		id := r.Volume()
+		if id == "" {
+			continue
+		}
+		if key := r.Role + "\x00" + id; volumes[key] {
+			return fmt.Errorf("volume %s of role %s: %w", id, r.Role, ErrVolumeDuplicate)
+		} else {
+			volumes[key] = true
+		}
+	}
+	if made > maxMade || bytes > maxMadeBytes {
+		return fmt.Errorf("%d reservations and volumes with labels and names of %d bytes, an agent may have %d and %d: %w", made, bytes, maxMade, maxMadeBytes, ErrListFull)
+	}
+	return nil
+}
+
 // Check says what is wrong with details of a resource of a name.
 func (d Details) Check(name string) error {
+	if n := len(d.Reservations); n > maxReservations {
+		return fmt.Errorf("%s is reserved in %d steps, at most %d are allowed: %w", name, n, maxReservations, ErrResourceInvalid)
+	}
+	if n := len(d.encoded()); n > maxDetail {
+		return fmt.Errorf("the reservations of %s, with their labels, have %d bytes, at most %d are allowed: %w", name, n, maxDetail, ErrResourceInvalid)
+	}
 	if d.Disk != (DiskInfo{}) && name != Disk {
 		return fmt.Errorf("%s is on a disk; only %s can be: %w", name, Disk, ErrResourceInvalid)
 	}

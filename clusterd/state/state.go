@@ -111,7 +111,7 @@ type State struct {
 	weights  map[string]float64 // role → weight; never changed in place
 	quotas   map[string]Quota   // role → quota; never changed in place
 
-	operations map[operationKey]*Operation // carried out and not acknowledged; records never change
+	operations map[FrameworkID]map[OperationID]*Operation // carried out and not acknowledged; records never change
 
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}

@@ -24,6 +24,7 @@ import (
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/records"
+	"github.com/mesolith/mesolith/isolation/tree"
 )
 
 // What a caller can tell apart.
@@ -82,6 +83,8 @@ type Keeper struct {
 	sweep   chan struct{} // asks the collector of sandboxes to look
 	left    leftovers
 	work    chan struct{} // bound 1: something was launched or has ended
+
+	volumes sync.Mutex // directories of volumes are made or removed
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -158,21 +161,23 @@ func (k *Keeper) Configure(c *keeper.Configure) error {
 	if err := os.Rename(tmp, k.configureFile()); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
-	limit := c.GetTasksMemoryBytes()
+	k.mu.Lock()
+	k.configure = c
+	k.mu.Unlock()
+	return k.limitTasks()
+}
+
+// limitTasks bounds the memory of all tasks together, as things are now.
+func (k *Keeper) limitTasks() error {
+	limit := k.settings().GetTasksMemoryBytes()
 	if limit > 0 {
 		limit += k.leftInMemory()
 	}
-	if err := k.runtime.LimitAll(limit); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.configure = c
-	return nil
+	return k.runtime.LimitAll(limit)
 }
 
 // leftInMemory is what sandboxes of ended tasks may take of the memory that counts as all
-// tasks' together: on a tmpfs a file is its writer's memory, and stays that of the group
+// tasks' together, and what persistent volumes hold of it: on a tmpfs a file is its writer's memory, and stays that of the group
 // above when its own is gone. Without this, tasks would be ended for what others left,
 // far below their own limits.
 func (k *Keeper) leftInMemory() uint64 {
@@ -183,7 +188,7 @@ func (k *Keeper) leftInMemory() uint64 {
 	if err != nil {
 		return 0
 	}
-	return most
+	return most + tree.Use(context.Background(), volumesDir(k.cfg.WorkDir))
 }
 
 func (k *Keeper) settings() *keeper.Configure {

@@ -211,29 +211,6 @@ func (k *Keeper) launchError(c *container, kind keeper.Container_Failure, err er
 	return failed(kind, err)
 }
 
-func (k *Keeper) prepare(ctx context.Context, c *container, j *Job) error {
-	if err := k.change(c, false, func(c *container) { c.rec.Container.Phase = keeper.Container_PREPARING }); err != nil {
-		return err
-	}
-	if err := k.runtime.Prepare(ctx, j); err != nil {
-		return err
-	}
-	fault.After(fault.Rootfs, j.ID)
-	k.resolveUser(j)
-	uid, gid := k.owner(j)
-	if err := makeSandbox(k.cfg.WorkDir, j.Launch, uid, gid); err != nil {
-		return err
-	}
-	if err := stdio.Make(j.Paths.pipes, uid, gid); err != nil {
-		return err
-	}
-	if err := k.makeVolumes(j); err != nil {
-		return err
-	}
-	fault.After(fault.Mkdir, j.ID)
-	return k.writeEtc(j, nil)
-}
-
 func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, error) {
 	p, err := k.runtime.Start(ctx, j)
 	if err != nil {
@@ -405,6 +382,9 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 	fault.After(fault.Done, id)
 	k.acknowledge(ctx, id, startTime)
 	fault.After(fault.Acknowledged, id)
+	if j != nil && len(j.Volumes) > 0 && k.filesAreMemory() {
+		k.report(j, k.limitTasks()) // what it left in them is nobody's memory now
+	}
 	k.askCollect()
 	k.busy()
 }

@@ -29,6 +29,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 	if err := k.removeStrangers(live); err != nil {
 		return err
 	}
+	k.deleteRemoved()
 	if err := k.clearStaging(); err != nil {
 		k.log.Error("unfinished pulls are left", "error", err)
 	}

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,8 +11,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/fault"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/spec"
+	"github.com/mesolith/mesolith/isolation/stdio"
 )
 
 func (j *Job) decode() error {
@@ -103,6 +106,30 @@ func makeSandbox(workDir string, l *keeper.Launch, uid, gid int) error {
 		return fmt.Errorf("link sandbox as the latest: %w", err)
 	}
 	return nil
+}
+
+// prepare makes everything that a container is made of, before any of its processes.
+func (k *Keeper) prepare(ctx context.Context, c *container, j *Job) error {
+	if err := k.change(c, false, func(c *container) { c.rec.Container.Phase = keeper.Container_PREPARING }); err != nil {
+		return err
+	}
+	if err := k.runtime.Prepare(ctx, j); err != nil {
+		return err
+	}
+	fault.After(fault.Rootfs, j.ID)
+	k.resolveUser(j)
+	uid, gid := k.owner(j)
+	if err := makeSandbox(k.cfg.WorkDir, j.Launch, uid, gid); err != nil {
+		return err
+	}
+	if err := stdio.Make(j.Paths.pipes, uid, gid); err != nil {
+		return err
+	}
+	if err := k.makeVolumes(j); err != nil {
+		return err
+	}
+	fault.After(fault.Mkdir, j.ID)
+	return k.writeEtc(j, nil)
 }
 
 // portMappings are those that the task asks for by name, else its ports one to one. Only

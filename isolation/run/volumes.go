@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,10 @@ import (
 )
 
 // Persistent volumes are directories that outlive containers, in Mesos' layout below the
-// work directory. On disk they hold the ids that tasks see, so that the next task, which
-// has other ids on the host, finds its files its own.
+// work directory but for the last component, which is the volume's serial: one that was
+// destroyed and one of its name that came after it are never the same. On disk they hold the
+// ids that tasks see, so that the next task, which has other ids on the host, finds its files
+// its own.
 
 // volumesDir is where volumes lie; what is being removed lies beside them.
 func volumesDir(workDir string) string { return filepath.Join(workDir, "volumes") }
@@ -36,7 +39,7 @@ func volumePath(workDir string, v *keeper.Volume) (string, error) {
 	if v.GetRoot() != "" {
 		return "", fmt.Errorf("%w: volume %q is on the disk %s, and this node gives no disks of their own to tasks", ErrInvalid, v.GetId(), v.GetRoot())
 	}
-	return filepath.Join(volumesDir(workDir), "roles", role, v.GetId()), nil
+	return filepath.Join(volumesDir(workDir), "roles", role, v.GetId(), strconv.FormatUint(v.GetSerial(), 10)), nil
 }
 
 // volumesOf are a task's volumes.
@@ -49,6 +52,11 @@ func volumesOf(workDir string, l *keeper.Launch) (out []spec.Volume, err error) 
 		p := path.Clean(v.GetContainerPath())
 		if v.GetContainerPath() == "" || p == ".." || strings.HasPrefix(p, "../") || p == "." || p == "/" {
 			return nil, fmt.Errorf("%w: volume %q has the container_path %q, which is no place for it", spec.ErrInvalidTask, v.GetId(), v.GetContainerPath())
+		}
+		for _, o := range out {
+			if o.Path == p || strings.HasPrefix(p, o.Path+"/") || strings.HasPrefix(o.Path, p+"/") {
+				return nil, fmt.Errorf("%w: volumes at %q and %q would cover each other; give them places of their own", spec.ErrInvalidTask, o.Path, p)
+			}
 		}
 		out = append(out, spec.Volume{From: at, Path: p, ReadOnly: v.GetReadOnly(), Bytes: v.GetBytes()})
 	}
@@ -67,7 +75,10 @@ func (k *Keeper) makeVolumes(j *Job) error {
 		if path.IsAbs(v.Path) && !k.runtime.IDs() {
 			return fmt.Errorf("%w: container_path %q of a volume: without isolation only paths below the sandbox can be had", spec.ErrInvalidTask, v.Path)
 		}
-		if err := os.MkdirAll(v.From, 0o755); err != nil {
+		if v.ReadOnly && !k.runtime.IDs() {
+			return fmt.Errorf("%w: the volume at %q is to be read only, and without isolation it cannot be", spec.ErrInvalidTask, v.Path)
+		}
+		if err := k.makeVolume(v.From); err != nil {
 			return fmt.Errorf("make volume: %w", err)
 		}
 		if os.Geteuid() == 0 {
@@ -83,6 +94,24 @@ func (k *Keeper) makeVolumes(j *Job) error {
 		}
 	}
 	return nil
+}
+
+// makeVolume makes a volume's directory where there is none, below the place of all. Only root walks there: a file that a task
+// marks as running with its owner's rights is owned, on the node, by whom the task thinks.
+func (k *Keeper) makeVolume(at string) error {
+	k.volumes.Lock()
+	defer k.volumes.Unlock()
+	mode := os.FileMode(0o700)
+	if !k.runtime.IDs() {
+		mode = 0o711 // plain processes come by a link
+	}
+	if err := os.MkdirAll(volumesDir(k.cfg.WorkDir), mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(volumesDir(k.cfg.WorkDir), mode); err != nil {
+		return err
+	}
+	return os.MkdirAll(at, 0o755)
 }
 
 // placeInSandbox makes the directory that a volume covers, or where nothing is mounted the
@@ -120,25 +149,39 @@ func removedDir(workDir string) string { return filepath.Join(volumesDir(workDir
 // RemoveVolumes takes volumes away with all that they hold. When it returns none of them
 // can be met any more; deleting goes on beside. What is not there was removed before.
 func (k *Keeper) RemoveVolumes(list []*keeper.Volume) error {
+	var all error
 	for _, v := range list {
 		at, err := volumePath(k.cfg.WorkDir, v)
 		if err != nil {
 			k.log.Error("volume not removed", "why", err.Error())
 			continue // there is no directory that it could be
 		}
-		if err := os.MkdirAll(removedDir(k.cfg.WorkDir), 0o700); err != nil {
-			return fmt.Errorf("remove volume: %w", err)
-		}
-		var random [8]byte
-		rand.Read(random[:])
-		if err := os.Rename(at, filepath.Join(removedDir(k.cfg.WorkDir), hex.EncodeToString(random[:]))); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove volume: %w", err)
-		}
-		if err := syncDir(filepath.Dir(at)); err != nil {
-			return fmt.Errorf("remove volume: %w", err)
+		if err := k.removeVolume(at); err != nil {
+			all = errors.Join(all, fmt.Errorf("remove volume %s of role %s: %w", v.GetId(), v.GetRole(), err))
 		}
 	}
 	k.deleteRemoved()
+	return all
+}
+
+func (k *Keeper) removeVolume(at string) error {
+	k.volumes.Lock()
+	defer k.volumes.Unlock()
+	if err := os.MkdirAll(removedDir(k.cfg.WorkDir), 0o700); err != nil {
+		return err
+	}
+	var random [8]byte
+	rand.Read(random[:])
+	if err := os.Rename(at, filepath.Join(removedDir(k.cfg.WorkDir), hex.EncodeToString(random[:]))); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := syncDir(filepath.Dir(at)); err != nil {
+		return err
+	}
+	// Of its name, and of its role, nothing need be left where nothing is.
+	if os.Remove(filepath.Dir(at)) == nil {
+		os.Remove(filepath.Dir(filepath.Dir(at)))
+	}
 	return nil
 }
 
@@ -162,6 +205,7 @@ func syncDir(dir string) error {
 // deleteRemoved deletes what was removed, beside everything else.
 func (k *Keeper) deleteRemoved() {
 	k.lives.Go(func() {
+		defer k.limitTasks()
 		names, err := os.ReadDir(removedDir(k.cfg.WorkDir))
 		if err != nil {
 			return // there is none

@@ -1081,7 +1081,8 @@ type Volume struct {
 	Root          string                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`                                        // of the disk that it is on; empty: the work directory
 	ContainerPath string                 `protobuf:"bytes,4,opt,name=container_path,json=containerPath,proto3" json:"container_path,omitempty"` // absolute, or below the sandbox; empty: it is only named
 	ReadOnly      bool                   `protobuf:"varint,5,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"` // what it may hold; 0: as much as there is
+	Serial        uint64                 `protobuf:"varint,7,opt,name=serial,proto3" json:"serial,omitempty"` // no other volume of this name has it
+	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`   // what it may hold; 0: as much as there is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,6 +1150,13 @@ func (x *Volume) GetReadOnly() bool {
 		return x.ReadOnly
 	}
 	return false
+}
+
+func (x *Volume) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
 }
 
 func (x *Volume) GetBytes() uint64 {
@@ -2227,13 +2235,14 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x04term\x18\x12 \x01(\x04R\x04term\x12\x17\n" +
 	"\auser_id\x18\x13 \x01(\rR\x06userId\x126\n" +
 	"\avolumes\x18\x15 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\x12%\n" +
-	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"\x9a\x01\n" +
+	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"\xb2\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\tR\x04root\x12%\n" +
 	"\x0econtainer_path\x18\x04 \x01(\tR\rcontainerPath\x12\x1b\n" +
-	"\tread_only\x18\x05 \x01(\bR\breadOnly\x12\x14\n" +
+	"\tread_only\x18\x05 \x01(\bR\breadOnly\x12\x16\n" +
+	"\x06serial\x18\a \x01(\x04R\x06serial\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"G\n" +
 	"\rRemoveVolumes\x126\n" +
 	"\avolumes\x18\x01 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\"3\n" +
