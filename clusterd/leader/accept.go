@@ -3,12 +3,10 @@ package leader
 import (
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
-	"github.com/mesolith/mesolith/clusterd/alloc"
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/fault"
@@ -270,14 +268,10 @@ func (l *Leader) decline(f *framework, d *scheduler.Call_Decline) {
 
 // refuseOffer remembers that a framework did not want these resources.
 func (l *Leader) refuseOffer(f *framework, role string, agent state.AgentID, rs state.Resources, filters *mesosv1.Filters) {
-	seconds := filters.GetRefuseSeconds() // 5 when not set
-	if math.IsNaN(seconds) || seconds < 0 {
-		seconds = float64(alloc.DefaultRefuseNS) / 1e9
-	}
-	if seconds == 0 {
+	pause := refusePause(filters)
+	if pause == 0 {
 		return
 	}
-	pause := time.Duration(math.Min(seconds*1e9, alloc.MaxRefuseNS))
 	pause = max(pause, l.cfg.AllocationInterval)
 	l.filters.Refuse(f.id, role, agent, rs, l.sinceNS(time.Now().Add(pause)))
 }

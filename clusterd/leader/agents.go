@@ -352,6 +352,7 @@ func (l *Leader) agentLost(id state.AgentID) {
 		l.send(f, failureEvent(id))
 	}
 	l.filters.ClearAgent(id)
+	l.rescindInverse(func(o inverseOffer) bool { return o.agent == id })
 }
 
 // rescindAgent takes back what was offered of an agent.

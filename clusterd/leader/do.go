@@ -95,6 +95,12 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.
 		return
 	case scheduler.Call_ACKNOWLEDGE_OPERATION_STATUS:
 		l.acknowledgeOperation(f, call.GetAcknowledgeOperationStatus())
+	case scheduler.Call_ACCEPT_INVERSE_OFFERS:
+		l.answerInverse(f, call.GetAcceptInverseOffers().GetInverseOfferIds(), call.GetAcceptInverseOffers().GetFilters(), true, answer)
+		return
+	case scheduler.Call_DECLINE_INVERSE_OFFERS:
+		l.answerInverse(f, call.GetDeclineInverseOffers().GetInverseOfferIds(), call.GetDeclineInverseOffers().GetFilters(), false, answer)
+		return
 	case scheduler.Call_UPDATE_FRAMEWORK:
 		l.updateFramework(f, call.GetUpdateFramework(), wants, answer)
 		return
@@ -115,8 +121,7 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.
 		l.log.Info("call dropped: there are no executors yet", "framework", f.id, "call", call.GetType().String())
 		l.count("master/dropped_messages")
 	default:
-		// REQUEST does nothing in Mesos either; inverse offers are never made here, so an
-		// answer to one is an answer to nothing.
+		// REQUEST does nothing in Mesos either.
 	}
 	answer(nil)
 }

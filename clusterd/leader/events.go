@@ -104,6 +104,14 @@ func offersEvents(list []*mesosv1.Offer) []*streams.Event {
 	return out
 }
 
+func agentURL(a *state.Agent) *mesosv1.URL {
+	return &mesosv1.URL{
+		Scheme:  proto.String("http"),
+		Address: &mesosv1.Address{Hostname: proto.String(a.Hostname), Ip: proto.String(a.Address), Port: proto.Int32(a.Port)},
+		Path:    proto.String("/slave(1)"),
+	}
+}
+
 // offerToWire words an offer for a framework; allocation_info is stripped for those
 // that do not know several roles.
 func offerToWire(o offers.Offer, a *state.Agent, info *mesosv1.AgentInfo, caps state.Capabilities) *mesosv1.Offer {
@@ -113,13 +121,9 @@ func offerToWire(o offers.Offer, a *state.Agent, info *mesosv1.AgentInfo, caps s
 		FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(o.Framework))},
 		AgentId:     &mesosv1.AgentID{Value: proto.String(string(o.Agent))},
 		Hostname:    proto.String(a.Hostname),
-		Url: &mesosv1.URL{
-			Scheme:  proto.String("http"),
-			Address: &mesosv1.Address{Hostname: proto.String(a.Hostname), Ip: proto.String(a.Address), Port: proto.Int32(a.Port)},
-			Path:    proto.String("/slave(1)"),
-		},
-		Attributes: info.GetAttributes(),
-		Domain:     info.GetDomain(),
+		Url:         agentURL(a),
+		Attributes:  info.GetAttributes(),
+		Domain:      info.GetDomain(),
 	}
 	if caps.Has(state.CapMultiRole) {
 		allocated = o.Role

@@ -141,13 +141,18 @@ type Leader struct {
 	launching map[state.AgentID]state.Resources
 	// launchingBy is the same by who will hold it.
 	launchingBy map[holder]state.Resources
-	deadlines   map[state.FrameworkID]time.Time
-	unattached  time.Time // when agents that never attached in this term are given up
-	allocate    bool
-	lastRound   time.Time
-	lastPing    time.Time
-	givingUp    map[state.AgentID]bool // called unreachable, on the way into the log
-	ending      map[state.AgentID]bool // drained, and on the way to be gone
+	inverse     map[offers.ID]inverseOffer
+	inverseOut  map[inverseKey]offers.ID
+	// inverseAgain is when who answered is asked again.
+	inverseAgain map[inverseKey]time.Time
+	inverseLast  uint64
+	deadlines    map[state.FrameworkID]time.Time
+	unattached   time.Time // when agents that never attached in this term are given up
+	allocate     bool
+	lastRound    time.Time
+	lastPing     time.Time
+	givingUp     map[state.AgentID]bool // called unreachable, on the way into the log
+	ending       map[state.AgentID]bool // drained, and on the way to be gone
 	// network is the newest plan of the tasks' networks that anybody was told.
 	network     *agentwire.NetworkPlan
 	lastNetwork time.Time
@@ -231,7 +236,7 @@ func New(cfg Config) *Leader {
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]*agentwire.Attach{},
 		retries: map[state.ContainerID]*retry{}, operations: map[operationKey]*retry{}, converting: map[operationKey][]func(){}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, launchingBy: map[holder]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
-		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{}, ending: map[state.AgentID]bool{},
+		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{}, ending: map[state.AgentID]bool{}, inverse: map[offers.ID]inverseOffer{}, inverseOut: map[inverseKey]offers.ID{}, inverseAgain: map[inverseKey]time.Time{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}
 	l.height.Store(cfg.Height)

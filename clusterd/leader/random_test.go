@@ -339,6 +339,7 @@ func playRandomly(t *testing.T, seed uint64) {
 			}
 		}
 	})
+	ran := 0
 	for i, f := range frameworks {
 		ends := map[mesosv1.TaskState]int{}
 		for id, s := range f.tasks {
@@ -349,9 +350,10 @@ func playRandomly(t *testing.T, seed uint64) {
 			}
 		}
 		t.Logf("framework %d: %v", i, ends)
-		if ends[mesosv1.TaskState_TASK_FINISHED] == 0 {
-			t.Error("nothing ever ran")
-		}
+		ran += ends[mesosv1.TaskState_TASK_FINISHED]
+	}
+	if ran == 0 { // one of them may have no luck in a whole life
+		t.Error("nothing ever ran")
 	}
 	for _, d := range agents {
 		if len(d.holds) > 0 {

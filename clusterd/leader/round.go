@@ -32,7 +32,9 @@ func (l *Leader) round(now time.Time) {
 	began := time.Now()
 	l.seed++
 	var fresh map[state.FrameworkID][]*mesosv1.Offer
+	var wanted map[inverseKey]*mesosv1.InverseOffer
 	l.cfg.Machine.View(func(s *state.State) {
+		wanted = l.wantBack(s)
 		if l.holdsBack(s) {
 			return
 		}
@@ -46,9 +48,14 @@ func (l *Leader) round(now time.Time) {
 				l.book.Remove(o.ID)
 				continue
 			}
-			fresh[d.Framework] = append(fresh[d.Framework], offerToWire(o, a, l.agents[d.Agent].info, f.caps))
+			w := offerToWire(o, a, l.agents[d.Agent].info, f.caps)
+			if away := s.Maintenance().Window(a); away != nil {
+				w.Unavailability = Unavailability(away)
+			}
+			fresh[d.Framework] = append(fresh[d.Framework], w)
 		}
 	})
+	l.askBack(wanted, now)
 	for id, list := range fresh {
 		for _, e := range offersEvents(list) {
 			l.send(l.frameworks[id], e)
@@ -174,6 +181,8 @@ func minimum(info *mesosv1.FrameworkInfo, role string) [][]alloc.Quantity {
 	}
 	return out
 }
+
+func compareIDs[T ~string](a, b T) int { return cmp.Compare(a, b) }
 
 func sortAgents(list []alloc.Agent) {
 	slices.SortFunc(list, func(a, b alloc.Agent) int { return cmp.Compare(a.ID, b.ID) })

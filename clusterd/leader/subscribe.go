@@ -3,6 +3,7 @@ package leader
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
@@ -164,6 +165,12 @@ func (l *Leader) discard(id state.FrameworkID) {
 		l.book.Remove(o.ID)
 		l.allocate = true
 	}
+	for _, o := range l.inverse {
+		if o.framework == id {
+			l.dropInverse(o)
+		}
+	}
+	maps.DeleteFunc(l.inverseAgain, func(key inverseKey, _ time.Time) bool { return key.framework == id })
 }
 
 // send puts an event on a framework's stream; one that overflows is a disconnect.

@@ -21,6 +21,7 @@ func Changes(cfg Config) map[string]http.Handler {
 	return map[string]http.Handler{
 		"/teardown": http.HandlerFunc(h.teardown),
 		"/reserve":  h.convert("resources", operator.Reserve), "/unreserve": h.convert("resources", operator.Unreserve),
+		"/machine/down": h.machines((*leader.Leader).StartMaintenance), "/machine/up": h.machines((*leader.Leader).StopMaintenance),
 		"/create-volumes": h.convert("volumes", operator.CreateVolumes), "/destroy-volumes": h.convert("volumes", operator.DestroyVolumes),
 	}
 }

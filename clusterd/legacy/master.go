@@ -13,6 +13,7 @@ package legacy
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
@@ -53,6 +55,11 @@ func Handlers(cfg Config) map[string]http.Handler {
 		"/roles":         h.with(operator.Want{Frameworks: true, Roles: true}, h.roles),
 		"/weights":       http.HandlerFunc(h.weights),
 		"/quota":         http.HandlerFunc(h.quota),
+
+		"/maintenance/schedule": http.HandlerFunc(h.schedule),
+		"/maintenance/status": h.with(operator.Want{}, func(w http.ResponseWriter, r *http.Request, _ *operator.Picture) {
+			h.send(w, r, json.RawMessage(mesosjson.Marshal(operator.MaintenanceStatus(h.Machine))))
+		}),
 	}
 }
 

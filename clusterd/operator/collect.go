@@ -73,7 +73,6 @@ type rows struct {
 type frameworkRow struct {
 	state.Framework
 	allocated []allocation
-	drained   bool
 }
 
 type agentRow struct {

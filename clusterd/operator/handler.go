@@ -64,35 +64,40 @@ type answerer struct {
 
 // answers are the calls that are served; every other one of Mesos 1.11 is 501.
 var answers = map[master.Call_Type]answerer{
-	master.Call_GET_HEALTH:          {role: nodedoc.RoleReader, answer: (*handler).health},
-	master.Call_GET_VERSION:         {role: nodedoc.RoleReader, answer: (*handler).version},
-	master.Call_GET_FLAGS:           {role: nodedoc.RoleReader, answer: (*handler).flags},
-	master.Call_GET_METRICS:         {role: nodedoc.RoleReader, needs: "get_metrics", has: func(c *master.Call) bool { return c.GetMetrics != nil }, answer: (*handler).metrics},
-	master.Call_GET_MASTER:          {role: nodedoc.RoleReader, answer: (*handler).master},
-	master.Call_GET_STATE:           {role: nodedoc.RoleReader, answer: (*handler).state},
-	master.Call_GET_AGENTS:          {role: nodedoc.RoleReader, answer: (*handler).agents},
-	master.Call_GET_FRAMEWORKS:      {role: nodedoc.RoleReader, answer: (*handler).frameworks},
-	master.Call_GET_EXECUTORS:       {role: nodedoc.RoleReader, answer: (*handler).executors},
-	master.Call_GET_OPERATIONS:      {role: nodedoc.RoleReader, answer: (*handler).operations},
-	master.Call_GET_TASKS:           {role: nodedoc.RoleReader, answer: (*handler).tasks},
-	master.Call_GET_ROLES:           {role: nodedoc.RoleReader, answer: (*handler).roles},
-	master.Call_GET_WEIGHTS:         {role: nodedoc.RoleReader, answer: (*handler).weights},
-	master.Call_UPDATE_WEIGHTS:      {role: nodedoc.RoleOperator, needs: "update_weights", has: func(c *master.Call) bool { return c.UpdateWeights != nil }, answer: (*handler).updateWeights},
-	master.Call_GET_QUOTA:           {role: nodedoc.RoleReader, answer: (*handler).quota},
-	master.Call_UPDATE_QUOTA:        {role: nodedoc.RoleOperator, needs: "update_quota", has: func(c *master.Call) bool { return c.UpdateQuota != nil }, answer: (*handler).updateQuota},
-	master.Call_SET_QUOTA:           {role: nodedoc.RoleOperator, needs: "set_quota", has: func(c *master.Call) bool { return c.SetQuota != nil }, answer: (*handler).setQuota},
-	master.Call_REMOVE_QUOTA:        {role: nodedoc.RoleOperator, needs: "remove_quota", has: func(c *master.Call) bool { return c.RemoveQuota != nil }, answer: (*handler).removeQuota},
-	master.Call_DEACTIVATE_AGENT:    {role: nodedoc.RoleOperator, needs: "deactivate_agent", has: func(c *master.Call) bool { return c.DeactivateAgent != nil }, answer: (*handler).deactivateAgent},
-	master.Call_REACTIVATE_AGENT:    {role: nodedoc.RoleOperator, needs: "reactivate_agent", has: func(c *master.Call) bool { return c.ReactivateAgent != nil }, answer: (*handler).reactivateAgent},
-	master.Call_DRAIN_AGENT:         {role: nodedoc.RoleOperator, needs: "drain_agent", has: func(c *master.Call) bool { return c.DrainAgent != nil }, answer: (*handler).drainAgent},
-	master.Call_MARK_AGENT_GONE:     {role: nodedoc.RoleOperator, needs: "mark_agent_gone", has: func(c *master.Call) bool { return c.MarkAgentGone != nil }, answer: (*handler).markAgentGone},
-	master.Call_RESERVE_RESOURCES:   {role: nodedoc.RoleOperator, needs: "reserve_resources", has: func(c *master.Call) bool { return c.ReserveResources != nil }, answer: (*handler).convert},
-	master.Call_UNRESERVE_RESOURCES: {role: nodedoc.RoleOperator, needs: "unreserve_resources", has: func(c *master.Call) bool { return c.UnreserveResources != nil }, answer: (*handler).convert},
-	master.Call_CREATE_VOLUMES:      {role: nodedoc.RoleOperator, needs: "create_volumes", has: func(c *master.Call) bool { return c.CreateVolumes != nil }, answer: (*handler).convert},
-	master.Call_DESTROY_VOLUMES:     {role: nodedoc.RoleOperator, needs: "destroy_volumes", has: func(c *master.Call) bool { return c.DestroyVolumes != nil }, answer: (*handler).convert},
-	master.Call_GROW_VOLUME:         {role: nodedoc.RoleOperator, needs: "grow_volume", has: func(c *master.Call) bool { return c.GrowVolume != nil }, answer: (*handler).convert},
-	master.Call_SHRINK_VOLUME:       {role: nodedoc.RoleOperator, needs: "shrink_volume", has: func(c *master.Call) bool { return c.ShrinkVolume != nil }, answer: (*handler).convert},
-	master.Call_TEARDOWN:            {role: nodedoc.RoleOperator, needs: "teardown", has: func(c *master.Call) bool { return c.Teardown != nil }, answer: (*handler).teardown},
+	master.Call_GET_HEALTH:                  {role: nodedoc.RoleReader, answer: (*handler).health},
+	master.Call_GET_VERSION:                 {role: nodedoc.RoleReader, answer: (*handler).version},
+	master.Call_GET_FLAGS:                   {role: nodedoc.RoleReader, answer: (*handler).flags},
+	master.Call_GET_METRICS:                 {role: nodedoc.RoleReader, needs: "get_metrics", has: func(c *master.Call) bool { return c.GetMetrics != nil }, answer: (*handler).metrics},
+	master.Call_GET_MASTER:                  {role: nodedoc.RoleReader, answer: (*handler).master},
+	master.Call_GET_STATE:                   {role: nodedoc.RoleReader, answer: (*handler).state},
+	master.Call_GET_AGENTS:                  {role: nodedoc.RoleReader, answer: (*handler).agents},
+	master.Call_GET_FRAMEWORKS:              {role: nodedoc.RoleReader, answer: (*handler).frameworks},
+	master.Call_GET_EXECUTORS:               {role: nodedoc.RoleReader, answer: (*handler).executors},
+	master.Call_GET_OPERATIONS:              {role: nodedoc.RoleReader, answer: (*handler).operations},
+	master.Call_GET_TASKS:                   {role: nodedoc.RoleReader, answer: (*handler).tasks},
+	master.Call_GET_ROLES:                   {role: nodedoc.RoleReader, answer: (*handler).roles},
+	master.Call_GET_WEIGHTS:                 {role: nodedoc.RoleReader, answer: (*handler).weights},
+	master.Call_UPDATE_WEIGHTS:              {role: nodedoc.RoleOperator, needs: "update_weights", has: func(c *master.Call) bool { return c.UpdateWeights != nil }, answer: (*handler).updateWeights},
+	master.Call_GET_QUOTA:                   {role: nodedoc.RoleReader, answer: (*handler).quota},
+	master.Call_UPDATE_QUOTA:                {role: nodedoc.RoleOperator, needs: "update_quota", has: func(c *master.Call) bool { return c.UpdateQuota != nil }, answer: (*handler).updateQuota},
+	master.Call_SET_QUOTA:                   {role: nodedoc.RoleOperator, needs: "set_quota", has: func(c *master.Call) bool { return c.SetQuota != nil }, answer: (*handler).setQuota},
+	master.Call_REMOVE_QUOTA:                {role: nodedoc.RoleOperator, needs: "remove_quota", has: func(c *master.Call) bool { return c.RemoveQuota != nil }, answer: (*handler).removeQuota},
+	master.Call_DEACTIVATE_AGENT:            {role: nodedoc.RoleOperator, needs: "deactivate_agent", has: func(c *master.Call) bool { return c.DeactivateAgent != nil }, answer: (*handler).deactivateAgent},
+	master.Call_REACTIVATE_AGENT:            {role: nodedoc.RoleOperator, needs: "reactivate_agent", has: func(c *master.Call) bool { return c.ReactivateAgent != nil }, answer: (*handler).reactivateAgent},
+	master.Call_DRAIN_AGENT:                 {role: nodedoc.RoleOperator, needs: "drain_agent", has: func(c *master.Call) bool { return c.DrainAgent != nil }, answer: (*handler).drainAgent},
+	master.Call_MARK_AGENT_GONE:             {role: nodedoc.RoleOperator, needs: "mark_agent_gone", has: func(c *master.Call) bool { return c.MarkAgentGone != nil }, answer: (*handler).markAgentGone},
+	master.Call_RESERVE_RESOURCES:           {role: nodedoc.RoleOperator, needs: "reserve_resources", has: func(c *master.Call) bool { return c.ReserveResources != nil }, answer: (*handler).convert},
+	master.Call_UNRESERVE_RESOURCES:         {role: nodedoc.RoleOperator, needs: "unreserve_resources", has: func(c *master.Call) bool { return c.UnreserveResources != nil }, answer: (*handler).convert},
+	master.Call_CREATE_VOLUMES:              {role: nodedoc.RoleOperator, needs: "create_volumes", has: func(c *master.Call) bool { return c.CreateVolumes != nil }, answer: (*handler).convert},
+	master.Call_DESTROY_VOLUMES:             {role: nodedoc.RoleOperator, needs: "destroy_volumes", has: func(c *master.Call) bool { return c.DestroyVolumes != nil }, answer: (*handler).convert},
+	master.Call_GROW_VOLUME:                 {role: nodedoc.RoleOperator, needs: "grow_volume", has: func(c *master.Call) bool { return c.GrowVolume != nil }, answer: (*handler).convert},
+	master.Call_SHRINK_VOLUME:               {role: nodedoc.RoleOperator, needs: "shrink_volume", has: func(c *master.Call) bool { return c.ShrinkVolume != nil }, answer: (*handler).convert},
+	master.Call_GET_MAINTENANCE_STATUS:      {role: nodedoc.RoleReader, answer: (*handler).maintenanceStatus},
+	master.Call_GET_MAINTENANCE_SCHEDULE:    {role: nodedoc.RoleReader, answer: (*handler).schedule},
+	master.Call_UPDATE_MAINTENANCE_SCHEDULE: {role: nodedoc.RoleOperator, needs: "update_maintenance_schedule", has: func(c *master.Call) bool { return c.UpdateMaintenanceSchedule != nil }, answer: (*handler).updateSchedule},
+	master.Call_START_MAINTENANCE:           {role: nodedoc.RoleOperator, needs: "start_maintenance", has: func(c *master.Call) bool { return c.StartMaintenance != nil }, answer: (*handler).startMaintenance},
+	master.Call_STOP_MAINTENANCE:            {role: nodedoc.RoleOperator, needs: "stop_maintenance", has: func(c *master.Call) bool { return c.StopMaintenance != nil }, answer: (*handler).stopMaintenance},
+	master.Call_TEARDOWN:                    {role: nodedoc.RoleOperator, needs: "teardown", has: func(c *master.Call) bool { return c.Teardown != nil }, answer: (*handler).teardown},
 }
 
 // refusal is an answer that is no success: a status and a sentence.
@@ -180,6 +185,12 @@ func (h *handler) audit(c *call, outcome string) {
 		object = string(mesosjson.Marshal(c.Call.GetUpdateQuota()))
 	case c.Call.SetQuota != nil:
 		object = string(mesosjson.Marshal(c.Call.GetSetQuota()))
+	case c.Call.UpdateMaintenanceSchedule != nil:
+		object = string(mesosjson.Marshal(c.Call.GetUpdateMaintenanceSchedule()))
+	case c.Call.StartMaintenance != nil:
+		object = string(mesosjson.Marshal(c.Call.GetStartMaintenance()))
+	case c.Call.StopMaintenance != nil:
+		object = string(mesosjson.Marshal(c.Call.GetStopMaintenance()))
 	case operated != nil:
 		object = agent + " " + string(mesosjson.Marshal(operated))
 	case c.Call.RemoveQuota != nil:

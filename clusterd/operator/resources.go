@@ -85,7 +85,10 @@ func Conversion(err error) error {
 }
 
 // operations are those that were carried out and that their frameworks have not acknowledged.
-func (h *handler) operations(*call) (*master.Response, error) {
+func (h *handler) operations(c *call) (*master.Response, error) {
+	if _, err := h.collect(c, Want{}); err != nil { // that this master leads is sure then
+		return nil, err
+	}
 	out := &master.Response_GetOperations{}
 	h.Machine.View(func(s *state.State) {
 		for _, o := range s.AllOperations() {

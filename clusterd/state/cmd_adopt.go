@@ -103,6 +103,9 @@ func (c AdoptAgent) apply(s *State) (Result, error) {
 	if c.Node == "" || c.AttachKey == "" {
 		return Result{}, fmt.Errorf("agent without node name or key: %w", ErrCommandInvalid)
 	}
+	if err := s.downFor(c.Hostname, c.Address); err != nil {
+		return Result{}, err
+	}
 	if a, begun := s.Agent(c.ID); begun && a.Node == c.Node && a.AttachKey == c.AttachKey {
 		return c.again(s, a), nil
 	}

@@ -51,6 +51,9 @@ func (c RegisterAgent) apply(s *State) (Result, error) {
 	if c.Node == "" || c.AttachKey == "" {
 		return Result{}, fmt.Errorf("agent without node name or key: %w", ErrCommandInvalid)
 	}
+	if err := s.downFor(c.Hostname, c.Address); err != nil {
+		return Result{}, err
+	}
 	former, known := s.AgentOfNode(c.Node)
 	if c.ID != "" {
 		if !known || former.ID != c.ID {
@@ -148,6 +151,7 @@ func (s *State) endAgent(a *Agent, st Status) []Event {
 		}
 		s.dropTask(t)
 	}
+	delete(s.answers, id)
 	slot := s.agentSlot[id]
 	delete(s.agentSlot, id)
 	delete(s.agentByNode, node)

@@ -219,6 +219,9 @@ func (c RemoveFramework) apply(s *State) (Result, error) {
 		}
 	}
 	delete(s.operations, c.ID)
+	for _, answers := range s.answers {
+		delete(answers, c.ID)
+	}
 	delete(s.frameworkSlot, c.ID)
 	s.ended = append(s.ended, *s.frameworks.at(slot))
 	s.frameworks.remove(slot)

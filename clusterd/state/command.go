@@ -46,6 +46,10 @@ const (
 	kindRestoreResources     kind = 26
 	kindAcknowledgeOperation kind = 27
 	kindDrainAgent           kind = 28
+	kindUpdateSchedule       kind = 29
+	kindStartMaintenance     kind = 30
+	kindStopMaintenance      kind = 31
+	kindAnswerInverseOffer   kind = 32
 )
 
 // decoders is the one table of what an entry may hold.
@@ -78,6 +82,10 @@ var decoders = map[kind]func(*reader) Command{
 	kindRestoreResources:     decodeRestoreResources,
 	kindAcknowledgeOperation: decodeAcknowledgeOperation,
 	kindDrainAgent:           decodeDrainAgent,
+	kindUpdateSchedule:       decodeUpdateSchedule,
+	kindStartMaintenance:     decodeStartMaintenance,
+	kindStopMaintenance:      decodeStopMaintenance,
+	kindAnswerInverseOffer:   decodeAnswerInverseOffer,
 }
 
 // Result is what became of one command.

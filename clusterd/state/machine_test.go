@@ -89,6 +89,12 @@ func goldenLog(t testing.TB) []Command {
 		RestoreResources{Agent: "old-S3", Made: one(t, dynamic(amountOf(Disk, 100), "a"), onDisk(dynamic(amountOf(Disk, 50), "a"), "v1"))},
 		AcknowledgeOperation{Framework: "lost-0001", ID: "o1", UUID: bytes.Repeat([]byte{9}, 16)},
 		DrainAgent{ID: a, Grace: 5e9, Gone: true},
+		UpdateSchedule{[]Window{{Machines: []MachineID{{Hostname: "h1", IP: "10.0.0.1"}, {IP: "10.0.0.9"}}, StartNS: 100e9, Duration: -1}, {Machines: []MachineID{{Hostname: "h7"}}, StartNS: 200e9, Duration: 60e9}}},
+		SubscribeFramework{Info: []byte("info"), Roles: []string{"a"}},
+		RegisterAgent{Node: "n4", AttachKey: "k", Hostname: "h7", Address: "10.0.0.4", Total: bag(t, 1, 1), Pool: "10.88.0.0/16"},
+		AnswerInverseOffer{Agent: "ffffffff-0000-4000-8000-000000000000-S0", Framework: "ffffffff-0000-4000-8000-000000000000-0000", Accept: true},
+		StartMaintenance{[]MachineID{{Hostname: "h7"}}},
+		StopMaintenance{[]MachineID{{Hostname: "h7"}}},
 	}
 }
 
@@ -119,7 +125,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 28 {
+	if len(lines) != len(commands) || len(decoders) != 32 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

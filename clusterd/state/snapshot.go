@@ -35,7 +35,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		head: State{
 			index: s.index, timeNS: s.timeNS, generation: s.generation, nextFramework: s.nextFramework, nextAgent: s.nextAgent,
-			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights, quotas: s.quotas, operations: clonedOperations(s.operations),
+			networkVersion: s.networkVersion, pool: s.pool, past: s.past, quarter: s.quarter, hardware: s.hardware, weights: s.weights, quotas: s.quotas, operations: clonedOperations(s.operations), maintenance: s.maintenance, answers: clonedAnswers(s.answers),
 		},
 		frameworks: s.frameworks.copied(), agents: s.agents.copied(), tasks: rows(s.tasks.share()), removed: slices.Clone(s.removed),
 		users: s.users[:len(s.users):len(s.users)],
@@ -111,23 +111,25 @@ func (o *summed) record(body []byte) {
 
 // Record types in a snapshot; never used again.
 const (
-	recordHead      = 1
-	recordFramework = 2
-	recordAgent     = 3
-	recordTask      = 4
-	recordRemoved   = 5
-	recordFinished  = 6
-	recordEnded     = 7
-	recordUser      = 8
-	recordPast      = 9
-	recordAdopting  = 10
-	recordQuarter   = 11
-	recordHardware  = 12
-	recordWeight    = 13
-	recordQuota     = 14
-	recordInactive  = 15
-	recordOperation = 16
-	recordDraining  = 17
+	recordHead        = 1
+	recordFramework   = 2
+	recordAgent       = 3
+	recordTask        = 4
+	recordRemoved     = 5
+	recordFinished    = 6
+	recordEnded       = 7
+	recordUser        = 8
+	recordPast        = 9
+	recordAdopting    = 10
+	recordQuarter     = 11
+	recordHardware    = 12
+	recordWeight      = 13
+	recordQuota       = 14
+	recordInactive    = 15
+	recordOperation   = 16
+	recordDraining    = 17
+	recordMaintenance = 18
+	recordAnswer      = 19
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -183,6 +185,7 @@ func (s *Snapshot) write(o *summed, history bool) {
 	s.head.writeWeights(put)
 	s.head.writeQuotas(put)
 	s.head.writeOperations(put)
+	s.head.writeMaintenance(put)
 	if !history {
 		return
 	}
@@ -429,6 +432,14 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		}
 	case recordQuota:
 		if err := s.restoreQuota(r.quota()); err != nil {
+			return err
+		}
+	case recordMaintenance:
+		if err := s.restoreMaintenance(r); err != nil {
+			return err
+		}
+	case recordAnswer:
+		if err := s.restoreAnswer(r); err != nil {
 			return err
 		}
 	case recordDraining:

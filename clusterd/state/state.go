@@ -113,6 +113,9 @@ type State struct {
 
 	operations map[FrameworkID]map[OperationID]*Operation // carried out and not acknowledged; records never change
 
+	maintenance *Maintenance // nil: none is planned
+	answers     map[AgentID]map[FrameworkID]InverseAnswer
+
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}
 

@@ -282,7 +282,7 @@ func random(r *rand.Rand, t testing.TB) Command {
 		return RemoveFramework{f}
 	case 4:
 		node := fmt.Sprint("n", r.IntN(3))
-		return RegisterAgent{Node: node, AttachKey: fmt.Sprint("k", r.IntN(2)), Total: bag(t, 4, 64), Pool: "10.88.0.0/20"}
+		return RegisterAgent{Node: node, Hostname: "h" + node[1:], AttachKey: fmt.Sprint("k", r.IntN(2)), Total: bag(t, 4, 64), Pool: "10.88.0.0/20"}
 	case 5:
 		return RegisterAgent{ID: a, Node: fmt.Sprint("n", r.IntN(3)), AttachKey: "k0", Total: bag(t, int64(r.IntN(4)), 64)}
 	case 6:
@@ -307,7 +307,9 @@ func random(r *rand.Rand, t testing.TB) Command {
 // randomOperation is what an operator, or a framework about itself, says at any moment.
 func randomOperation(r *rand.Rand, f FrameworkID, a AgentID) Command {
 	role := []string{"*", "a", "a/b", ""}[r.IntN(4)]
-	switch r.IntN(6) {
+	switch r.IntN(7) {
+	case 6:
+		return randomMaintenance(r, f, a)
 	case 5:
 		return DrainAgent{a, int64(r.IntN(3) - 1), r.IntN(2) == 0}
 	case 0:

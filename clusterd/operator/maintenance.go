@@ -1,0 +1,168 @@
+package operator
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/allocator"
+	"github.com/mesolith/mesolith/api/mesos/v1/maintenance"
+	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/state"
+)
+
+// Windows reads a schedule.
+func Windows(s *maintenance.Schedule) ([]state.Window, error) {
+	var out []state.Window
+	for _, w := range s.GetWindows() {
+		machines, err := Machines(w.GetMachineIds())
+		if err != nil {
+			return nil, err
+		}
+		one := state.Window{Machines: machines, StartNS: w.GetUnavailability().GetStart().GetNanoseconds(), Duration: -1}
+		if d := w.GetUnavailability().GetDuration(); d != nil {
+			if one.Duration = d.GetNanoseconds(); one.Duration < 0 {
+				return nil, fmt.Errorf("a window of the schedule has a 'duration' of less than nothing")
+			}
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// Machines reads names of machines; host names have no case.
+func Machines(list []*mesosv1.MachineID) ([]state.MachineID, error) {
+	var out []state.MachineID
+	for _, id := range list {
+		one := state.MachineID{Hostname: strings.ToLower(id.GetHostname()), IP: id.GetIp()}
+		if one.IP != "" {
+			ip, err := netip.ParseAddr(one.IP)
+			if err != nil {
+				return nil, fmt.Errorf("the 'ip' of machine %q is %q, which is no address", id.GetHostname(), one.IP)
+			}
+			one.IP = ip.String()
+		}
+		if one == (state.MachineID{}) {
+			return nil, fmt.Errorf("a machine has neither 'hostname' nor 'ip'")
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+func machineID(m state.MachineID) *mesosv1.MachineID {
+	out := &mesosv1.MachineID{}
+	if m.Hostname != "" {
+		out.Hostname = proto.String(m.Hostname)
+	}
+	if m.IP != "" {
+		out.Ip = proto.String(m.IP)
+	}
+	return out
+}
+
+// Schedule is what is planned.
+func Schedule(m *state.Machine) *maintenance.Schedule {
+	out := &maintenance.Schedule{}
+	m.View(func(s *state.State) {
+		for _, w := range s.Maintenance().Windows {
+			one := &maintenance.Window{Unavailability: leader.Unavailability(&w)}
+			for _, id := range w.Machines {
+				one.MachineIds = append(one.MachineIds, machineID(id))
+			}
+			out.Windows = append(out.Windows, one)
+		}
+	})
+	return out
+}
+
+// MaintenanceStatus is how far what is planned has come: of machines that are still up,
+// what the frameworks on them answered.
+func MaintenanceStatus(m *state.Machine) *maintenance.ClusterStatus {
+	out := &maintenance.ClusterStatus{}
+	m.View(func(s *state.State) {
+		plan := s.Maintenance()
+		for _, w := range plan.Windows {
+			for _, id := range w.Machines {
+				if plan.IsDown(id) {
+					continue
+				}
+				out.DrainingMachines = append(out.DrainingMachines, &maintenance.ClusterStatus_DrainingMachine{Id: machineID(id), Statuses: answersOn(s, id)})
+			}
+		}
+		for _, id := range plan.Down {
+			out.DownMachines = append(out.DownMachines, machineID(id))
+		}
+	})
+	return out
+}
+
+// answersOn are the answers of all frameworks that have tasks on a machine.
+func answersOn(s *state.State, id state.MachineID) (out []*allocator.InverseOfferStatus) {
+	for a := range s.Agents() {
+		if !id.Is(a) {
+			continue
+		}
+		seen := map[state.FrameworkID]bool{}
+		for t := range s.TasksOfAgent(a.ID) {
+			if t.Orphan || seen[t.FrameworkID] {
+				continue
+			}
+			seen[t.FrameworkID] = true
+			one := &allocator.InverseOfferStatus{
+				Status: allocator.InverseOfferStatus_UNKNOWN.Enum(), FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(t.FrameworkID))}, Timestamp: timeInfo(0),
+			}
+			if said, ok := s.InverseAnswer(a.ID, t.FrameworkID); ok {
+				if one.Status = allocator.InverseOfferStatus_DECLINE.Enum(); said.Accept {
+					one.Status = allocator.InverseOfferStatus_ACCEPT.Enum()
+				}
+				one.Timestamp = timeInfo(said.TimeNS)
+			}
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+func (h *handler) schedule(c *call) (*master.Response, error) {
+	if _, err := h.collect(c, Want{}); err != nil { // that this master leads is sure then
+		return nil, err
+	}
+	return &master.Response{Type: master.Response_GET_MAINTENANCE_SCHEDULE.Enum(), GetMaintenanceSchedule: &master.Response_GetMaintenanceSchedule{Schedule: Schedule(h.Machine)}}, nil
+}
+
+func (h *handler) maintenanceStatus(c *call) (*master.Response, error) {
+	if _, err := h.collect(c, Want{}); err != nil {
+		return nil, err
+	}
+	return &master.Response{Type: master.Response_GET_MAINTENANCE_STATUS.Enum(), GetMaintenanceStatus: &master.Response_GetMaintenanceStatus{Status: MaintenanceStatus(h.Machine)}}, nil
+}
+
+func (h *handler) updateSchedule(c *call) (*master.Response, error) {
+	windows, err := Windows(c.Call.GetUpdateMaintenanceSchedule().GetSchedule())
+	if err != nil {
+		return nil, refusal{http.StatusBadRequest, err.Error()}
+	}
+	return nil, refused(c.leader.UpdateSchedule(c.Context(), windows))
+}
+
+func (h *handler) startMaintenance(c *call) (*master.Response, error) {
+	machines, err := Machines(c.Call.GetStartMaintenance().GetMachines())
+	if err != nil {
+		return nil, refusal{http.StatusBadRequest, err.Error()}
+	}
+	return nil, refused(c.leader.StartMaintenance(c.Context(), machines))
+}
+
+func (h *handler) stopMaintenance(c *call) (*master.Response, error) {
+	machines, err := Machines(c.Call.GetStopMaintenance().GetMachines())
+	if err != nil {
+		return nil, refusal{http.StatusBadRequest, err.Error()}
+	}
+	return nil, refused(c.leader.StopMaintenance(c.Context(), machines))
+}
