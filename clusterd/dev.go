@@ -138,11 +138,10 @@ func runDev(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	level := slog.LevelWarn
-	if f.verbose {
-		level = slog.LevelInfo
+	if logLevel.Set(slog.LevelWarn); f.verbose {
+		logLevel.Set(slog.LevelInfo)
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: &logLevel}))
 	lock, err := lockDir(f.dir)
 	if err != nil {
 		return err

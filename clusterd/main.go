@@ -33,6 +33,9 @@ const usage = `clusterd, the cluster manager of Mesolith
   clusterd --version
 `
 
+// logLevel is how much this program logs; operators raise it for a time.
+var logLevel slog.LevelVar
+
 func main() { os.Exit(run(os.Args)) }
 
 func run(args []string) int {
@@ -49,7 +52,7 @@ func run(args []string) int {
 	case slices.Contains(args[1:], "--version"):
 		fmt.Println(gitTag(), "speaking Mesos", leader.Version)
 	case slices.Contains(args[1:], "--node"):
-		err = runNode(ctx, slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+		err = runNode(ctx, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: &logLevel})))
 	case slices.Contains(args[1:], "--dev"), slices.Contains(args[1:], "-dev"):
 		err = runDev(ctx, args[1:], os.Stderr)
 	default:

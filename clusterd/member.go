@@ -25,6 +25,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/masters"
+	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/peers"
 	"github.com/mesolith/mesolith/clusterd/replica"
 	"github.com/mesolith/mesolith/clusterd/state"
@@ -84,6 +85,7 @@ type member struct {
 	masters *masters.Masters // nil where this node is none
 	pulse   *replica.Pulse
 	started time.Time
+	logging *operator.Logging
 
 	mu      sync.Mutex
 	present *leader.Leader // while this node leads
@@ -111,7 +113,7 @@ func (p port) Peer(c net.Conn) (name, incarnation string) {
 
 // run serves until ctx ends or a part that cannot be done without fails.
 func (m membership) run(ctx context.Context) error {
-	b := &member{membership: m, machine: state.NewMachine(), pulse: &replica.Pulse{}, board: calls.NewBoard(), auth: auth.New(m.now), started: time.Now()}
+	b := &member{membership: m, machine: state.NewMachine(), pulse: &replica.Pulse{}, board: calls.NewBoard(), auth: auth.New(m.now), started: time.Now(), logging: operator.NewLogging(&logLevel)}
 	if err := b.auth.Set(m.policy); err != nil {
 		return err
 	}
@@ -369,7 +371,7 @@ func (b *member) handler(ctx context.Context) http.Handler {
 	})
 	cfg := faces.MasterConfig{
 		Router: router, Leader: b.leads, Agent: b.agent.View, Files: b.files(), Version: versionInfo(), Cluster: b.doc.Cluster,
-		Flags: b.flags(), Started: b.started, Log: b.log.With("room", "faces"),
+		Flags: b.flags(), Started: b.started, Logging: b.logging, Log: b.log.With("room", "faces"),
 	}
 	if b.master() {
 		cfg.Machine, cfg.Pulse = b.machine, b.pulse
@@ -381,7 +383,7 @@ func (b *member) agentHandler() http.Handler {
 	return faces.NewAgentMux(faces.AgentConfig{
 		Auth: b.auth, View: b.agent.View, Files: b.files(), Version: versionInfo(),
 		Address: net.JoinHostPort(b.address, strconv.Itoa(b.agentPort)), WorkDir: b.workDir, Flags: b.flags(), Started: b.started,
-		Log: b.log.With("room", "faces"),
+		Logging: b.logging, Log: b.log.With("room", "faces"),
 	})
 }
 

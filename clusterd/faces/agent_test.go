@@ -19,6 +19,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/files"
 	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
 )
 
@@ -49,7 +50,7 @@ func agentServer(t *testing.T, policy auth.Policy) *httptest.Server {
 		}, nil
 	}
 	srv := httptest.NewServer(NewAgentMux(AgentConfig{
-		Auth: a, View: view, Files: files.Config{Latest: Latest(view, "/w"), Log: log}, Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0")},
+		Auth: a, View: view, Files: files.Config{Sandbox: newShelf(t), Latest: Latest(view, "/w"), Log: log}, Logging: operator.NewLogging(new(slog.LevelVar)), Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0")},
 		Address: "10.0.0.2:5051", WorkDir: "/var/lib/mesos", Started: time.Now(), Log: log,
 	}))
 	t.Cleanup(srv.Close)

@@ -26,6 +26,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/files"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/wire"
@@ -53,6 +54,7 @@ func (g *memoryLog) Barrier(context.Context) error { return nil }
 // cluster is one master that leads (m1), and nodes that forward to it; all over real
 // sockets of the loopback interface.
 type cluster struct {
+	level   slog.LevelVar // of all nodes
 	t       *testing.T
 	log     *slog.Logger
 	machine *state.Machine
@@ -119,7 +121,7 @@ func (c *cluster) add(name string, policy auth.Policy) {
 	}
 	h := NewMasterMux(MasterConfig{
 		Router: router, Leader: leads, Machine: c.machine, Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0"), GitTag: proto.String("test")},
-		Cluster: "test", Flags: map[string]string{"cluster": "test"}, Started: time.Now(), Log: c.log, Files: files.Config{Log: c.log},
+		Cluster: "test", Flags: map[string]string{"cluster": "test"}, Started: time.Now(), Log: c.log, Files: files.Config{Sandbox: newShelf(c.t), Log: c.log}, Logging: operator.NewLogging(&c.level),
 		Agent: func(context.Context) (agent.View, error) { return agent.View{}, errors.New("no agent here") },
 	})
 	n.api = httptest.NewServer(h)

@@ -37,6 +37,7 @@ type MasterConfig struct {
 	Cluster string
 	Flags   map[string]string
 	Started time.Time
+	Logging *operator.Logging
 	Log     *slog.Logger
 }
 
@@ -50,7 +51,7 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 	measure := metrics.Handler(gauge)
 	operate := operator.Handler(operator.Config{
 		Leader: cfg.Leader, Machine: cfg.Machine, Budget: cfg.Router.Budget, Version: cfg.Version, Flags: cfg.Flags, Started: cfg.Started,
-		Measure: gauge.Gather, Log: cfg.Log,
+		Measure: gauge.Gather, Files: cfg.Files, Logging: cfg.Logging, Log: cfg.Log,
 	})
 	table := []route{
 		{path: "/api/v1/scheduler", role: nodedoc.RoleFramework, realm: auth.RealmScheduler, forward: true, handler: schedule},
@@ -60,6 +61,7 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 		{path: "/redirect", exact: true, handler: redirect(cfg.Router.Board)},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: measure},
 		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(cfg.Flags, cfg.Log)},
+		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: auth.RealmMasterReadwrite, handler: legacy.Toggle(cfg.Logging, cfg.Log)},
 	}
 	old := legacy.Config{
 		Leader: cfg.Leader, Machine: cfg.Machine, Version: cfg.Version, Cluster: cfg.Cluster, Started: cfg.Started, Flags: cfg.Flags, Log: cfg.Log,
@@ -98,6 +100,7 @@ type AgentConfig struct {
 	WorkDir string
 	Flags   map[string]string
 	Started time.Time
+	Logging *operator.Logging
 	Log     *slog.Logger
 }
 
@@ -118,8 +121,9 @@ func NewAgentMux(cfg AgentConfig) http.Handler {
 		})},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: metrics.Handler(gauge)},
 		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(flags, cfg.Log)},
+		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: realm, handler: legacy.Toggle(cfg.Logging, cfg.Log)},
 		{path: "/api/v1", role: nodedoc.RoleReader, realm: realm, handler: operator.AgentHandler(operator.AgentConfig{
-			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Log: cfg.Log,
+			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Files: cfg.Files, Logging: cfg.Logging, Log: cfg.Log,
 		})},
 	}
 	for path, h := range files.Handlers(cfg.Files) {

@@ -402,8 +402,8 @@ func TestShapes(t *testing.T) {
 			check(t, kind, text, want)
 		}
 	}
-	if status, _, text := c.post("m1", "/api/v1", `{"type":"GET_LOGGING_LEVEL"}`, "Content-Type", "application/json"); status != 501 || !strings.Contains(text, "GET_LOGGING_LEVEL") {
-		t.Errorf("GET_LOGGING_LEVEL: %d %s", status, text)
+	if status, _, text := c.post("m1", "/api/v1", `{"type":"UNKNOWN"}`, "Content-Type", "application/json"); status != 501 || !strings.Contains(text, "UNKNOWN") {
+		t.Errorf("UNKNOWN: %d %s", status, text)
 	}
 	if _, h, text := c.post("m1", "/state?jsonp=cb.f", ""); !strings.HasPrefix(text, "cb.f({") || h.Get("Content-Type") != "text/javascript" {
 		t.Errorf("jsonp: %.40s", text)

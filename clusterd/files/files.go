@@ -65,9 +65,8 @@ func Handlers(cfg Config) map[string]http.Handler {
 	}
 }
 
-// resolve turns the path of a request into one on the node, cleaned and absolute.
-func (h *handler) resolve(r *http.Request) (string, error) {
-	asked := r.URL.Query().Get("path")
+// resolve turns a path that was asked for into one on the node, cleaned and absolute.
+func (c Config) resolve(ctx context.Context, asked string) (string, error) {
 	switch {
 	case asked == "":
 		//lint:ignore ST1005 Mesos' own words, which clients show
@@ -85,7 +84,7 @@ func (h *handler) resolve(r *http.Request) (string, error) {
 	if len(parts) < 7 || parts[1] != "frameworks" || parts[3] != "executors" || parts[5] != "runs" || parts[6] != "latest" {
 		return clean, nil
 	}
-	dir, ok, err := h.Latest(r.Context(), parts[2], parts[4])
+	dir, ok, err := c.Latest(ctx, parts[2], parts[4])
 	if err != nil {
 		return "", err
 	}
@@ -125,23 +124,70 @@ type entry struct {
 	GID   string  `json:"gid"`
 }
 
+// List gives what is in a directory, with paths as the directory was asked for, so that the
+// caller can ask for what is below. Errors wrap fs's.
+func (c Config) List(ctx context.Context, asked string) ([]*keeper.FileInfo, error) {
+	dir, err := c.resolve(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.Sandbox.ReadDir(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range list {
+		f.Path = path.Join(path.Clean("/"+asked), path.Base(f.GetPath()))
+	}
+	return list, nil
+}
+
+// Read gives at most one page of a file from an offset on, and the size of all of it; a
+// length below 0 is as much as a page holds. Errors wrap fs's.
+func (c Config) Read(ctx context.Context, asked string, offset, length int64) (page []byte, size int64, err error) {
+	f, info, err := c.open(ctx, asked)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	if length < 0 || length > pageBytes {
+		length = pageBytes
+	}
+	buf := make([]byte, length)
+	n, err := f.ReadAt(buf, offset)
+	if err != nil && err != io.EOF {
+		return nil, 0, fmt.Errorf("read %s: %w", info.GetPath(), err)
+	}
+	return buf[:n], info.GetSize(), nil
+}
+
+// open gives an open regular file.
+func (c Config) open(ctx context.Context, asked string) (*os.File, *keeper.FileInfo, error) {
+	name, err := c.resolve(ctx, asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, info, err := c.Sandbox.Open(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.GetMode()&formatMask != formatRegular {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s is not a file: %w", asked, fs.ErrInvalid)
+	}
+	return f, info, nil
+}
+
 func (h *handler) browse(w http.ResponseWriter, r *http.Request) {
-	dir, err := h.resolve(r)
+	asked := r.URL.Query().Get("path")
+	list, err := h.List(r.Context(), asked)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	list, err := h.Sandbox.ReadDir(r.Context(), dir)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	asked := path.Clean("/" + r.URL.Query().Get("path"))
 	out := make([]entry, 0, len(list))
 	for _, f := range list {
 		out = append(out, entry{
-			// As it was asked for, so that the caller can ask for what is below.
-			Path: path.Join(asked, path.Base(f.GetPath())), Nlink: f.GetNlink(), Size: f.GetSize(),
+			Path: f.GetPath(), Nlink: f.GetNlink(), Size: f.GetSize(),
 			MTime: float64(f.GetMtimeUnixNs() / 1e9), Mode: modeText(f.GetMode()), UID: f.GetUser(), GID: f.GetGroup(),
 		})
 	}
@@ -150,7 +196,7 @@ func (h *handler) browse(w http.ResponseWriter, r *http.Request) {
 		err = h.json(w, r, body)
 	}
 	if err != nil {
-		h.Log.Info("listing not sent", "path", dir, "error", err)
+		h.Log.Info("listing not sent", "path", asked, "error", err)
 	}
 }
 
@@ -161,26 +207,6 @@ func (h *handler) json(w http.ResponseWriter, r *http.Request, body []byte) erro
 	})
 }
 
-// open gives an open regular file.
-func (h *handler) open(w http.ResponseWriter, r *http.Request) (*os.File, *keeper.FileInfo, bool) {
-	name, err := h.resolve(r)
-	if err != nil {
-		h.fail(w, r, err)
-		return nil, nil, false
-	}
-	f, info, err := h.Sandbox.Open(r.Context(), name)
-	if err != nil {
-		h.fail(w, r, err)
-		return nil, nil, false
-	}
-	if info.GetMode()&formatMask != formatRegular {
-		f.Close()
-		h.fail(w, r, fmt.Errorf("%s is not a file: %w", r.URL.Query().Get("path"), fs.ErrInvalid))
-		return nil, nil, false
-	}
-	return f, info, true
-}
-
 func (h *handler) read(w http.ResponseWriter, r *http.Request) {
 	offset, err1 := number(r.URL.Query().Get("offset"))
 	length, err2 := number(r.URL.Query().Get("length"))
@@ -188,29 +214,24 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	f, info, ok := h.open(w, r)
-	if !ok {
+	end := offset == -1
+	if end {
+		offset, length = 0, 0
+	}
+	page, size, err := h.Read(r.Context(), r.URL.Query().Get("path"), offset, length)
+	if err != nil {
+		h.fail(w, r, err)
 		return
 	}
-	defer f.Close()
-	if offset == -1 {
-		offset, length = info.GetSize(), 0
-	}
-	if length == -1 || length > pageBytes {
-		length = pageBytes
-	}
-	buf := make([]byte, length)
-	n, err := f.ReadAt(buf, offset)
-	if err != nil && err != io.EOF {
-		h.fail(w, r, fmt.Errorf("read %s: %w", info.GetPath(), err))
-		return
+	if end {
+		offset = size
 	}
 	body := append([]byte(`{"offset":`), strconv.FormatInt(offset, 10)...)
 	body = append(body, `,"data":`...)
-	body = mesosjson.AppendString(body, string(wholeRunes(buf[:n])))
+	body = mesosjson.AppendString(body, string(wholeRunes(page)))
 	body = append(body, '}')
 	if err := h.json(w, r, body); err != nil {
-		h.Log.Info("page not sent", "path", info.GetPath(), "error", err)
+		h.Log.Info("page not sent", "path", r.URL.Query().Get("path"), "error", err)
 	}
 }
 
@@ -244,8 +265,9 @@ func wholeRunes(b []byte) []byte {
 }
 
 func (h *handler) download(w http.ResponseWriter, r *http.Request) {
-	f, info, ok := h.open(w, r)
-	if !ok {
+	f, info, err := h.open(r.Context(), r.URL.Query().Get("path"))
+	if err != nil {
+		h.fail(w, r, err)
 		return
 	}
 	defer f.Close()
@@ -254,7 +276,7 @@ func (h *handler) download(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Type", "application/octet-stream")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
-	err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadTime))
+	err = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadTime))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		h.Log.Info("download not begun", "path", info.GetPath(), "error", err)
 		return

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	agentv1 "github.com/mesolith/mesolith/api/mesos/v1/agent"
 	"github.com/mesolith/mesolith/clusterd/agent"
+	"github.com/mesolith/mesolith/clusterd/files"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 )
 
@@ -23,6 +25,8 @@ type AgentConfig struct {
 	Version *mesosv1.VersionInfo
 	Flags   map[string]string
 	Measure func(context.Context) map[string]float64
+	Files   files.Config
+	Logging *Logging
 	Log     *slog.Logger
 }
 
@@ -48,6 +52,21 @@ var agentAnswers = map[agentv1.Call_Type]func(*agentHandler, *agentCall, *agentv
 	agentv1.Call_GET_CONTAINERS:         (*agentHandler).containers,
 	agentv1.Call_GET_OPERATIONS:         (*agentHandler).operations,
 	agentv1.Call_GET_RESOURCE_PROVIDERS: (*agentHandler).providers,
+	agentv1.Call_GET_LOGGING_LEVEL:      (*agentHandler).loggingLevel,
+	agentv1.Call_SET_LOGGING_LEVEL:      (*agentHandler).setLoggingLevel,
+	agentv1.Call_LIST_FILES:             (*agentHandler).listFiles,
+	agentv1.Call_READ_FILE:              (*agentHandler).readFile,
+}
+
+// agentNeeds are the parts that calls cannot do without.
+var agentNeeds = map[agentv1.Call_Type]struct {
+	name string
+	has  func(*agentv1.Call) bool
+}{
+	agentv1.Call_GET_METRICS:       {"get_metrics", func(c *agentv1.Call) bool { return c.GetMetrics != nil }},
+	agentv1.Call_SET_LOGGING_LEVEL: {"set_logging_level", func(c *agentv1.Call) bool { return c.SetLoggingLevel != nil }},
+	agentv1.Call_LIST_FILES:        {"list_files", func(c *agentv1.Call) bool { return c.ListFiles != nil }},
+	agentv1.Call_READ_FILE:         {"read_file", func(c *agentv1.Call) bool { return c.ReadFile != nil }},
 }
 
 type agentCall struct {
@@ -70,8 +89,8 @@ func (h *agentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case call.Type == nil:
 		httpio.Error(w, http.StatusBadRequest, "Failed to validate agent::Call: Expecting 'type' to be present")
 		return
-	case call.GetType() == agentv1.Call_GET_METRICS && call.GetMetrics == nil:
-		httpio.Error(w, http.StatusBadRequest, "Failed to validate agent::Call: Expecting 'get_metrics' to be present")
+	case agentNeeds[call.GetType()].name != "" && !agentNeeds[call.GetType()].has(call):
+		httpio.Error(w, http.StatusBadRequest, "Failed to validate agent::Call: Expecting '"+agentNeeds[call.GetType()].name+"' to be present")
 		return
 	}
 	media, ok := httpio.Negotiate(r)
@@ -87,7 +106,17 @@ func (h *agentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), viewTime)
 	defer cancel()
 	resp := &agentv1.Response{}
-	if err := answer(h, &agentCall{call, ctx}, resp); err != nil {
+	err := answer(h, &agentCall{call, ctx}, resp)
+	var refused refusal
+	switch {
+	case errors.As(err, &refused):
+		httpio.Error(w, refused.status, refused.text)
+		return
+	case err == nil && resp.Type == nil:
+		httpio.Empty(w, http.StatusOK)
+		return
+	}
+	if err != nil {
 		if r.Context().Err() == nil {
 			httpio.Error(w, http.StatusServiceUnavailable, "Agent has not finished recovery: "+err.Error())
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
 	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/clusterd/auth"
+	"github.com/mesolith/mesolith/clusterd/files"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/state"
@@ -33,6 +34,8 @@ type Config struct {
 	Started time.Time
 	// Measure gathers this node's metrics by name.
 	Measure func(context.Context) map[string]float64
+	Files   files.Config
+	Logging *Logging
 	Log     *slog.Logger
 }
 
@@ -62,7 +65,7 @@ type answerer struct {
 	answer func(*handler, *call) (*master.Response, error)
 }
 
-// answers are the calls that are served; every other one of Mesos 1.11 is 501.
+// answers are the calls that are served, besides SUBSCRIBE.
 var answers = map[master.Call_Type]answerer{
 	master.Call_GET_HEALTH:                  {role: nodedoc.RoleReader, answer: (*handler).health},
 	master.Call_GET_VERSION:                 {role: nodedoc.RoleReader, answer: (*handler).version},
@@ -97,6 +100,10 @@ var answers = map[master.Call_Type]answerer{
 	master.Call_UPDATE_MAINTENANCE_SCHEDULE: {role: nodedoc.RoleOperator, needs: "update_maintenance_schedule", has: func(c *master.Call) bool { return c.UpdateMaintenanceSchedule != nil }, answer: (*handler).updateSchedule},
 	master.Call_START_MAINTENANCE:           {role: nodedoc.RoleOperator, needs: "start_maintenance", has: func(c *master.Call) bool { return c.StartMaintenance != nil }, answer: (*handler).startMaintenance},
 	master.Call_STOP_MAINTENANCE:            {role: nodedoc.RoleOperator, needs: "stop_maintenance", has: func(c *master.Call) bool { return c.StopMaintenance != nil }, answer: (*handler).stopMaintenance},
+	master.Call_GET_LOGGING_LEVEL:           {role: nodedoc.RoleReader, answer: (*handler).loggingLevel},
+	master.Call_SET_LOGGING_LEVEL:           {role: nodedoc.RoleOperator, needs: "set_logging_level", has: func(c *master.Call) bool { return c.SetLoggingLevel != nil }, answer: (*handler).setLoggingLevel},
+	master.Call_LIST_FILES:                  {role: nodedoc.RoleReader, needs: "list_files", has: func(c *master.Call) bool { return c.ListFiles != nil }, answer: (*handler).listFiles},
+	master.Call_READ_FILE:                   {role: nodedoc.RoleReader, needs: "read_file", has: func(c *master.Call) bool { return c.ReadFile != nil }, answer: (*handler).readFile},
 	master.Call_TEARDOWN:                    {role: nodedoc.RoleOperator, needs: "teardown", has: func(c *master.Call) bool { return c.Teardown != nil }, answer: (*handler).teardown},
 }
 
