@@ -24,7 +24,7 @@ func (a *Agent) onDrain(d *wire.Drain) error {
 	}
 	for _, id := range append([]string(nil), a.order...) {
 		t := a.tasks[id]
-		if t == nil || t.Terminal() || t.Drain >= why {
+		if t == nil || t.Terminal() {
 			continue
 		}
 		if err := a.happen(t, task.Kill{Stamp: stamp(), Grace: time.Duration(d.GetMaxGraceNs()), Drain: why}); err != nil {

@@ -60,6 +60,8 @@ func TestMaintenanceByOperators(t *testing.T) {
 		check(t, "/maintenance/schedule", c.get(via, "/maintenance/schedule"), map[string]any{"windows.0.machine_ids.1.hostname": "other", "windows.0.unavailability.duration.nanoseconds": 60e9})
 		shown(via, "a1", nil)
 		call(via, 400, `{"type":"START_MAINTENANCE","start_maintenance":{"machines":[{"hostname":"unknown"}]}}`)
+		call(via, 400, `{"type":"START_MAINTENANCE","start_maintenance":{"machines":[]}}`)
+		call(via, 400, `{"type":"STOP_MAINTENANCE","stop_maintenance":{"machines":[]}}`)
 		call(via, 200, `{"type":"START_MAINTENANCE","start_maintenance":{"machines":[{"hostname":"other"}]}}`)
 		legacy(via, 400, "/machine/down", `[{"hostname":"other"}]`)
 		legacy(via, 400, "/machine/down", `[]`)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
@@ -189,6 +190,7 @@ func (l *Leader) revive(f *framework, roles []string) {
 		delete(f.suppressed, role)
 		l.filters.Clear(f.id, role)
 	}
+	maps.DeleteFunc(l.inverseAgain, func(key inverseKey, _ time.Time) bool { return key.framework == f.id })
 	l.allocate = true
 }
 

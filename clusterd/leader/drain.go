@@ -40,16 +40,16 @@ func (l *Leader) finishDrains() {
 	var empty []state.AgentID
 	l.cfg.Machine.View(func(s *state.State) {
 		for a := range s.Agents() {
-			if a.Drained() && a.Drain.Gone && !l.ending[a.ID] {
+			if a.Drain != nil && a.Drain.Gone && !l.ending[a.ID] && s.Drained(a) {
 				empty = append(empty, a.ID)
 			}
 		}
 	})
 	for _, id := range empty {
 		l.ending[id] = true
-		l.endAgent(id, func(err error) {
+		l.endAgent(state.EndDrained{ID: id}, id, func(err error) {
 			delete(l.ending, id)
-			if err != nil && !errors.Is(err, ErrNotLeader) {
+			if err != nil && !errors.Is(err, ErrNotLeader) && !errors.Is(err, state.ErrAgentDraining) {
 				l.log.Error("a drained agent was not marked gone", "agent", id, "error", err)
 			}
 		})
@@ -57,9 +57,9 @@ func (l *Leader) finishDrains() {
 }
 
 // endAgent marks an agent gone; then is called in the loop.
-func (l *Leader) endAgent(id state.AgentID, then func(error)) {
+func (l *Leader) endAgent(command state.Command, id state.AgentID, then func(error)) {
 	a := l.agents[id]
-	l.propose(state.MarkAgentGone{ID: id}, func(_ state.Result, err error) {
+	l.propose(command, func(_ state.Result, err error) {
 		switch {
 		case err == nil:
 			l.log.Warn("agent was marked gone", "agent", id)

@@ -141,6 +141,8 @@ type Leader struct {
 	launching map[state.AgentID]state.Resources
 	// launchingBy is the same by who will hold it.
 	launchingBy map[holder]state.Resources
+	told        map[state.AgentID]window // as the newest offers of each agent say
+	ended       map[state.AgentID]*agent // by the command that is being told of
 	inverse     map[offers.ID]inverseOffer
 	inverseOut  map[inverseKey]offers.ID
 	// inverseAgain is when who answered is asked again.
@@ -236,7 +238,7 @@ func New(cfg Config) *Leader {
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]*agentwire.Attach{},
 		retries: map[state.ContainerID]*retry{}, operations: map[operationKey]*retry{}, converting: map[operationKey][]func(){}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, launchingBy: map[holder]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
-		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{}, ending: map[state.AgentID]bool{}, inverse: map[offers.ID]inverseOffer{}, inverseOut: map[inverseKey]offers.ID{}, inverseAgain: map[inverseKey]time.Time{},
+		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{}, ending: map[state.AgentID]bool{}, told: map[state.AgentID]window{}, ended: map[state.AgentID]*agent{}, inverse: map[offers.ID]inverseOffer{}, inverseOut: map[inverseKey]offers.ID{}, inverseAgain: map[inverseKey]time.Time{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}
 	l.height.Store(cfg.Height)
@@ -419,6 +421,7 @@ func (l *Leader) land(landed landing) {
 			continue
 		}
 		r := landed.results[i]
+		clear(l.ended)
 		l.tell(r.Events) // updates of tasks come before what is said of their agent
 		p.then(r, r.Err)
 		l.happened(p.command, r)

@@ -41,9 +41,7 @@ func (l *Leader) StopMaintenance(ctx context.Context, machines []state.MachineID
 
 func (l *Leader) maintain(ctx context.Context, command state.Command) error {
 	return l.enter(ctx, func(answer func(error)) {
-		agents := maps.Clone(l.agents) // those that end are not there afterwards
-		before := l.windows(agents)
-		l.propose(command, func(_ state.Result, err error) {
+		l.propose(command, func(r state.Result, err error) {
 			if err != nil {
 				if isRefusal(err) {
 					err = invalidCall("%v", err)
@@ -52,15 +50,15 @@ func (l *Leader) maintain(ctx context.Context, command state.Command) error {
 				return
 			}
 			l.log.Info("maintenance is planned otherwise", "by", fmt.Sprintf("%T", command))
-			after := l.windows(agents)
-			for id, a := range agents {
-				was, is := before[id], after[id]
-				if was == is {
+			for id, is := range l.windows() {
+				if l.told[id] == is {
 					continue
 				}
-				l.rescindAgent(id)
-				l.rescindInverse(func(o inverseOffer) bool { return o.agent == id })
-				if is.gone && !a.away {
+				l.rescindAgent(id) // they are made again, with the window
+				maps.DeleteFunc(l.inverseAgain, func(key inverseKey, _ time.Time) bool { return key.agent == id })
+			}
+			for _, e := range r.Events {
+				if a := l.ended[e.Agent]; e.Change == state.AgentEnded && a != nil && !a.away {
 					a.conn.send(l.Height(), l.cfg.Term, &agentwire.FromMaster{Body: &agentwire.FromMaster_Shutdown{Shutdown: &agentwire.Shutdown{
 						Reason: "an operator took its machine down for maintenance",
 					}}})
@@ -76,20 +74,21 @@ func (l *Leader) maintain(ctx context.Context, command state.Command) error {
 type window struct {
 	planned         bool
 	start, duration int64
-	gone            bool // it is not known any more
 }
 
-func (l *Leader) windows(agents map[state.AgentID]*agent) map[state.AgentID]window {
+func windowOf(s *state.State, a *state.Agent) window {
+	if w := s.Maintenance().Window(a); w != nil {
+		return window{planned: true, start: w.StartNS, duration: w.Duration}
+	}
+	return window{}
+}
+
+func (l *Leader) windows() map[state.AgentID]window {
 	out := map[state.AgentID]window{}
 	l.cfg.Machine.View(func(s *state.State) {
-		for id := range agents {
-			a, ok := s.Agent(id)
-			if !ok {
-				out[id] = window{gone: true}
-				continue
-			}
-			if w := s.Maintenance().Window(a); w != nil {
-				out[id] = window{planned: true, start: w.StartNS, duration: w.Duration}
+		for id := range l.agents {
+			if a, ok := s.Agent(id); ok {
+				out[id] = windowOf(s, a)
 			}
 		}
 	})
@@ -111,6 +110,13 @@ type inverseOffer struct {
 	id        offers.ID
 	agent     state.AgentID
 	framework state.FrameworkID
+	window    window
+}
+
+// wanted is an inverse offer that is to be out.
+type wanted struct {
+	offer  *mesosv1.InverseOffer
+	window window
 }
 
 // inverseKey is who was asked for what.
@@ -120,10 +126,10 @@ type inverseKey struct {
 }
 
 // wantBack is what frameworks hold of agents that will be away.
-func (l *Leader) wantBack(s *state.State) map[inverseKey]*mesosv1.InverseOffer {
-	wanted := map[inverseKey]*mesosv1.InverseOffer{}
+func (l *Leader) wantBack(s *state.State) map[inverseKey]wanted {
+	out := map[inverseKey]wanted{}
 	if len(s.Maintenance().Windows) == 0 {
-		return wanted
+		return out
 	}
 	for id := range l.agents {
 		a, ok := s.Agent(id)
@@ -136,34 +142,37 @@ func (l *Leader) wantBack(s *state.State) map[inverseKey]*mesosv1.InverseOffer {
 		}
 		for t := range s.TasksOfAgent(id) {
 			if !t.Orphan && !t.Released && l.frameworks[t.FrameworkID] != nil {
-				wanted[inverseKey{id, t.FrameworkID}] = &mesosv1.InverseOffer{
+				out[inverseKey{id, t.FrameworkID}] = wanted{&mesosv1.InverseOffer{
 					FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(t.FrameworkID))}, AgentId: &mesosv1.AgentID{Value: proto.String(string(id))},
 					Url: agentURL(a), Unavailability: Unavailability(w),
-				}
+				}, windowOf(s, a)}
 			}
 		}
 	}
-	return wanted
+	return out
 }
 
 // askBack asks frameworks for what is wanted of them, in the same round as offers are made,
-// and takes back what asks for nothing any more.
-func (l *Leader) askBack(wanted map[inverseKey]*mesosv1.InverseOffer, now time.Time) {
-	l.rescindInverse(func(o inverseOffer) bool { return wanted[inverseKey{o.agent, o.framework}] == nil })
+// and takes back what asks for something else, or for nothing any more.
+func (l *Leader) askBack(want map[inverseKey]wanted, now time.Time) {
+	l.rescindInverse(func(o inverseOffer) bool {
+		w, still := want[inverseKey{o.agent, o.framework}]
+		return !still || w.window != o.window
+	})
 	out := map[state.FrameworkID][]*mesosv1.InverseOffer{}
-	for key, w := range wanted {
-		if _, asked := l.inverseOut[key]; asked || now.Before(l.inverseAgain[key]) {
+	for key, w := range want {
+		if _, asked := l.inverseOut[key]; asked || now.Before(l.inverseAgain[key]) || l.frameworks[key.framework] == nil {
 			continue
 		}
 		l.inverseLast++
 		id := l.inverseID(l.inverseLast)
 		l.inverseOut[key] = id
-		l.inverse[id] = inverseOffer{id, key.agent, key.framework}
-		w.Id = &mesosv1.OfferID{Value: proto.String(string(id))}
-		out[key.framework] = append(out[key.framework], w)
+		l.inverse[id] = inverseOffer{id, key.agent, key.framework, w.window}
+		w.offer.Id = &mesosv1.OfferID{Value: proto.String(string(id))}
+		out[key.framework] = append(out[key.framework], w.offer)
 	}
 	for key := range l.inverseAgain {
-		if wanted[key] == nil {
+		if _, still := want[key]; !still {
 			delete(l.inverseAgain, key)
 		}
 	}
@@ -220,7 +229,15 @@ func (l *Leader) answerInverse(f *framework, ids []*mesosv1.OfferID, filters *me
 			continue
 		}
 		l.dropInverse(o)
-		l.inverseAgain[inverseKey{o.agent, o.framework}] = time.Now().Add(refusePause(filters))
+		l.inverseAgain[inverseKey{o.agent, o.framework}] = time.Now().Add(max(refusePause(filters), l.cfg.AllocationInterval))
+		same := false
+		l.cfg.Machine.View(func(s *state.State) {
+			said, ok := s.InverseAnswer(o.agent, o.framework)
+			same = ok && said.Accept == accept
+		})
+		if same {
+			continue // it is written down
+		}
 		open++
 		l.propose(state.AnswerInverseOffer{Agent: o.agent, Framework: o.framework, Accept: accept}, func(_ state.Result, err error) { finish(err) })
 	}

@@ -85,6 +85,20 @@ func TestMaintenance(t *testing.T) {
 			t.Fatal(err)
 		}
 		said(true)
+		plan(300) // another question, whatever the filter of the last answer
+		asked(300)
+		plan(200)
+		again := asked(200)
+		if err := f.do(&scheduler.Call{Type: scheduler.Call_ACCEPT_INVERSE_OFFERS.Enum(), AcceptInverseOffers: &scheduler.Call_AcceptInverseOffers{
+			InverseOfferIds: []*mesosv1.OfferID{again.GetId()}, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(1e6)},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		said(true)
+		if err := f.do(&scheduler.Call{Type: scheduler.Call_REVIVE.Enum()}); err != nil {
+			t.Fatal(err)
+		}
+		asked(200)
 		id := f.id
 		c.end()
 		c.lead()
@@ -110,7 +124,6 @@ func TestMaintenance(t *testing.T) {
 		if st := f.update(mesosv1.TaskState_TASK_LOST); st.GetMessage() != "Operator initiated 'Machine DOWN'" {
 			t.Errorf("%v", st)
 		}
-		f.next(scheduler.Event_RESCIND_INVERSE_OFFER)
 		a.id = ""
 		a.sendAttach("n1")
 		if r := until(a, (*agentwire.FromMaster).GetRefused); r.GetRemoved() || r.GetReason() != "machine n1: machine is down for maintenance" {

@@ -30,7 +30,7 @@ func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active boo
 // MarkAgentGone ends an agent for good: its tasks are gone by the operator's word, and a
 // node that is there all the same ends what it runs and begins anew.
 func (l *Leader) MarkAgentGone(ctx context.Context, id state.AgentID) error {
-	return l.enter(ctx, func(answer func(error)) { l.endAgent(id, answer) })
+	return l.enter(ctx, func(answer func(error)) { l.endAgent(state.MarkAgentGone{ID: id}, id, answer) })
 }
 
 // ofAgent commits what an operator wants of one agent; done gets its presence before that,

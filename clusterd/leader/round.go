@@ -32,9 +32,9 @@ func (l *Leader) round(now time.Time) {
 	began := time.Now()
 	l.seed++
 	var fresh map[state.FrameworkID][]*mesosv1.Offer
-	var wanted map[inverseKey]*mesosv1.InverseOffer
+	var back map[inverseKey]wanted
 	l.cfg.Machine.View(func(s *state.State) {
-		wanted = l.wantBack(s)
+		back = l.wantBack(s)
 		if l.holdsBack(s) {
 			return
 		}
@@ -52,10 +52,11 @@ func (l *Leader) round(now time.Time) {
 			if away := s.Maintenance().Window(a); away != nil {
 				w.Unavailability = Unavailability(away)
 			}
+			l.told[d.Agent] = windowOf(s, a)
 			fresh[d.Framework] = append(fresh[d.Framework], w)
 		}
 	})
-	l.askBack(wanted, now)
+	l.askBack(back, now)
 	for id, list := range fresh {
 		for _, e := range offersEvents(list) {
 			l.send(l.frameworks[id], e)

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -37,6 +38,9 @@ func Windows(s *maintenance.Schedule) ([]state.Window, error) {
 
 // Machines reads names of machines; host names have no case.
 func Machines(list []*mesosv1.MachineID) ([]state.MachineID, error) {
+	if len(list) == 0 {
+		return nil, errors.New("no machine is named")
+	}
 	var out []state.MachineID
 	for _, id := range list {
 		one := state.MachineID{Hostname: strings.ToLower(id.GetHostname()), IP: id.GetIp()}

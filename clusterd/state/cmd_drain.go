@@ -50,8 +50,36 @@ func (c DrainAgent) apply(s *State) (Result, error) {
 }
 
 // Drained says whether nothing is left on an agent that is drained: all its tasks have
-// ended, and their frameworks know it.
-func (a *Agent) Drained() bool { return a.Drain != nil && len(a.tasks) == 0 }
+// ended, what was done to its resources is done, and the frameworks know both.
+func (s *State) Drained(a *Agent) bool {
+	if a.Drain == nil || len(a.tasks) > 0 {
+		return false
+	}
+	for _, open := range s.operations {
+		for _, o := range open {
+			if o.Agent == a.ID {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// EndDrained marks an agent gone that is to be when it is drained, if it still is to be.
+type EndDrained struct{ ID AgentID }
+
+func (EndDrained) kind() kind { return kindEndDrained }
+
+func (c EndDrained) encode(w *writer) { w.string(string(c.ID)) }
+
+func decodeEndDrained(r *reader) Command { return EndDrained{ID: AgentID(r.string())} }
+
+func (c EndDrained) apply(s *State) (Result, error) {
+	if a, ok := s.Agent(c.ID); ok && (a.Drain == nil || !a.Drain.Gone || !s.Drained(a)) {
+		return Result{}, fmt.Errorf("agent %s is not drained to be gone: %w", c.ID, ErrAgentDraining)
+	}
+	return MarkAgentGone(c).apply(s)
+}
 
 func (w *writer) drain(id AgentID, d *Drain) {
 	w.string(string(id))

@@ -44,12 +44,29 @@ type Window struct {
 type Maintenance struct {
 	Windows []Window
 	Down    []MachineID // ascending; of those in windows
+
+	window map[MachineID]int // of each machine that is named
+}
+
+// indexed finds windows by machine.
+func (m *Maintenance) indexed() *Maintenance {
+	m.window = map[MachineID]int{}
+	for i, w := range m.Windows {
+		for _, id := range w.Machines {
+			m.window[id] = i
+		}
+	}
+	return m
 }
 
 // Window finds when an agent will be away; nil: nobody plans that.
 func (m *Maintenance) Window(a *Agent) *Window {
-	for i := range m.Windows {
-		if slices.ContainsFunc(m.Windows[i].Machines, func(id MachineID) bool { return id.Is(a) }) {
+	if len(m.Windows) == 0 {
+		return nil
+	}
+	host := strings.ToLower(a.Hostname)
+	for _, id := range []MachineID{{host, a.Address}, {Hostname: host}, {IP: a.Address}} { // the nearest name counts
+		if i, ok := m.window[id]; ok && id != (MachineID{}) {
 			return &m.Windows[i]
 		}
 	}
@@ -63,7 +80,8 @@ func (m *Maintenance) IsDown(id MachineID) bool {
 }
 
 func (m *Maintenance) scheduled(id MachineID) bool {
-	return slices.ContainsFunc(m.Windows, func(w Window) bool { return slices.Contains(w.Machines, id) })
+	_, ok := m.window[id]
+	return ok
 }
 
 // Maintenance is what is planned; it is never changed, by its readers neither.
@@ -143,7 +161,7 @@ func (c UpdateSchedule) apply(s *State) (Result, error) {
 }
 
 func (s *State) setMaintenance(m *Maintenance) {
-	if s.maintenance = m; len(m.Windows) == 0 {
+	if s.maintenance = m.indexed(); len(m.Windows) == 0 {
 		s.maintenance = nil
 	}
 }

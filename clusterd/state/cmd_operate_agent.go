@@ -26,7 +26,7 @@ func (c ActivateAgent) apply(s *State) (Result, error) {
 	}
 	a := s.agents.at(slot)
 	if c.Active {
-		if a.Drain != nil && !a.Drained() {
+		if a.Drain != nil && !s.Drained(a) {
 			return Result{}, fmt.Errorf("agent %s: %w", c.ID, ErrAgentDraining)
 		}
 		a.Drain = nil

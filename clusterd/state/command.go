@@ -50,6 +50,7 @@ const (
 	kindStartMaintenance     kind = 30
 	kindStopMaintenance      kind = 31
 	kindAnswerInverseOffer   kind = 32
+	kindEndDrained           kind = 33
 )
 
 // decoders is the one table of what an entry may hold.
@@ -86,6 +87,7 @@ var decoders = map[kind]func(*reader) Command{
 	kindStartMaintenance:     decodeStartMaintenance,
 	kindStopMaintenance:      decodeStopMaintenance,
 	kindAnswerInverseOffer:   decodeAnswerInverseOffer,
+	kindEndDrained:           decodeEndDrained,
 }
 
 // Result is what became of one command.

@@ -95,6 +95,9 @@ func goldenLog(t testing.TB) []Command {
 		AnswerInverseOffer{Agent: "ffffffff-0000-4000-8000-000000000000-S0", Framework: "ffffffff-0000-4000-8000-000000000000-0000", Accept: true},
 		StartMaintenance{[]MachineID{{Hostname: "h7"}}},
 		StopMaintenance{[]MachineID{{Hostname: "h7"}}},
+		RegisterAgent{Node: "n5", AttachKey: "k", Hostname: "h5", Address: "10.0.0.5", Total: bag(t, 1, 1), Pool: "10.88.0.0/16"},
+		DrainAgent{ID: "ffffffff-0000-4000-8000-000000000000-S1", Grace: -1, Gone: true},
+		EndDrained{ID: "ffffffff-0000-4000-8000-000000000000-S1"},
 	}
 }
 
@@ -125,7 +128,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 32 {
+	if len(lines) != len(commands) || len(decoders) != 33 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

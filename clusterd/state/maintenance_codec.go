@@ -62,7 +62,7 @@ func (s *State) restoreMaintenance(r *reader) error {
 	if r.err != nil || s.maintenance != nil || len(m.Windows) == 0 || CheckSchedule(m.Windows, m) != nil || !slices.IsSortedFunc(m.Down, compareMachine) {
 		return ErrCorrupt
 	}
-	s.maintenance = m
+	s.maintenance = m.indexed()
 	return nil
 }
 

@@ -311,6 +311,9 @@ func randomOperation(r *rand.Rand, f FrameworkID, a AgentID) Command {
 	case 6:
 		return randomMaintenance(r, f, a)
 	case 5:
+		if r.IntN(2) == 0 {
+			return EndDrained{a}
+		}
 		return DrainAgent{a, int64(r.IntN(3) - 1), r.IntN(2) == 0}
 	case 0:
 		return UpdateFramework{SubscribeFramework{ID: f, Roles: []string{"a", role}, Principal: []string{"p", "q"}[r.IntN(2)], FailoverTimeout: int64(r.IntN(9) - 1)}}

@@ -51,6 +51,13 @@ func TestDrainedTasks(t *testing.T) {
 	if got := told(todo); got != "record kill 1s, kill 1s" || task.KillGrace != time.Second || task.Drain != Draining {
 		t.Errorf("%s, grace %s", got, task.KillGrace)
 	}
+	if again, _ := Next(task, Kill{Stamp: s.next(), Grace: 0, Drain: Draining}); again.KillGrace != 0 {
+		t.Errorf("a stricter drain leaves it %s", again.KillGrace)
+	}
+	gone, _ := Next(task, Kill{Stamp: s.next(), Grace: -1, Drain: DrainingGone})
+	if back, todo := Next(gone, Kill{Stamp: s.next(), Grace: -1, Drain: Draining}); gone.Drain != DrainingGone || back.Drain != Draining || told(todo) != "record kill 1s, kill 1s" {
+		t.Errorf("gone, and not any more: %d, then %d: %s", gone.Drain, back.Drain, told(todo))
+	}
 	if _, todo = Next(task, Kill{Stamp: s.next(), Grace: -1, Drain: Draining}); told(todo) != "kill 1s" {
 		t.Errorf("the same again: %s", told(todo))
 	}

@@ -226,14 +226,16 @@ func kill(t Task, e Kill) (Task, []Action) {
 		return t, nil
 	}
 	grace := graceOf(t.Info, e)
-	if t.KillRequested && grace >= t.KillGrace && e.Drain <= t.Drain {
+	if t.KillRequested && grace >= t.KillGrace && (e.Drain == NoDrain || e.Drain == t.Drain) {
 		return t, []Action{KillContainer{Grace: t.KillGrace}}
 	}
 	first := !t.KillRequested
 	if first || grace < t.KillGrace {
 		t.KillGrace = grace
 	}
-	t.KillRequested, t.Drain = true, max(t.Drain, e.Drain)
+	if t.KillRequested = true; e.Drain != NoDrain {
+		t.Drain = e.Drain
+	}
 	grace = t.KillGrace
 	todo := []Action{RecordKill{Grace: grace, Drain: t.Drain}}
 	if t.Tombstone {

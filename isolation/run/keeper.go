@@ -84,7 +84,8 @@ type Keeper struct {
 	left    leftovers
 	work    chan struct{} // bound 1: something was launched or has ended
 
-	volumes sync.Mutex // directories of volumes are made or removed
+	volumes  sync.Mutex // directories of volumes are made or removed
+	limiting sync.Mutex // of the memory of all tasks
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -169,6 +170,8 @@ func (k *Keeper) Configure(c *keeper.Configure) error {
 
 // limitTasks bounds the memory of all tasks together, as things are now.
 func (k *Keeper) limitTasks() error {
+	k.limiting.Lock()
+	defer k.limiting.Unlock()
 	limit := k.settings().GetTasksMemoryBytes()
 	if limit > 0 {
 		limit += k.leftInMemory()

@@ -356,6 +356,9 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 			k.lives.Go(func() { k.undoAgain(ctx, j) })
 		}
 		k.settle(ctx, j.Paths.sandbox)
+		if len(j.Volumes) > 0 && k.filesAreMemory() {
+			k.report(j, k.limitTasks()) // what it left in them is nobody's memory now
+		}
 	}
 	var startTime uint64
 	err := k.change(c, true, func(c *container) {
@@ -382,9 +385,6 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 	fault.After(fault.Done, id)
 	k.acknowledge(ctx, id, startTime)
 	fault.After(fault.Acknowledged, id)
-	if j != nil && len(j.Volumes) > 0 && k.filesAreMemory() {
-		k.report(j, k.limitTasks()) // what it left in them is nobody's memory now
-	}
 	k.askCollect()
 	k.busy()
 }
