@@ -31,7 +31,7 @@ test-all: image unit ## the long ones too: births searched and 2,600,000 walks t
 	$(GO) test -tags vm,long -count=1 -timeout 150m -v ./qemu-tests/... ./image/...
 
 bench: image ## the figures of speed and size, in one table
-	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests ./clusterd ./clusterd/sim
+	$(GO) test -tags vm,bench -count=1 -timeout 60m -run '^TestBench' -v ./qemu-tests ./clusterd ./clusterd/sim ./clusterd/alloc
 
 generate: build/tools/protoc-gen-go ## Go code from the .proto files (needs protobuf-compiler)
 	PATH="$(GOBIN_TOOLS):$$PATH" protoc --go_out=. --go_opt=module=github.com/mesolith/mesolith internal/wire/*/*.proto

@@ -90,6 +90,9 @@ type round struct {
 	quoted     bool    // there are quotas
 	guaranteed []bool  // by resource: somebody is guaranteed some
 	free       []int64 // unreserved, of all agents
+	lacks      bool    // of guarantees something may
+	scratch    state.Resources
+	sums       []int64
 }
 
 // Round decides who is offered what. It changes nothing of its arguments.
@@ -107,13 +110,18 @@ func Round(s Snapshot, f *Filters, nowNS int64, seed uint64) []Offer {
 	rng.Shuffle(len(sequence), func(i, j int) { sequence[i], sequence[j] = sequence[j], sequence[i] })
 	var out []Offer
 	var d division
+	r.lacks = slices.Contains(r.guaranteed, true)
 	for _, i := range sequence {
-		d = division{agent: &s.Agents[i], free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, refined: slices.ContainsFunc(s.Agents[i].Free, state.Resource.Refined), made: d.made[:0]}
-		if slices.Contains(r.guaranteed, true) {
+		d = division{agent: &s.Agents[i], free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, refined: s.Agents[i].Free.Refined(), made: d.made[:0]}
+		if r.lacks {
+			r.lacks = false // until somebody is met who does: what roles have only grows
 			r.divide(root, &d, true)
 		}
 		r.divide(root, &d, false)
 		for _, m := range d.made {
+			if out == nil {
+				out = make([]Offer, 0, len(s.Agents))
+			}
 			out = append(out, m.Offer)
 			r.charge(m.to, m.Resources)
 		}
@@ -181,6 +189,7 @@ func (r *round) divide(n *node, d *division, guarantees bool) {
 			r.divide(c, d, guarantees)
 		case guarantees && !r.lacking(c):
 		default:
+			r.lacks = r.lacks || guarantees
 			part := d.free.ForRole(c.name)
 			if r.quoted {
 				part = r.cut(c, part, guarantees)
@@ -191,6 +200,9 @@ func (r *round) divide(n *node, d *division, guarantees bool) {
 			f, part := r.taker(c, d, part)
 			if f == nil {
 				continue
+			}
+			if r.quoted {
+				part = slices.Clone(part) // it is the next leaf's otherwise
 			}
 			d.offer(c, f, part)
 			d.free, _ = d.free.Minus(part)

@@ -102,11 +102,15 @@ func consume(n *node, i int, milli int64) {
 }
 
 // cut takes away from what could be offered to a leaf what no quota leaves room for. With
-// guarantees alone, no more of what is guaranteed stays than the leaf's role lacks.
+// guarantees alone, no more of what is guaranteed stays than the leaf's role lacks. What it
+// gives is good until the next cut.
 func (r *round) cut(leaf *node, part state.Resources, guarantees bool) state.Resources {
-	var out state.Resources
+	out, i := r.scratch[:0], 0
 	for _, x := range part {
-		i, ok := slices.BinarySearch(r.names, x.Name)
+		for i < len(r.names) && r.names[i] < x.Name { // both are in order
+			i++
+		}
+		ok := i < len(r.names) && r.names[i] == x.Name
 		if x.Role != "" || x.Detail != "" || x.Kind != state.ScalarKind || !ok {
 			out = append(out, x)
 			continue
@@ -121,6 +125,7 @@ func (r *round) cut(leaf *node, part state.Resources, guarantees bool) state.Res
 			out = append(out, x)
 		}
 	}
+	r.scratch = out
 	return out
 }
 

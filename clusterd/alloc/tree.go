@@ -112,6 +112,17 @@ func (r *round) hold(n *node, rs state.Resources) {
 	}
 }
 
+// amounts are the scalars of resources, by resource; good until they are asked for again.
+func (r *round) amounts(rs state.Resources) []int64 {
+	if r.sums == nil {
+		r.sums = make([]int64, len(r.names))
+	}
+	for i, name := range r.names {
+		r.sums[i] = rs.Milli(name)
+	}
+	return r.sums
+}
+
 // settle adds up what is held, from the leaves up, and puts siblings in order.
 func (r *round) settle(n *node) {
 	for _, c := range n.order {
@@ -141,20 +152,23 @@ func (r *round) share(n *node) float64 {
 }
 
 func compare(a, b *node) int {
-	if c := cmp.Compare(a.share, b.share); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(a.count, b.count); c != 0 {
-		return c
+	switch { // shares are numbers: cmp.Compare would look for those that are none
+	case a.share < b.share:
+		return -1
+	case a.share > b.share:
+		return 1
+	case a.count != b.count:
+		return cmp.Compare(a.count, b.count)
 	}
 	return cmp.Compare(a.part, b.part)
 }
 
 // charge lets a framework hold more, and everything above it.
 func (r *round) charge(n *node, rs state.Resources) {
+	more := r.amounts(rs)
 	for ; n.parent != nil; n = n.parent {
-		for i, name := range r.names {
-			n.holds[i] += rs.Milli(name)
+		for i := range more {
+			n.holds[i] += more[i]
 		}
 		n.count++
 		n.share = r.share(n)

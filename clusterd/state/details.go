@@ -102,6 +102,16 @@ func (r Resource) Details() Details {
 // Refined says whether it is reserved by more than one step.
 func (r Resource) Refined() bool { return r.Detail != "" && len(r.Details().Reservations) > 1 }
 
+// Refined says whether any of them is.
+func (rs Resources) Refined() bool {
+	for i := range rs {
+		if rs[i].Detail != "" && rs[i].Refined() {
+			return true
+		}
+	}
+	return false
+}
+
 // Volume is the id of the persistent volume that it is; empty: it is none.
 func (r Resource) Volume() string {
 	if r.Detail == "" {

@@ -307,9 +307,16 @@ func (rs Resources) Milli(name string) int64 {
 // ForRole returns what may be offered to a role: unreserved, and reserved for it or for a
 // role that it is a part of.
 func (rs Resources) ForRole(role string) Resources {
-	return slices.DeleteFunc(slices.Clone(rs), func(r Resource) bool {
-		return r.Role != "" && r.Role != role && !(len(role) > len(r.Role) && role[len(r.Role)] == '/' && strings.HasPrefix(role, r.Role))
-	})
+	for i := range rs { // what is all for the role is a bag already
+		if !rs[i].mayGoTo(role) {
+			return slices.DeleteFunc(slices.Clone(rs), func(r Resource) bool { return !r.mayGoTo(role) })
+		}
+	}
+	return rs
+}
+
+func (r *Resource) mayGoTo(role string) bool {
+	return r.Role == "" || r.Role == role || len(role) > len(r.Role) && role[len(r.Role)] == '/' && strings.HasPrefix(role, r.Role)
 }
 
 // String prints the text form of the protocol: cpus:1.5;ports:[31000-31009].
