@@ -20,6 +20,7 @@ type acceptance struct {
 	role   string
 	left   state.Resources // of the offers, after the operations so far
 	open   int             // proposals under way
+	broken bool            // an operation was refused by the log
 	failed error
 	answer func(error)
 }
@@ -179,6 +180,9 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		case isRefusal(err):
 			l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 			err = nil
+		}
+		if acc.broken {
+			l.keepPromises(acc.agent)
 		}
 		acc.finish(err)
 		for _, f := range waiting {

@@ -72,8 +72,8 @@ func (l *Leader) convert(acc *acceptance, op *mesosv1.Offer_Operation) {
 		}
 	}
 	key := operationKey{acc.f.id, command.Operation}
-	if _, busy := l.converting[key]; busy && command.Operation != "" {
-		fail("its id is that of another one, which is being carried out")
+	if command.Operation != "" && l.operationUsed(key) {
+		fail("operation " + string(key.operation) + ": operation id is in use")
 		return
 	}
 	done, err := l.underWay(acc.agent, holder{acc.role, acc.f.id}, c.take)
@@ -105,11 +105,39 @@ func (l *Leader) convert(acc *acceptance, op *mesosv1.Offer_Operation) {
 			l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_DROPPED, acc.agent, err.Error())
 			err = nil
 		case isRefusal(err):
+			acc.broken = true
 			fail(err.Error())
 			err = nil
 		}
+		if acc.broken {
+			l.keepPromises(acc.agent)
+		}
 		acc.finish(err)
 	})
+}
+
+// operationUsed says whether an operation of this id is under way, or not acknowledged.
+func (l *Leader) operationUsed(key operationKey) (used bool) {
+	if _, used = l.converting[key]; !used {
+		l.cfg.Machine.View(func(s *state.State) { _, used = s.Operation(key.framework, key.operation) })
+	}
+	return used
+}
+
+// keepPromises takes back what is offered of an agent and not there any more: where one
+// operation of an ACCEPT was refused, those after it may have found what they need among
+// what is somebody else's.
+func (l *Leader) keepPromises(id state.AgentID) {
+	var free state.Resources
+	l.cfg.Machine.View(func(s *state.State) {
+		if a, ok := s.Agent(id); ok {
+			free = a.Free()
+		}
+	})
+	list := l.book.OfAgent(id)
+	for i := len(list) - 1; i >= 0 && !free.Contains(l.book.Offered(id)); i-- {
+		l.rescind(list[i])
+	}
 }
 
 // converted has an agent know what was made of its resources, and the watchers and the log.

@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -82,6 +83,12 @@ func (d *diligent) hear() (heard bool) {
 				d.holds[b.Run.GetContainerId()] = &held{}
 				d.add(b.Run.GetContainerId(), mesosv1.TaskState_TASK_RUNNING)
 			}
+		case *agentwire.FromMaster_Drain:
+			for id := range d.holds {
+				if b.Drain.GetOn() {
+					d.add(id, mesosv1.TaskState_TASK_KILLED)
+				}
+			}
 		case *agentwire.FromMaster_Kill:
 			d.add(b.Kill.GetContainerId(), mesosv1.TaskState_TASK_KILLED)
 		case *agentwire.FromMaster_Acknowledge:
@@ -103,17 +110,27 @@ func (d *diligent) hear() (heard bool) {
 // careless is a framework that does anything, in any order, also twice.
 type careless struct {
 	*subscriber
-	rng    *rand.Rand
-	offers []*mesosv1.Offer
-	tasks  map[string]mesosv1.TaskState
-	named  int
-	caps   []mesosv1.FrameworkInfo_Capability_Type
+	rng     *rand.Rand
+	offers  []*mesosv1.Offer
+	inverse []*mesosv1.OfferID
+	tasks   map[string]mesosv1.TaskState
+	named   int
+	done    int // operations that it heard were done
+	caps    []mesosv1.FrameworkInfo_Capability_Type
+}
+
+// keeps says whether it knows reservations: then its role is x.
+func (f *careless) keeps() bool {
+	return slices.Contains(f.caps, mesosv1.FrameworkInfo_Capability_RESERVATION_REFINEMENT)
 }
 
 // info is what it says of itself, under one name or another.
 func (f *careless) info() *mesosv1.FrameworkInfo {
 	return frameworkInfo(func(i *mesosv1.FrameworkInfo) {
 		i.Name, i.FailoverTimeout = proto.String(fmt.Sprint("f", f.rng.IntN(3))), proto.Float64(30)
+		if f.keeps() {
+			i.Role, i.Roles = nil, []string{"x"}
+		}
 	}, f.caps...)
 }
 
@@ -132,6 +149,18 @@ func (f *careless) hear() (heard bool) {
 		switch e.GetType() {
 		case scheduler.Event_OFFERS:
 			f.offers = append(f.offers, e.GetOffers().GetOffers()...)
+		case scheduler.Event_INVERSE_OFFERS:
+			for _, o := range e.GetInverseOffers().GetInverseOffers() {
+				f.inverse = append(f.inverse, o.GetId())
+			}
+		case scheduler.Event_UPDATE_OPERATION_STATUS:
+			st := e.GetUpdateOperationStatus().GetStatus()
+			if st.GetState() == mesosv1.OperationState_OPERATION_FINISHED {
+				f.done++
+			}
+			if len(st.GetUuid().GetValue()) > 0 && f.rng.IntN(4) > 0 {
+				f.ackOperation(st)
+			}
 		case scheduler.Event_UPDATE:
 			st := e.GetUpdate().GetStatus()
 			if _, mine := f.tasks[st.GetTaskId().GetValue()]; !mine {
@@ -170,8 +199,18 @@ func (f *careless) act() {
 		call = &scheduler.Call{Type: scheduler.Call_UPDATE_FRAMEWORK.Enum(), UpdateFramework: &scheduler.Call_UpdateFramework{FrameworkInfo: info}}
 	case f.rng.IntN(5) == 0:
 		call = &scheduler.Call{Type: scheduler.Call_RECONCILE.Enum(), Reconcile: &scheduler.Call_Reconcile{}}
+	case f.rng.IntN(6) == 0 && len(f.inverse) > 0:
+		id := f.inverse[f.rng.IntN(len(f.inverse))]
+		call = &scheduler.Call{Type: scheduler.Call_ACCEPT_INVERSE_OFFERS.Enum(), AcceptInverseOffers: &scheduler.Call_AcceptInverseOffers{InverseOfferIds: []*mesosv1.OfferID{id}}}
+		if f.rng.IntN(2) == 0 {
+			call = &scheduler.Call{Type: scheduler.Call_DECLINE_INVERSE_OFFERS.Enum(), DeclineInverseOffers: &scheduler.Call_DeclineInverseOffers{InverseOfferIds: []*mesosv1.OfferID{id, id}}}
+		}
 	case o == nil:
 		return
+	case f.keeps() && f.rng.IntN(2) == 0:
+		call = &scheduler.Call{Type: scheduler.Call_ACCEPT.Enum(), Accept: &scheduler.Call_Accept{
+			OfferIds: []*mesosv1.OfferID{o.GetId()}, Operations: f.conversions(o), Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(0)},
+		}}
 	case f.rng.IntN(4) == 0:
 		call = &scheduler.Call{Type: scheduler.Call_DECLINE.Enum(), Decline: &scheduler.Call_Decline{OfferIds: []*mesosv1.OfferID{o.GetId()}, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(1)}}}
 	default:
@@ -196,14 +235,43 @@ func (f *careless) act() {
 	}
 }
 
+// conversions reserve something, take back something that is reserved, and then as often as
+// not something that they have just made.
+func (f *careless) conversions(o *mesosv1.Offer) (ops []*mesosv1.Offer_Operation) {
+	fresh := reserved(scalar("cpus", float64(1+f.rng.IntN(5))/10), "x")
+	ops = append(ops, reserveOp(fresh))
+	for _, r := range o.GetResources() {
+		if len(r.GetReservations()) > 0 && f.rng.IntN(2) == 0 {
+			r.AllocationInfo = nil
+			ops = append(ops, unreserveOp(r))
+		}
+	}
+	if f.rng.IntN(2) == 0 {
+		ops = append(ops, unreserveOp(fresh))
+	}
+	for i, op := range ops {
+		if f.rng.IntN(2) == 0 {
+			named(fmt.Sprint("o", f.rng.IntN(20), "-", i), op)
+		}
+	}
+	return ops
+}
+
 // Random calls, agents that lose their connections, leaders that change: nothing is
 // promised or used twice at any moment, and when everything has ended and was said,
 // nothing is left.
 func TestRandomFrameworks(t *testing.T) {
+	ran, done := 0, 0
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { playRandomly(t, seed) })
+			synctest.Test(t, func(t *testing.T) {
+				tasks, operations := playRandomly(t, seed)
+				ran, done = ran+tasks, done+operations
+			})
 		})
+	}
+	if ran == 0 || done == 0 { // a single life may be one without any luck
+		t.Errorf("in all lives %d tasks finished and %d operations were done", ran, done)
 	}
 }
 
@@ -211,20 +279,34 @@ func TestRandomFrameworks(t *testing.T) {
 func operateRandomly(t *testing.T, c *cell, rng *rand.Rand, agents []*diligent) {
 	t.Helper()
 	var err error
-	switch rng.IntN(3) {
+	id := state.AgentID(agents[rng.IntN(len(agents))].id)
+	switch rng.IntN(7) {
+	case 3:
+		err = c.l.ConvertResources(t.Context(), "", id, reserveOp(reserved(scalar("cpus", float64(1+rng.IntN(4))), "y")))
+	case 4:
+		err = c.l.ConvertResources(t.Context(), "", id, unreserveOp(reserved(scalar("cpus", float64(1+rng.IntN(4))), []string{"x", "y"}[rng.IntN(2)])))
+	case 5:
+		err = c.l.DrainAgent(t.Context(), id, time.Second, false)
+	case 6:
+		var windows []state.Window
+		if rng.IntN(3) > 0 {
+			windows = []state.Window{{Machines: []state.MachineID{{Hostname: agents[rng.IntN(len(agents))].node}}, StartNS: int64(rng.IntN(3)), Duration: -1}}
+		}
+		err = c.l.UpdateSchedule(t.Context(), windows)
 	case 0:
 		err = c.l.UpdateWeights(t.Context(), []state.Weight{{Role: "*", Weight: float64(1 + rng.IntN(3))}})
 	case 1:
 		err = c.l.UpdateQuota(t.Context(), QuotaChange{Quotas: []state.RoleQuota{{Role: "x", Quota: cpus(int64(rng.IntN(3)), -1)}}})
 	default:
-		err = c.l.ActivateAgent(t.Context(), state.AgentID(agents[rng.IntN(len(agents))].id), rng.IntN(3) > 0)
+		err = c.l.ActivateAgent(t.Context(), id, rng.IntN(3) > 0)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrInvalid) { // as much is not free; it is drained
 		t.Error(err)
 	}
 }
 
-func playRandomly(t *testing.T, seed uint64) {
+// playRandomly is one life; it says how many tasks finished in it, and operations were done.
+func playRandomly(t *testing.T, seed uint64) (ran, done int) {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	c := newCell(t)
 	var agents []*diligent
@@ -233,18 +315,22 @@ func playRandomly(t *testing.T, seed uint64) {
 		d.connect(c)
 		agents = append(agents, d)
 	}
-	caps := [][]mesosv1.FrameworkInfo_Capability_Type{nil, {partitioned}}
+	caps := [][]mesosv1.FrameworkInfo_Capability_Type{
+		nil, {partitioned}, {partitioned, mesosv1.FrameworkInfo_Capability_MULTI_ROLE, mesosv1.FrameworkInfo_Capability_RESERVATION_REFINEMENT},
+	}
 	var frameworks []*careless
 	for _, cs := range caps {
-		f := &careless{subscriber: c.subscribe("f", "", cs...), rng: rng, tasks: map[string]mesosv1.TaskState{}, caps: cs}
+		f := &careless{rng: rng, tasks: map[string]mesosv1.TaskState{}, caps: cs}
+		f.subscriber = c.subscribeAs("", f.info())
 		f.next(scheduler.Event_SUBSCRIBED)
 		frameworks = append(frameworks, f)
 	}
 	again := func(i int) {
 		f := frameworks[i]
 		f.hear()
-		id := f.id
-		f.subscriber, f.offers = c.subscribe("f", id, caps[i]...), nil
+		info := f.info()
+		info.Id = &mesosv1.FrameworkID{Value: proto.String(f.id)}
+		f.subscriber, f.offers, f.inverse = c.subscribeAs("", info), nil, nil
 		f.next(scheduler.Event_SUBSCRIBED)
 	}
 	settle := func() {
@@ -313,11 +399,6 @@ func playRandomly(t *testing.T, seed uint64) {
 		settle()
 		invariants(step)
 	}
-	for _, d := range agents {
-		if err := c.l.ActivateAgent(t.Context(), state.AgentID(d.id), true); err != nil {
-			t.Error(err)
-		}
-	}
 	// Everything is ended, and every update is acknowledged in the end.
 	for _, d := range agents {
 		for id := range d.holds {
@@ -327,6 +408,11 @@ func playRandomly(t *testing.T, seed uint64) {
 	for range 200 {
 		settle()
 		time.Sleep(10 * time.Second)
+		for _, d := range agents { // as soon as it is drained
+			if err := c.l.ActivateAgent(t.Context(), state.AgentID(d.id), true); err != nil && !errors.Is(err, ErrInvalid) {
+				t.Error(err)
+			}
+		}
 	}
 	settle()
 	c.m.View(func(s *state.State) {
@@ -337,9 +423,11 @@ func playRandomly(t *testing.T, seed uint64) {
 			if used, _ := a.Total.Minus(a.Free()); len(used) > 0 {
 				t.Errorf("%s still has %s in use", a.ID, used)
 			}
+			if is, err := a.Total.Bases(); err != nil || is.String() != "cpus:4;mem:1024;ports:[31000-31009]" || a.Drain != nil || a.Deactivated {
+				t.Errorf("%s offers %s in the end, drained %v", a.ID, a.Total, a.Drain)
+			}
 		}
 	})
-	ran := 0
 	for i, f := range frameworks {
 		ends := map[mesosv1.TaskState]int{}
 		for id, s := range f.tasks {
@@ -352,9 +440,6 @@ func playRandomly(t *testing.T, seed uint64) {
 		t.Logf("framework %d: %v", i, ends)
 		ran += ends[mesosv1.TaskState_TASK_FINISHED]
 	}
-	if ran == 0 { // one of them may have no luck in a whole life
-		t.Error("nothing ever ran")
-	}
 	for _, d := range agents {
 		if len(d.holds) > 0 {
 			t.Errorf("%s still holds %d containers", d.node, len(d.holds))
@@ -362,4 +447,8 @@ func playRandomly(t *testing.T, seed uint64) {
 		d.now.conn.Close()
 	}
 	c.end()
+	if left := len(c.l.launching) + len(c.l.launchingBy) + len(c.l.converting) + len(c.l.starting) + len(c.l.operations); left > 0 {
+		t.Errorf("left under way: %v %v %v %v %v", c.l.launching, c.l.launchingBy, c.l.converting, c.l.starting, c.l.operations)
+	}
+	return ran, frameworks[2].done
 }
