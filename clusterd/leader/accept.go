@@ -3,10 +3,12 @@ package leader
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
+	"github.com/mesolith/mesolith/clusterd/alloc"
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/internal/fault"
@@ -278,4 +280,13 @@ func (l *Leader) refuseOffer(f *framework, role string, agent state.AgentID, rs 
 	}
 	pause = max(pause, l.cfg.AllocationInterval)
 	l.filters.Refuse(f.id, role, agent, rs, l.sinceNS(time.Now().Add(pause)))
+}
+
+// refusePause is how long a filter lasts; 0: there is none.
+func refusePause(filters *mesosv1.Filters) time.Duration {
+	seconds := filters.GetRefuseSeconds() // 5 when not set
+	if math.IsNaN(seconds) || seconds < 0 {
+		seconds = float64(alloc.DefaultRefuseNS) / 1e9
+	}
+	return time.Duration(math.Min(seconds*1e9, alloc.MaxRefuseNS))
 }

@@ -1,18 +1,17 @@
 package leader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
-	"github.com/mesolith/mesolith/clusterd/alloc"
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/clusterd/streams"
@@ -54,6 +53,7 @@ func (l *Leader) maintain(ctx context.Context, command state.Command) error {
 				if l.told[id] == is {
 					continue
 				}
+				l.told[id] = is
 				l.rescindAgent(id) // they are made again, with the window
 				maps.DeleteFunc(l.inverseAgain, func(key inverseKey, _ time.Time) bool { return key.agent == id })
 			}
@@ -76,11 +76,11 @@ type window struct {
 	start, duration int64
 }
 
-func windowOf(s *state.State, a *state.Agent) window {
-	if w := s.Maintenance().Window(a); w != nil {
-		return window{planned: true, start: w.StartNS, duration: w.Duration}
+func windowOf(w *state.Window) window {
+	if w == nil {
+		return window{}
 	}
-	return window{}
+	return window{planned: true, start: w.StartNS, duration: w.Duration}
 }
 
 func (l *Leader) windows() map[state.AgentID]window {
@@ -88,7 +88,7 @@ func (l *Leader) windows() map[state.AgentID]window {
 	l.cfg.Machine.View(func(s *state.State) {
 		for id := range l.agents {
 			if a, ok := s.Agent(id); ok {
-				out[id] = windowOf(s, a)
+				out[id] = windowOf(s.Maintenance().Window(a))
 			}
 		}
 	})
@@ -140,12 +140,13 @@ func (l *Leader) wantBack(s *state.State) map[inverseKey]wanted {
 		if w == nil {
 			continue
 		}
+		away := windowOf(w)
 		for t := range s.TasksOfAgent(id) {
 			if !t.Orphan && !t.Released && l.frameworks[t.FrameworkID] != nil {
 				out[inverseKey{id, t.FrameworkID}] = wanted{&mesosv1.InverseOffer{
 					FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(t.FrameworkID))}, AgentId: &mesosv1.AgentID{Value: proto.String(string(id))},
 					Url: agentURL(a), Unavailability: Unavailability(w),
-				}, windowOf(s, a)}
+				}, away}
 			}
 		}
 	}
@@ -205,7 +206,7 @@ func (l *Leader) rescindInverse(which func(inverseOffer) bool) {
 
 func inverseEvent(list []*mesosv1.InverseOffer) *streams.Event {
 	slices.SortFunc(list, func(a, b *mesosv1.InverseOffer) int {
-		return compareIDs(a.GetAgentId().GetValue(), b.GetAgentId().GetValue())
+		return cmp.Compare(a.GetAgentId().GetValue(), b.GetAgentId().GetValue())
 	})
 	return streams.NewEvent(&scheduler.Event{Type: scheduler.Event_INVERSE_OFFERS.Enum(), InverseOffers: &scheduler.Event_InverseOffers{InverseOffers: list}})
 }
@@ -242,13 +243,4 @@ func (l *Leader) answerInverse(f *framework, ids []*mesosv1.OfferID, filters *me
 		l.propose(state.AnswerInverseOffer{Agent: o.agent, Framework: o.framework, Accept: accept}, func(_ state.Result, err error) { finish(err) })
 	}
 	finish(nil)
-}
-
-// refusePause is how long a filter lasts; 0: there is none.
-func refusePause(filters *mesosv1.Filters) time.Duration {
-	seconds := filters.GetRefuseSeconds() // 5 when not set
-	if math.IsNaN(seconds) || seconds < 0 {
-		seconds = float64(alloc.DefaultRefuseNS) / 1e9
-	}
-	return time.Duration(math.Min(seconds*1e9, alloc.MaxRefuseNS))
 }

@@ -144,3 +144,46 @@ func TestMaintenance(t *testing.T) {
 		a.conn.Close()
 	})
 }
+
+// A plan for another machine asks nobody again who has answered, although nothing of the
+// agent was offered since its own window was changed.
+func TestMaintenanceOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t)
+		defer c.end()
+		a := c.agent("n1")
+		a.attach("n1")
+		f := c.subscribe("f", "")
+		f.next(scheduler.Event_SUBSCRIBED)
+		f.launch(f.offer(), "t", nil)
+		run := until(a, (*agentwire.FromMaster).GetRun)
+		a.report(run.GetContainerId(), 1, mesosv1.TaskState_TASK_RUNNING)
+		f.ack(f.update(mesosv1.TaskState_TASK_RUNNING))
+		never := &mesosv1.Filters{RefuseSeconds: proto.Float64(1e6)}
+		if err := f.do(&scheduler.Call{Type: scheduler.Call_DECLINE.Enum(), Decline: &scheduler.Call_Decline{OfferIds: []*mesosv1.OfferID{f.offer().GetId()}, Filters: never}}); err != nil {
+			t.Fatal(err)
+		}
+		plan := func(windows ...state.Window) {
+			t.Helper()
+			if err := c.l.UpdateSchedule(t.Context(), windows); err != nil {
+				t.Fatal(err)
+			}
+		}
+		window := func(host string, start int64) state.Window {
+			return state.Window{Machines: []state.MachineID{{Hostname: host}}, StartNS: start, Duration: 60e9}
+		}
+		plan(window("n1", 100))
+		id := f.next(scheduler.Event_INVERSE_OFFERS).GetInverseOffers().GetInverseOffers()[0].GetId()
+		if err := f.do(&scheduler.Call{Type: scheduler.Call_ACCEPT_INVERSE_OFFERS.Enum(), AcceptInverseOffers: &scheduler.Call_AcceptInverseOffers{InverseOfferIds: []*mesosv1.OfferID{id}, Filters: never}}); err != nil {
+			t.Fatal(err)
+		}
+		plan(window("n1", 100), window("other", 500))
+		time.Sleep(time.Minute) // of the bubble's clock: many rounds
+		plan(window("n1", 900), window("other", 500))
+		asked := f.next(scheduler.Event_INVERSE_OFFERS).GetInverseOffers().GetInverseOffers()
+		if start := asked[0].GetUnavailability().GetStart().GetNanoseconds(); start != 900 {
+			t.Errorf("asked again for the window at %d", start)
+		}
+		a.conn.Close()
+	})
+}

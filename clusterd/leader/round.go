@@ -49,10 +49,11 @@ func (l *Leader) round(now time.Time) {
 				continue
 			}
 			w := offerToWire(o, a, l.agents[d.Agent].info, f.caps)
-			if away := s.Maintenance().Window(a); away != nil {
+			away := s.Maintenance().Window(a)
+			if away != nil {
 				w.Unavailability = Unavailability(away)
 			}
-			l.told[d.Agent] = windowOf(s, a)
+			l.told[d.Agent] = windowOf(away)
 			fresh[d.Framework] = append(fresh[d.Framework], w)
 		}
 	})
@@ -182,8 +183,6 @@ func minimum(info *mesosv1.FrameworkInfo, role string) [][]alloc.Quantity {
 	}
 	return out
 }
-
-func compareIDs[T ~string](a, b T) int { return cmp.Compare(a, b) }
 
 func sortAgents(list []alloc.Agent) {
 	slices.SortFunc(list, func(a, b alloc.Agent) int { return cmp.Compare(a.ID, b.ID) })
