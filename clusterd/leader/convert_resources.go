@@ -18,14 +18,15 @@ func (l *Leader) underWay(agent state.AgentID, by holder, rs state.Resources) (d
 	if err != nil {
 		return nil, err
 	}
-	l.launching[agent] = taking
-	counted := by.role != "" // nobody will have it
+	counted := by.role != "" // or nobody will have it
 	if counted {
 		holding, err := l.launchingBy[by].Plus(rs)
-		if counted = err == nil; counted {
-			l.launchingBy[by] = holding
+		if err != nil {
+			return nil, err
 		}
+		l.launchingBy[by] = holding
 	}
+	l.launching[agent] = taking
 	return func() {
 		if l.launching[agent], _ = l.launching[agent].Minus(rs); len(l.launching[agent]) == 0 {
 			delete(l.launching, agent)
@@ -140,7 +141,7 @@ func (l *Leader) keepPromises(id state.AgentID) {
 	}
 }
 
-// converted has an agent know what was made of its resources, and the watchers and the log.
+// converted has an agent know what was made of its resources.
 func (l *Leader) converted(agent state.AgentID, c conversion) {
 	l.log.Info("resources converted", "agent", agent, "from", c.take.String(), "to", c.give.String())
 	l.sendMade(agent)
@@ -159,9 +160,10 @@ func (l *Leader) sendMade(id state.AgentID) {
 		made := a.Total.Made()
 		for i, r := range ToWire(made, "") {
 			raw, err := proto.MarshalOptions{AllowPartial: true}.Marshal(r)
-			if err != nil { // text that is not UTF-8 is none to proto2
-				l.log.Error("a resource cannot be told to its agent", "agent", id, "error", err)
+			if err != nil {
+				l.log.Error("a resource cannot be told to its agent, which keeps what it has", "agent", id, "error", err)
 				known = false
+				return
 			}
 			one := &agentwire.MadeResource{Resource: raw}
 			if seen := made[i].Mounting; seen != nil {
