@@ -96,8 +96,9 @@ func (k *Keeper) makeVolumes(j *Job) error {
 	return nil
 }
 
-// makeVolume makes a volume's directory where there is none, below the place of all. Only root walks there: a file that a task
-// marks as running with its owner's rights is owned, on the node, by whom the task thinks.
+// makeVolume makes a volume's directory where there is none, below the place of all. Only
+// root walks there: a file that a task marks as running with its owner's rights is owned, on
+// the node, by whom the task thinks.
 func (k *Keeper) makeVolume(at string) error {
 	k.volumes.Lock()
 	defer k.volumes.Unlock()
@@ -205,7 +206,11 @@ func syncDir(dir string) error {
 // deleteRemoved deletes what was removed, beside everything else.
 func (k *Keeper) deleteRemoved() {
 	k.lives.Go(func() {
-		defer k.limitTasks()
+		defer func() { // what was deleted is nobody's memory now
+			if err := k.limitTasks(); err != nil {
+				k.log.Error("the memory of all tasks together keeps its old bound", "error", err)
+			}
+		}()
 		names, err := os.ReadDir(removedDir(k.cfg.WorkDir))
 		if err != nil {
 			return // there is none
