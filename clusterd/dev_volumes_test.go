@@ -132,7 +132,7 @@ func TestVolumesOutliveEverythingButTheirEnd(t *testing.T) {
 	convert(anyOffer, createOp(volumeOf(kept(64), "v1", "data/own")))
 	finished(run("finds-nothing", "test ! -e data/own/file"))
 	if !found() {
-		t.Error("the volume is not where Mesos has it")
+		t.Error("the volume is not where Mesos has it, and below that its serial")
 	}
 	err := client.Convert(ctx, p.keeping(), holds("v1"), createOp(volumeOf(kept(1), "v1", "data")))
 	if err == nil || !strings.Contains(err.Error(), "CREATE") {

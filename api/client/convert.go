@@ -46,6 +46,8 @@ func Convert(ctx context.Context, cfg Config, fits func(*mesosv1.Offer) bool, op
 	go func() { ran <- c.Run(ctx, v.handle) }()
 	select {
 	case err := <-v.over:
+		cancel()
+		<-ran // no event is handled any more
 		return err
 	case err := <-ran:
 		return fmt.Errorf("convert resources: %w", err)

@@ -167,19 +167,17 @@ func disk(r *mesosv1.Resource) (out state.DiskInfo, seen *state.Mounting, err er
 	case v.HostPath != nil || v.GetSource() != nil || v.GetImage() != nil:
 		return out, nil, fmt.Errorf("persistent volume %s: only container_path and mode can be set in 'volume': %w", d.GetPersistence().GetId(), state.ErrResourceInvalid)
 	}
-	if err := CheckContainerPath(v.GetContainerPath()); err != nil {
+	if err := checkContainerPath(v.GetContainerPath()); err != nil {
 		return out, nil, fmt.Errorf("persistent volume %s: %w: %w", d.GetPersistence().GetId(), err, state.ErrResourceInvalid)
 	}
 	out.Volume = d.GetPersistence().GetId()
 	return out, &state.Mounting{Path: v.GetContainerPath(), ReadOnly: v.GetMode() == mesosv1.Volume_RO, Principal: d.GetPersistence().GetPrincipal()}, nil
 }
 
-// CheckContainerPath says what is wrong with a path that something is to be mounted at: it
+// checkContainerPath says what is wrong with a path that something is to be mounted at: it
 // is one of the container's, or below the task's sandbox.
-func CheckContainerPath(p string) error {
+func checkContainerPath(p string) error {
 	switch {
-	case p == "" || p == "/":
-		return fmt.Errorf("container_path %q is no place for a volume", p)
 	case len(p) > maxContainerPath:
 		return fmt.Errorf("container_path has %d bytes, at most %d are allowed", len(p), maxContainerPath)
 	case strings.ContainsFunc(p, unicode.IsControl) || !utf8.ValidString(p):

@@ -14,15 +14,15 @@ import (
 // one that is given (<0: no bound), and nothing launched there any more. nil: that is
 // committed, and stays so over leaders; gone: the agent is marked gone when all have ended.
 func (l *Leader) DrainAgent(ctx context.Context, id state.AgentID, grace time.Duration, gone bool) error {
-	return l.ofAgent(ctx, state.DrainAgent{ID: id, Grace: int64(grace), Gone: gone}, id, func(*agent) {
+	return l.ofAgent(ctx, state.DrainAgent{ID: id, Grace: int64(grace), Gone: gone}, id, func() {
 		l.log.Warn("agent is drained, as an operator wants it", "agent", id, "max_grace", grace, "mark_gone", gone)
 		l.rescindAgent(id)
 		l.sendDrain(id)
 	})
 }
 
-// sendDrain tells an agent that it is drained; false: it is not.
-func (l *Leader) sendDrain(id state.AgentID) bool {
+// sendDrain tells an agent that it is drained, if it is.
+func (l *Leader) sendDrain(id state.AgentID) {
 	var d *agentwire.Drain
 	l.cfg.Machine.View(func(s *state.State) {
 		if a, ok := s.Agent(id); ok && a.Drain != nil {
@@ -32,7 +32,6 @@ func (l *Leader) sendDrain(id state.AgentID) bool {
 	if d != nil {
 		l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Drain{Drain: d}})
 	}
-	return d != nil
 }
 
 // finishDrains marks agents gone that are to be when nothing is left on them.

@@ -15,12 +15,11 @@ var ErrAgentUnknown = errors.New("agent is not known")
 // ActivateAgent says whether anything may be launched on an agent; nil: that is committed,
 // and stays so over leaders. What is offered of an agent that is deactivated is taken back.
 func (l *Leader) ActivateAgent(ctx context.Context, id state.AgentID, active bool) error {
-	return l.ofAgent(ctx, state.ActivateAgent{ID: id, Active: active}, id, func(*agent) {
-		if !active {
-			l.rescindAgent(id)
-		}
+	return l.ofAgent(ctx, state.ActivateAgent{ID: id, Active: active}, id, func() {
 		if active {
 			l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Drain{Drain: &agentwire.Drain{}}})
+		} else {
+			l.rescindAgent(id)
 		}
 		l.allocate = true
 		l.log.Info("agent is used as an operator wants it", "agent", id, "active", active)
@@ -33,15 +32,13 @@ func (l *Leader) MarkAgentGone(ctx context.Context, id state.AgentID) error {
 	return l.enter(ctx, func(answer func(error)) { l.endAgent(state.MarkAgentGone{ID: id}, id, answer) })
 }
 
-// ofAgent commits what an operator wants of one agent; done gets its presence before that,
-// nil: it is not here.
-func (l *Leader) ofAgent(ctx context.Context, command state.Command, id state.AgentID, done func(*agent)) error {
+// ofAgent commits what an operator wants of one agent, and calls done then.
+func (l *Leader) ofAgent(ctx context.Context, command state.Command, id state.AgentID, done func()) error {
 	return l.enter(ctx, func(answer func(error)) {
-		a := l.agents[id]
 		l.propose(command, func(_ state.Result, err error) {
 			switch {
 			case err == nil:
-				done(a)
+				done()
 			case errors.Is(err, state.ErrAgentDraining):
 				err = refusal{"Agent " + string(id) + " is still in the DRAINING state: its tasks are being ended", ErrInvalid}
 			case isRefusal(err):

@@ -123,13 +123,10 @@ func (l *Leader) reconcileOperations(f *framework, asked []*scheduler.Call_Recon
 // holds, or is about to, came with the same call sent before: it is told as it is, or will be.
 func (l *Leader) loseOperation(f *framework, op *mesosv1.Offer_Operation, why string) {
 	key := operationKey{f.id, state.OperationID(op.GetId().GetValue())}
-	if _, busy := l.converting[key]; busy && op.GetId() != nil {
-		return
-	}
-	known := false
-	l.cfg.Machine.View(func(s *state.State) { _, known = s.Operation(key.framework, key.operation) })
-	if known && op.GetId() != nil {
-		l.tellOperation(key, retryFirst)
+	if op.GetId() != nil && l.operationUsed(key) {
+		if _, busy := l.converting[key]; !busy {
+			l.tellOperation(key, retryFirst)
+		}
 		return
 	}
 	l.failOperation(f, op, mesosv1.OperationState_OPERATION_DROPPED, "", why)

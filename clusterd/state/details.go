@@ -287,7 +287,7 @@ func (r Resource) checkDetail() error {
 // snapshot, and into one of the agent's journal.
 const (
 	maxReservations = 32      // steps of a stack
-	maxDetail       = 4 << 10 // bytes of one resource's details and mounting
+	maxDetail       = 4 << 10 // bytes of one resource's details
 	maxMade         = 1000    // made resources of an agent
 	maxMadeBytes    = 1 << 20 // of their details and mountings
 )
@@ -314,11 +314,11 @@ func (rs Resources) checkMade() error {
 		if id == "" {
 			continue
 		}
-		if key := r.Role + "\x00" + id; volumes[key] {
+		key := r.Role + "\x00" + id
+		if volumes[key] {
 			return fmt.Errorf("volume %s of role %s: %w", id, r.Role, ErrVolumeDuplicate)
-		} else {
-			volumes[key] = true
 		}
+		volumes[key] = true
 	}
 	if made > maxMade || bytes > maxMadeBytes {
 		return fmt.Errorf("%d reservations and volumes with labels and names of %d bytes, an agent may have %d and %d: %w", made, bytes, maxMade, maxMadeBytes, ErrListFull)
