@@ -47,7 +47,6 @@ func Convert(ctx context.Context, cfg Config, fits func(*mesosv1.Offer) bool, op
 	select {
 	case err := <-v.over:
 		cancel()
-		<-ran // no event is handled any more
 		return err
 	case err := <-ran:
 		return fmt.Errorf("convert resources: %w", err)
