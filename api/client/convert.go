@@ -45,8 +45,7 @@ func Convert(ctx context.Context, cfg Config, fits func(*mesosv1.Offer) bool, op
 	ran := make(chan error, 1)
 	go func() { ran <- c.Run(ctx, v.handle) }()
 	select {
-	case err := <-v.over:
-		cancel()
+	case err := <-v.over: // the stream stays open for the call that tears down
 		return err
 	case err := <-ran:
 		return fmt.Errorf("convert resources: %w", err)
