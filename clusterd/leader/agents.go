@@ -157,7 +157,7 @@ func (l *Leader) settle(id state.AgentID, held []*agentwire.Held) {
 	}
 	var acks []ack
 	l.cfg.Machine.View(func(s *state.State) {
-		for t := range s.TasksOfAgent(id) {
+		for t := range s.ContainersOfAgent(id) {
 			if h := holds[t.ContainerID]; h == nil || h.GetTombstone() {
 				switch {
 				case !t.Answered():

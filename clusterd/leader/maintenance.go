@@ -141,7 +141,7 @@ func (l *Leader) wantBack(s *state.State) map[inverseKey]wanted {
 			continue
 		}
 		away := windowOf(w)
-		for t := range s.TasksOfAgent(id) {
+		for t := range s.ContainersOfAgent(id) {
 			if !t.Orphan && !t.Released && l.frameworks[t.FrameworkID] != nil {
 				out[inverseKey{id, t.FrameworkID}] = wanted{&mesosv1.InverseOffer{
 					FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(t.FrameworkID))}, AgentId: &mesosv1.AgentID{Value: proto.String(string(id))},

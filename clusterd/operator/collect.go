@@ -124,7 +124,7 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 	for a := range s.Agents() {
 		r.gone[a.ID] = a.Unreachable
 		if want.Agents {
-			r.agents = append(r.agents, agentRow{Agent: *a, allocated: held(s.TasksOfAgent(a.ID)), drained: s.Drained(a)})
+			r.agents = append(r.agents, agentRow{Agent: *a, allocated: held(s.ContainersOfAgent(a.ID)), drained: s.Drained(a)})
 		}
 	}
 	if want.Roles {

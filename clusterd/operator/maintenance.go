@@ -113,7 +113,7 @@ func answersOn(s *state.State, id state.MachineID) (out []*allocator.InverseOffe
 			continue
 		}
 		seen := map[state.FrameworkID]bool{}
-		for t := range s.TasksOfAgent(a.ID) {
+		for t := range s.ContainersOfAgent(a.ID) {
 			if t.Orphan || seen[t.FrameworkID] {
 				continue
 			}

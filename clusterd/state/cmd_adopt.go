@@ -219,8 +219,12 @@ func decodeAdoptTask(r *reader) Command {
 	return AdoptTask{LaunchTask: launch, State: TaskState(r.int()), KillRequested: r.bool(), KillGrace: r.int()}
 }
 
-func (c AdoptTask) apply(s *State) (Result, error) {
-	if c.Container == "" || c.Task == "" {
+func (c AdoptTask) apply(s *State) (Result, error) { return c.adopt(s, Execution{}) }
+
+// adopt takes in what an agent holds: a task, or an executor, which has no task id.
+func (c AdoptTask) adopt(s *State, by Execution) (Result, error) {
+	executor := by.ID != "" && by.Container == c.Container
+	if c.Container == "" || (c.Task == "") != executor {
 		return Result{}, fmt.Errorf("adoption of a task without ids: %w", ErrCommandInvalid)
 	}
 	fslot, ok := s.frameworkSlot[c.Framework]
@@ -242,6 +246,9 @@ func (c AdoptTask) apply(s *State) (Result, error) {
 	if _, used := f.tasks[c.Task]; used {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, ErrTaskDuplicate)
 	}
+	if _, used := f.executors[executorKey{c.Agent, by.ID}]; used && executor {
+		return Result{}, fmt.Errorf("executor %s: %w", by.ID, ErrTaskDuplicate)
+	}
 	if len(s.taskSlot) >= maxTasks {
 		return Result{}, fmt.Errorf("%d tasks: %w", maxTasks, ErrListFull)
 	}
@@ -256,9 +263,8 @@ func (c AdoptTask) apply(s *State) (Result, error) {
 	}
 	a.used, f.allocated[c.Role] = used, allocated
 	t := c.task(s)
-	t.State, t.KillRequested, t.KillGrace = c.State, c.KillRequested, c.KillGrace
-	slot := s.tasks.add(t)
-	s.taskSlot[c.Container], f.tasks[c.Task], a.tasks[c.Container] = slot, slot, slot
+	t.State, t.KillRequested, t.KillGrace, t.Execution = c.State, c.KillRequested, c.KillGrace, by
+	s.place(f, a, t)
 	return done, nil
 }
 

@@ -118,8 +118,8 @@ func (c RegisterAgent) again(s *State, a *Agent) Result {
 		return r
 	}
 	a.Unreachable, a.UnreachableNS = false, 0
-	for t := range s.tasksOfAgent(a.ID, s.tasks.edit) {
-		if t.Released || t.State.Terminal() || t.Orphan {
+	for t := range s.containersOfAgent(a.ID, s.tasks.edit) {
+		if t.Released || t.State.Terminal() || t.Orphan || t.IsExecutor() {
 			continue
 		}
 		st := Status{State: t.State, Source: SourceMaster, Reason: ReasonAgentReregistered, TimeNS: s.timeNS, Message: "Agent has reregistered"}
@@ -140,11 +140,11 @@ func statusEvent(t *Task, st Status) Event {
 func (s *State) endAgent(a *Agent, st Status) []Event {
 	id, node, subnet := a.ID, a.Node, a.Subnet
 	var events []Event
-	for t := range s.tasksOfAgent(id, s.tasks.edit) {
+	for t := range s.containersOfAgent(id, s.tasks.edit) {
 		if t.Newest.State.Terminal() && t.Answered() && !t.Orphan {
 			continue // its end is known; it stays until the framework has acknowledged it
 		}
-		if !t.Orphan {
+		if !t.Orphan && !t.IsExecutor() {
 			t.State = st.State
 			t.noteNewest(st)
 			events = append(events, statusEvent(t, st))
@@ -206,8 +206,8 @@ func (c MarkUnreachable) apply(s *State) (Result, error) {
 	}
 	a.Unreachable, a.UnreachableNS = true, s.timeNS
 	r := Result{AgentID: c.ID}
-	for t := range s.tasksOfAgent(c.ID, s.tasks.edit) {
-		if t.Released || t.State.Terminal() || t.Orphan {
+	for t := range s.containersOfAgent(c.ID, s.tasks.edit) {
+		if t.Released || t.State.Terminal() || t.Orphan || t.IsExecutor() {
 			continue
 		}
 		st := Status{State: TaskUnreachable, Source: SourceMaster, Reason: ReasonAgentRemoved, TimeNS: s.timeNS, Unreached: s.timeNS, Message: "Agent " + string(c.ID) + " is unreachable"}

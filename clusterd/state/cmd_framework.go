@@ -153,7 +153,7 @@ func (c SubscribeFramework) framework(s *State) Framework {
 	return Framework{
 		ID: c.ID, Info: c.Info, Name: c.Name, User: c.User, Principal: c.Principal, Hostname: c.Hostname, Roles: slices.Clone(c.Roles),
 		Capabilities: c.Capabilities, Checkpoint: c.Checkpoint, FailoverTimeout: c.FailoverTimeout, RegisteredNS: s.timeNS,
-		tasks: map[TaskID]int32{}, allocated: map[string]Resources{},
+		tasks: map[TaskID]int32{}, executors: map[executorKey]int32{}, allocated: map[string]Resources{},
 	}
 }
 
@@ -204,7 +204,7 @@ func (c RemoveFramework) apply(s *State) (Result, error) {
 		return Result{}, s.frameworkError(c.ID)
 	}
 	r := Result{FrameworkID: c.ID}
-	for t := range s.tasksOfFramework(c.ID, s.tasks.edit) {
+	for t := range s.containersOfFramework(c.ID) {
 		t.Orphan = true
 		if t.State.Terminal() || t.Released {
 			r.Events = append(r.Events, s.dropTask(t)...)

@@ -45,29 +45,13 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 	if c.Container == "" || c.Task == "" {
 		return Result{}, fmt.Errorf("launch without ids: %w", ErrCommandInvalid)
 	}
-	fslot, ok := s.frameworkSlot[c.Framework]
-	if !ok {
-		return Result{}, s.frameworkError(c.Framework)
-	}
-	aslot, ok := s.agentSlot[c.Agent]
-	if !ok {
-		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnknown)
-	}
-	f, a := s.frameworks.at(fslot), s.agents.at(aslot)
+	f, a, err := s.launchable(c.Framework, c.Agent)
 	switch {
-	case a.Unreachable:
-		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentUnreachable)
-	case a.Adopting:
-		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentAdopting)
-	case a.Deactivated:
-		return Result{}, fmt.Errorf("agent %s: %w", c.Agent, ErrAgentDeactivated)
+	case err != nil:
+		return Result{}, err
 	case len(s.taskSlot) >= maxTasks:
 		return Result{}, fmt.Errorf("%d tasks: %w", maxTasks, ErrListFull)
-	}
-	if _, used := s.taskSlot[c.Container]; used {
-		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrContainerUsed)
-	}
-	if _, used := a.forgets[c.Container]; used {
+	case s.usedContainer(a, c.Container):
 		return Result{}, fmt.Errorf("container %s: %w", c.Container, ErrContainerUsed)
 	}
 	if _, used := f.tasks[c.Task]; used {
@@ -86,8 +70,7 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
 	}
 	a.used, f.allocated[c.Role] = used, allocated
-	slot := s.tasks.add(c.task(s))
-	s.taskSlot[c.Container], f.tasks[c.Task], a.tasks[c.Container] = slot, slot, slot
+	s.place(f, a, c.task(s))
 	return Result{FrameworkID: c.Framework, AgentID: c.Agent}, nil
 }
 
@@ -152,11 +135,14 @@ func (c UpdateTask) apply(s *State) (Result, error) {
 	if t.State.Terminal() {
 		s.release(t)
 	}
-	if t.Orphan {
+	if t.Orphan || t.IsExecutor() {
 		// Nobody will acknowledge it: the cluster does.
 		t.Acknowledged = true
 		r.Events = append(r.Events, acknowledgeEvent(t))
 		if c.Status.State.Terminal() {
+			if t.IsExecutor() && !t.Orphan {
+				r.Events = append(r.Events, Event{Change: ExecutorEnded, Framework: t.FrameworkID, Container: t.ContainerID, Agent: t.AgentID, Executor: t.Execution.ID, Status: c.Status})
+			}
 			r.Events = append(r.Events, s.dropTask(t)...)
 		}
 	}
@@ -193,14 +179,13 @@ func (s *State) release(t *Task) {
 // that it has.
 func (s *State) dropTask(t *Task) []Event {
 	s.release(t)
-	s.finished = append(s.finished, *t)
+	if !t.IsExecutor() {
+		s.finished = append(s.finished, *t)
+	}
 	container, framework, task, agent := t.ContainerID, t.FrameworkID, t.TaskID, t.AgentID
 	slot := s.taskSlot[container]
 	if fslot, ok := s.frameworkSlot[framework]; ok {
-		f := s.frameworks.at(fslot)
-		if f.tasks[task] == slot {
-			delete(f.tasks, task)
-		}
+		s.frameworks.at(fslot).strike(t, slot)
 	}
 	delete(s.taskSlot, container)
 	s.tasks.remove(slot)

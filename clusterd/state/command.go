@@ -51,6 +51,8 @@ const (
 	kindStopMaintenance      kind = 31
 	kindAnswerInverseOffer   kind = 32
 	kindEndDrained           kind = 33
+	kindLaunchTasks          kind = 40
+	kindAdoptExecution       kind = 41
 )
 
 // decoders is the one table of what an entry may hold.
@@ -88,6 +90,8 @@ var decoders = map[kind]func(*reader) Command{
 	kindStopMaintenance:      decodeStopMaintenance,
 	kindAnswerInverseOffer:   decodeAnswerInverseOffer,
 	kindEndDrained:           decodeEndDrained,
+	kindLaunchTasks:          decodeLaunchTasks,
+	kindAdoptExecution:       decodeAdoptExecution,
 }
 
 // Result is what became of one command.
@@ -105,6 +109,7 @@ type Event struct {
 	Task      TaskID
 	Container ContainerID
 	Agent     AgentID
+	Executor  ExecutorID // ExecutorEnded
 	Change    Change
 	Status    Status // StatusChanged: made by the cluster, needs no acknowledgement
 }
@@ -123,6 +128,8 @@ const (
 	AcknowledgeWanted
 	// ForgetWanted: the state holds the container no more, the agent may forget it.
 	ForgetWanted
+	// ExecutorEnded: the framework must hear that the executor is no more, with Status.
+	ExecutorEnded
 )
 
 // Applied is what Machine.Apply gives for one entry.

@@ -98,6 +98,22 @@ func goldenLog(t testing.TB) []Command {
 		RegisterAgent{Node: "n5", AttachKey: "k", Hostname: "h5", Address: "10.0.0.5", Total: bag(t, 1, 1), Pool: "10.88.0.0/16"},
 		DrainAgent{ID: "ffffffff-0000-4000-8000-000000000000-S1", Grace: -1, Gone: true},
 		EndDrained{ID: "ffffffff-0000-4000-8000-000000000000-S1"},
+		SubscribeFramework{ID: "lost-0009", Info: []byte("info"), Roles: []string{"*"}},
+		RegisterAgent{Node: "n6", AttachKey: "k", Hostname: "h6", Address: "10.0.0.6", Total: bag(t, 4, 1024), Pool: "10.88.0.0/16"},
+		LaunchTasks{
+			Framework: "lost-0009", Agent: "ffffffff-0000-4000-8000-000000000000-S2", Role: "*", Executor: "e", Container: "c20", Info: []byte("executor"),
+			Resources: bag(t, 1, 32), HostNetwork: true, Group: true,
+			Tasks: []GivenTask{{"c21", "t21", "one", []byte("task"), bag(t, 1, 8)}, {"c22", "t22", "two", []byte("task"), nil}},
+		},
+		AdoptAgent{RegisterAgent: RegisterAgent{ID: "older-S4", Node: "n7", AttachKey: "k4", Address: "10.0.0.7", Info: []byte("agent"), Total: bag(t, 4, 64), Pool: "10.88.0.0/16"}},
+		AdoptExecution{
+			AdoptTask{LaunchTask: LaunchTask{Container: "c30", Framework: "lost-0009", Agent: "older-S4", Role: "*", Info: []byte("executor"), Resources: bag(t, 1, 32)}, State: TaskRunning, KillGrace: -1},
+			Execution{ID: "e", Container: "c30"},
+		},
+		AdoptExecution{
+			AdoptTask{LaunchTask: LaunchTask{Container: "c31", Task: "t31", Framework: "lost-0009", Agent: "older-S4", Role: "*", Info: []byte("task"), Resources: bag(t, 1, 8)}, State: TaskRunning, KillGrace: -1},
+			Execution{ID: "e", Container: "c30", Group: []ContainerID{"c31"}},
+		},
 	}
 }
 
@@ -128,7 +144,7 @@ func TestGoldenLogOfFormat1(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	commands := goldenLog(t)
-	if len(lines) != len(commands) || len(decoders) != 33 {
+	if len(lines) != len(commands) || len(decoders) != 35 {
 		t.Fatalf("%d entries, %d commands of %d kinds: the golden log must hold each kind", len(lines), len(commands), len(decoders))
 	}
 	m := NewMachine()

@@ -46,7 +46,8 @@ type Framework struct {
 	Remaining int64
 
 	tasks     map[TaskID]int32
-	allocated map[string]Resources // role → resources of tasks that hold some
+	executors map[executorKey]int32
+	allocated map[string]Resources // role → resources of tasks and executors that hold some
 }
 
 // Allocated returns what the framework's tasks hold in a role.
@@ -187,6 +188,7 @@ type Task struct {
 	Info        []byte // mesos.v1.TaskInfo
 	Resources   Resources
 	HostNetwork bool
+	Execution   Execution
 
 	LaunchedNS int64
 	State      TaskState // newest known on the agent

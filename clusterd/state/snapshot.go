@@ -130,6 +130,7 @@ const (
 	recordDraining    = 17
 	recordMaintenance = 18
 	recordAnswer      = 19
+	recordExecution   = 30 // of the task in the record after it
 )
 
 func (s *Snapshot) write(o *summed, history bool) {
@@ -173,6 +174,9 @@ func (s *Snapshot) write(o *summed, history bool) {
 		}
 	}
 	for t := range s.tasks {
+		if t.Execution.ID != "" {
+			put(recordExecution, func(w *writer) { w.execution(t.Execution) })
+		}
 		put(recordTask, func(w *writer) { w.task(t) })
 	}
 	for _, id := range s.removed {
@@ -190,6 +194,9 @@ func (s *Snapshot) write(o *summed, history bool) {
 		return
 	}
 	for i := range s.history.Tasks {
+		if e := s.history.Tasks[i].Execution; e.ID != "" {
+			put(recordExecution, func(w *writer) { w.execution(e) })
+		}
 		put(recordFinished, func(w *writer) { w.task(&s.history.Tasks[i]) })
 	}
 	for i := range s.history.Frameworks {
@@ -220,7 +227,7 @@ func (r *reader) framework() Framework {
 		ID: FrameworkID(r.string()), Info: r.bytes(), Name: r.string(), User: r.string(), Principal: r.string(), Hostname: r.string(),
 		Roles: r.strings(), Capabilities: Capabilities(r.uint()), Checkpoint: r.bool(), FailoverTimeout: r.int(),
 		RegisteredNS: r.int(), ReregisteredNS: r.int(), Connected: r.bool(), DisconnectedNS: r.int(), Remaining: r.int(),
-		tasks: map[TaskID]int32{}, allocated: map[string]Resources{},
+		tasks: map[TaskID]int32{}, executors: map[executorKey]int32{}, allocated: map[string]Resources{},
 	}
 }
 
@@ -365,7 +372,16 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 	if (kind == recordHead) != first {
 		return ErrCorrupt
 	}
+	by := s.execution
+	s.execution = Execution{}
+	if by.ID != "" && kind != recordTask && kind != recordFinished {
+		return ErrCorrupt
+	}
 	switch kind {
+	case recordExecution:
+		if s.execution = r.execution(); s.execution.ID == "" || len(s.execution.Group) > maxGroup {
+			return ErrCorrupt
+		}
 	case recordHead:
 		s.index, s.timeNS = r.uint(), r.int()
 		s.generation = Generation{Height: r.uint(), ID: r.string()}
@@ -408,6 +424,7 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 		s.agents.at(slot).Deactivated = true
 	case recordTask:
 		t := r.task()
+		t.Execution = by
 		if _, twice := s.taskSlot[t.ContainerID]; twice || r.err != nil {
 			return ErrCorrupt
 		}
@@ -451,7 +468,9 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 			return err
 		}
 	case recordFinished:
-		h.Tasks = append(h.Tasks, r.task())
+		t := r.task()
+		t.Execution = by
+		h.Tasks = append(h.Tasks, t)
 	case recordEnded:
 		h.Frameworks = append(h.Frameworks, r.framework())
 	default:
@@ -466,7 +485,7 @@ func (s *State) restoreTask(t Task) error {
 	s.taskSlot[t.ContainerID] = slot
 	if fslot, ok := s.frameworkSlot[t.FrameworkID]; ok && !t.Orphan {
 		f := s.frameworks.at(fslot)
-		f.tasks[t.TaskID] = slot
+		f.noteIn(&t, slot)
 		if !t.Released {
 			sum, err := f.allocated[t.Role].Plus(t.Resources)
 			if err != nil {

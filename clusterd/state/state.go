@@ -52,6 +52,7 @@ var (
 	ErrTaskUnknown      = errors.New("task is unknown")
 	ErrTaskDuplicate    = errors.New("task id is in use")
 	ErrTaskEnded        = errors.New("task has ended")
+	ErrExecutorEnding   = errors.New("executor is being shut down")
 	ErrContainerUsed    = errors.New("container id was used before")
 	ErrNoRoom           = errors.New("resources are not free")
 	ErrNotNewest        = errors.New("uuid is not that of the newest update")
@@ -118,6 +119,8 @@ type State struct {
 
 	removed    []FrameworkID // oldest first, bounded
 	removedSet map[FrameworkID]struct{}
+
+	execution Execution // while a snapshot is read: of the task that comes next
 
 	// What the entry being applied took out of the state, for the history.
 	finished []Task
@@ -240,9 +243,17 @@ func (s *State) Frameworks() iter.Seq[*Framework] { return s.frameworks.all() }
 func (s *State) Agents() iter.Seq[*Agent] { return s.agents.all() }
 
 // Tasks yields all tasks, also those of removed frameworks that agents still kill.
-func (s *State) Tasks() iter.Seq[*Task] { return s.tasks.all() }
+func (s *State) Tasks() iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		for t := range s.tasks.all() {
+			if !t.IsExecutor() && !yield(t) {
+				return
+			}
+		}
+	}
+}
 
-// Counts returns how many frameworks, agents and tasks there are.
+// Counts returns how many frameworks, agents and containers, of tasks and executors, there are.
 func (s *State) Counts() (frameworks, agents, tasks int) {
 	return len(s.frameworkSlot), len(s.agentSlot), len(s.taskSlot)
 }
@@ -260,25 +271,6 @@ func (s *State) tasksOfFramework(id FrameworkID, at func(int32) *Task) iter.Seq[
 		}
 		for _, task := range slices.Sorted(maps.Keys(f.tasks)) {
 			if !yield(at(f.tasks[task])) {
-				return
-			}
-		}
-	}
-}
-
-// TasksOfAgent yields an agent's tasks in the order of their container ids.
-func (s *State) TasksOfAgent(id AgentID) iter.Seq[*Task] {
-	return s.tasksOfAgent(id, s.tasks.at)
-}
-
-func (s *State) tasksOfAgent(id AgentID, at func(int32) *Task) iter.Seq[*Task] {
-	return func(yield func(*Task) bool) {
-		a, ok := s.Agent(id)
-		if !ok {
-			return
-		}
-		for _, container := range slices.Sorted(maps.Keys(a.tasks)) {
-			if !yield(at(a.tasks[container])) {
 				return
 			}
 		}

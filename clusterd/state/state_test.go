@@ -264,7 +264,9 @@ func random(r *rand.Rand, t testing.TB) Command {
 	if r.IntN(6) == 0 {
 		return randomAdoption(r, t)
 	}
-	switch r.IntN(13) {
+	switch r.IntN(14) {
+	case 13:
+		return randomExecution(r, t, f, a)
 	case 12:
 		return randomConversion(r, t, f, a)
 	case 11:
@@ -333,7 +335,7 @@ func randomOperation(r *rand.Rand, f FrameworkID, a AgentID) Command {
 // check holds the sums that the state keeps against the tasks themselves.
 func (s *State) check(t testing.TB) {
 	used := map[AgentID]Resources{}
-	for task := range s.Tasks() {
+	for task := range s.tasks.all() {
 		if task.Released {
 			continue
 		}
