@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -146,8 +147,8 @@ func (m membership) run(ctx context.Context) error {
 	} else {
 		g.Go(func() error { b.watchLeader(ctx); return nil })
 	}
-	g.Go(func() error { return b.serve(ctx, m.api, handler) })
-	g.Go(func() error { return b.serve(ctx, m.agentAPI, b.agentHandler()) })
+	g.Go(func() error { return b.serve(ctx, m.api, handler, b.auth.PlainAllowed) })
+	g.Go(func() error { return b.serve(ctx, m.agentAPI, b.agentHandler(), b.plainFromTasks) })
 	if m.issuer != nil {
 		g.Go(func() error { return b.serveJoin(ctx) })
 	}
@@ -163,8 +164,8 @@ func (m membership) run(ctx context.Context) error {
 	return nil
 }
 
-// serve opens one HTTP port as the policy says.
-func (b *member) serve(ctx context.Context, l net.Listener, h http.Handler) error {
+// serve opens one HTTP port to those who may come by plain HTTP, and to everybody by TLS.
+func (b *member) serve(ctx context.Context, l net.Listener, h http.Handler, plain func(net.Addr) bool) error {
 	cfg := doors.Config{}
 	if b.certificate != nil {
 		cfg.TLS = b.auth.ServerTLS(&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -173,9 +174,24 @@ func (b *member) serve(ctx context.Context, l net.Listener, h http.Handler) erro
 			}
 			return nil, peers.ErrNoCertificate
 		}})
-		cfg.Plain = b.auth.PlainAllowed
+		cfg.Plain = plain
 	}
 	return doors.Serve(ctx, l, cfg, h)
+}
+
+// plainFromTasks also lets in who may be an executor: libraries of executors know nothing
+// but plain HTTP. Every path but theirs asks the policy again.
+func (b *member) plainFromTasks(remote net.Addr) bool {
+	if b.auth.PlainAllowed(remote) {
+		return true
+	}
+	from, err := netip.ParseAddrPort(remote.String())
+	if err != nil {
+		return false
+	}
+	ip := from.Addr().Unmap()
+	pool, err := netip.ParsePrefix(b.doc.Tasks.Pool)
+	return ip.IsLoopback() || ip.String() == b.address || err == nil && pool.Contains(ip)
 }
 
 func (b *member) newAgent() error {
@@ -381,7 +397,7 @@ func (b *member) handler(ctx context.Context) http.Handler {
 
 func (b *member) agentHandler() http.Handler {
 	return faces.NewAgentMux(faces.AgentConfig{
-		Auth: b.auth, View: b.agent.View, Files: b.files(), Version: versionInfo(),
+		Auth: b.auth, View: b.agent.View, Agent: b.agent, Files: b.files(), Version: versionInfo(),
 		Address: net.JoinHostPort(b.address, strconv.Itoa(b.agentPort)), WorkDir: b.workDir, Flags: b.flags(), Started: b.started,
 		Logging: b.logging, Log: b.log.With("room", "faces"),
 	})

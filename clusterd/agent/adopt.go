@@ -39,6 +39,7 @@ func (a *Agent) tellWhole(at *agentwire.Attach) {
 		}
 		l := launch.GetLaunched()
 		h.Role, h.FrameworkInfo, h.TaskInfo, h.HostNetwork = l.GetRole(), l.GetFrameworkInfo(), l.GetTaskInfo(), l.GetHostNetwork()
+		h.ExecutorId, h.ExecutorContainer, h.Group = l.GetExecutorId(), l.GetExecutorContainer(), l.GetGroup()
 		if h.KillGraceNs = -1; t.KillRequested {
 			h.KillRequested, h.KillGraceNs = true, int64(t.KillGrace)
 		}

@@ -91,7 +91,8 @@ type Agent struct {
 	gap        string    // why the journal does not hold all of it; what it lacks the keeper knows
 	network    *wire.NetworkPlan
 	made       made
-	drain      *wire.Drain     // as the leader said it last; nil: none
+	drain      *wire.Drain // as the leader said it last; nil: none
+	executions map[string]*execution
 	again      map[string]bool // containers of which the keeper could not do what it was asked
 	strays     bool            // some that are nobody's could not be ended yet
 	runtime    string          // of the keeper
@@ -100,7 +101,7 @@ type Agent struct {
 
 // New opens nothing yet.
 func New(cfg Config) *Agent {
-	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, due: map[string]time.Time{}, again: map[string]bool{}, started: time.Now()}
+	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, due: map[string]time.Time{}, again: map[string]bool{}, executions: map[string]*execution{}, started: time.Now()}
 	a.loops.masters = make(chan masterEvent, 256)
 	a.loops.keeper = make(chan keeperEvent, 256)
 	return a
@@ -198,6 +199,12 @@ func (a *Agent) replay(r *journal.Record) {
 			*old = *t
 			return
 		}
+		if t.Executed() {
+			t.Given = task.PerhapsGiven
+		}
+		if t.Executes() {
+			a.executions[t.ContainerID] = &execution{known: true, had: true, gave: true}
+		}
 		a.put(t)
 	case *journal.Record_Updated:
 		if t := a.tasks[b.Updated.GetContainerId()]; t != nil {
@@ -248,9 +255,9 @@ func tombstone(container, framework, id string) *task.Task {
 }
 
 func (a *Agent) newTask(l *journal.Launched) (*task.Task, error) {
-	info := &mesosv1.TaskInfo{}
-	if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(l.GetTaskInfo(), info); err != nil {
-		return nil, fmt.Errorf("decode TaskInfo: %w", err)
+	info, by, err := a.whatRuns(l)
+	if err != nil {
+		return nil, err
 	}
 	fw := &mesosv1.FrameworkInfo{}
 	if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(l.GetFrameworkInfo(), fw); err != nil {
@@ -260,6 +267,7 @@ func (a *Agent) newTask(l *journal.Launched) (*task.Task, error) {
 		Facts: task.Facts{
 			ContainerID: l.GetContainerId(), FrameworkID: l.GetFrameworkId(), AgentID: a.id, AgentAddress: a.cfg.Address,
 			Role: l.GetRole(), HostNetwork: l.GetHostNetwork(), Info: info, Framework: fw, User: fw.GetUser(), UserID: l.GetUserId(),
+			Execution: by,
 		},
 		Latest: mesosv1.TaskState_TASK_STAGING,
 	}
@@ -272,6 +280,24 @@ func (a *Agent) newTask(l *journal.Launched) (*task.Task, error) {
 		}
 	}
 	return t, nil
+}
+
+// whatRuns reads what was launched: a task, or an executor in the words of one.
+func (a *Agent) whatRuns(l *journal.Launched) (*mesosv1.TaskInfo, task.Execution, error) {
+	lenient := proto.UnmarshalOptions{AllowPartial: true}
+	by := task.Execution{ID: l.GetExecutorId(), Container: l.GetExecutorContainer(), Group: l.GetGroup()}
+	if by.ID == "" || by.Container != l.GetContainerId() {
+		info := &mesosv1.TaskInfo{}
+		if err := lenient.Unmarshal(l.GetTaskInfo(), info); err != nil {
+			return nil, by, fmt.Errorf("decode TaskInfo: %w", err)
+		}
+		return info, by, nil
+	}
+	by.Info = &mesosv1.ExecutorInfo{}
+	if err := lenient.Unmarshal(l.GetTaskInfo(), by.Info); err != nil {
+		return nil, by, fmt.Errorf("decode ExecutorInfo: %w", err)
+	}
+	return executorTask(by.Info, a.id), by, nil
 }
 
 func (a *Agent) put(t *task.Task) {
@@ -288,6 +314,7 @@ func (a *Agent) remove(id string) {
 	}
 	delete(a.tasks, id)
 	delete(a.due, id)
+	delete(a.executions, id)
 	for i, o := range a.order {
 		if o == id {
 			a.order = append(a.order[:i:i], a.order[i+1:]...)
@@ -341,6 +368,9 @@ func (a *Agent) happen(t *task.Task, e task.Event, before ...*journal.Record) er
 func (a *Agent) do(t *task.Task, act task.Action) {
 	switch act := act.(type) {
 	case task.Launch:
+		if t.Executes() && len(live(a.tasksOf(t.ContainerID))) == 0 {
+			return // with its first task
+		}
 		volumes, ok := a.volumesOf(t)
 		if !ok { // they come, or their last user goes
 			a.again[t.ContainerID] = true
@@ -350,14 +380,26 @@ func (a *Agent) do(t *task.Task, act task.Action) {
 		l.Volumes = volumes
 		a.keeper.send(&keeper.Request{Body: &keeper.Request_Launch{Launch: l}})
 	case task.KillContainer:
-		a.keeper.send(&keeper.Request{Body: &keeper.Request_Kill{Kill: &keeper.Kill{
-			ContainerId: t.ContainerID, GraceNs: int64(act.Grace), Height: a.height, Term: a.term,
-		}}})
+		if t.Executes() {
+			a.endExecutor(t, act.Grace)
+			return
+		}
+		a.killContainer(t, act.Grace)
+	case task.Give:
+		a.give(t)
+	case task.KillInExecutor:
+		a.killInExecutor(t, act.Grace)
 	case task.ForgetContainer:
 		a.keeper.send(&keeper.Request{Body: &keeper.Request_Forget{Forget: &keeper.Forget{ContainerIds: []string{t.ContainerID}}}})
 	case task.Send:
 		a.sendUpdate(t)
 	}
+}
+
+func (a *Agent) killContainer(t *task.Task, grace time.Duration) {
+	a.keeper.send(&keeper.Request{Body: &keeper.Request_Kill{Kill: &keeper.Kill{
+		ContainerId: t.ContainerID, GraceNs: int64(grace), Height: a.height, Term: a.term,
+	}}})
 }
 
 func (a *Agent) sendUpdate(t *task.Task) {
@@ -397,6 +439,9 @@ func (a *Agent) onTick(now time.Time) error {
 				return err
 			}
 		}
+	}
+	if err := a.watchExecutors(now); err != nil {
+		return err
 	}
 	a.removeVolumes()
 	a.askAgain()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/agent/journal"
@@ -33,7 +34,11 @@ func (a *Agent) currentRecords() ([]*journal.Record, error) {
 }
 
 func launchedRecord(t *task.Task) (*journal.Record, error) {
-	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t.Info)
+	var what proto.Message = t.Info
+	if t.Executes() {
+		what = t.Execution.Info
+	}
+	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(what)
 	if err != nil {
 		return nil, fmt.Errorf("encode TaskInfo of %s: %w", t.ContainerID, err)
 	}
@@ -43,6 +48,7 @@ func launchedRecord(t *task.Task) (*journal.Record, error) {
 	}
 	return &journal.Record{Body: &journal.Record_Launched{Launched: &journal.Launched{
 		ContainerId: t.ContainerID, FrameworkId: t.FrameworkID, Role: t.Role, HostNetwork: t.HostNetwork, TaskInfo: info, FrameworkInfo: framework, UserId: t.UserID,
+		ExecutorId: t.Execution.ID, ExecutorContainer: t.Execution.Container, Group: t.Execution.Group,
 	}}}, nil
 }
 
@@ -50,6 +56,14 @@ func updateRecords(t *task.Task) []*journal.Record {
 	var out []*journal.Record
 	updated := func(status []byte) {
 		out = append(out, &journal.Record{Body: &journal.Record_Updated{Updated: &journal.Updated{ContainerId: t.ContainerID, Status: status}}})
+	}
+	for _, uuid := range acknowledged(t) {
+		// The executor may repeat these: they have to be known again.
+		status, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.TaskStatus{TaskId: t.Info.GetTaskId(), State: stateBefore(t).Enum(), Uuid: uuid[:]})
+		if err == nil {
+			updated(status)
+			out = append(out, &journal.Record{Body: &journal.Record_Acknowledged{Acknowledged: &journal.Acknowledged{ContainerId: t.ContainerID, Uuid: uuid[:]}}})
+		}
 	}
 	if len(t.Pending) == 0 && t.Latest != mesosv1.TaskState_TASK_STAGING {
 		// Stands for all that were acknowledged: it only has to say the state.
@@ -64,4 +78,23 @@ func updateRecords(t *task.Task) []*journal.Record {
 		updated(u.Status)
 	}
 	return out
+}
+
+// acknowledged are those of an executor's updates that are remembered and not pending.
+func acknowledged(t *task.Task) [][16]byte {
+	var out [][16]byte
+	for _, uuid := range t.Heard {
+		if !slices.ContainsFunc(t.Pending, func(u task.Update) bool { return u.UUID == uuid }) {
+			out = append(out, uuid)
+		}
+	}
+	return out
+}
+
+// stateBefore is one in which a task was before its pending updates.
+func stateBefore(t *task.Task) mesosv1.TaskState {
+	if len(t.Pending) == 0 {
+		return t.Latest
+	}
+	return mesosv1.TaskState_TASK_RUNNING
 }

@@ -24,8 +24,8 @@ func (a *Agent) onDrain(d *wire.Drain) error {
 	}
 	for _, id := range append([]string(nil), a.order...) {
 		t := a.tasks[id]
-		if t == nil || t.Terminal() {
-			continue
+		if t == nil || t.Terminal() || t.Executes() {
+			continue // executors follow their tasks
 		}
 		if err := a.happen(t, task.Kill{Stamp: stamp(), Grace: time.Duration(d.GetMaxGraceNs()), Drain: why}); err != nil {
 			return err

@@ -256,8 +256,16 @@ func (a *Agent) onContainer(c *keeper.Container) error {
 		}
 		return nil
 	}
+	if t.Executes() && containerGone(c) {
+		if err := a.beforeExecutorEnds(t, c); err != nil {
+			return err
+		}
+	}
 	if err := a.happen(t, task.Observed{Stamp: stamp(), Container: c}); err != nil {
 		return err
+	}
+	if t.Executes() {
+		a.resize(t)
 	}
 	if a.retiring != "" && containerGone(c) {
 		return a.retire()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/task"
@@ -27,11 +28,16 @@ func (a *Agent) launchRequest(t *task.Task) *keeper.Launch {
 		a.log.Error("task cannot be encoded", "container", t.ContainerID, "error", err)
 	}
 	l.TaskInfo = info
+	if t.Executes() {
+		a.launchExecutor(t, l)
+	}
 	if l.FrameworkInfo, err = (proto.MarshalOptions{AllowPartial: true, Deterministic: true}).Marshal(t.Framework); err != nil {
 		a.log.Error("framework cannot be encoded", "container", t.ContainerID, "error", err)
 	}
-	for _, r := range t.Info.GetResources() {
-		addResource(l, r)
+	if !t.Executes() {
+		for _, r := range t.Info.GetResources() {
+			addResource(l, r)
+		}
 	}
 	if v, ok := t.Info.GetLimits()["cpus"]; ok {
 		l.CpuLimitMillis = limit(v.GetValue(), 1000)
@@ -79,7 +85,6 @@ func (a *Agent) environment(t *task.Task) []*keeper.Variable {
 	pairs := [][2]string{
 		{"MESOS_FRAMEWORK_ID", t.FrameworkID},
 		{"MESOS_EXECUTOR_ID", id},
-		{"MESOS_TASK_ID", id},
 		{"MESOS_SLAVE_ID", a.id},
 		{"MESOS_AGENT_ENDPOINT", a.cfg.Address + ":" + port},
 		{"MESOS_SLAVE_PID", fmt.Sprintf("slave(1)@%s:%s", a.cfg.Address, port)},
@@ -87,17 +92,44 @@ func (a *Agent) environment(t *task.Task) []*keeper.Variable {
 		{"MESOS_CHECKPOINT", "1"},
 		{"MESOS_RECOVERY_TIMEOUT", "15mins"},
 		{"MESOS_SUBSCRIPTION_BACKOFF_MAX", "2secs"},
-		{"MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", "5secs"},
+		{"MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", duration(executorGrace(t))},
 		{"MESOS_HTTP_COMMAND_EXECUTOR", "0"},
 		{"MESOS_ALLOCATION_ROLE", t.Role},
 		{"LIBPROCESS_PORT", "0"},
 		{"LIBPROCESS_IP", "0.0.0.0"},
 	}
-	out := make([]*keeper.Variable, 0, len(pairs))
+	if t.Executes() {
+		pairs = append(pairs, [2]string{"MESOS_EXECUTOR_AUTHENTICATION_TOKEN", a.token(t)})
+	} else {
+		pairs = append(pairs, [2]string{"MESOS_TASK_ID", id})
+	}
+	out := make([]*keeper.Variable, 0, len(pairs)+1)
 	for _, p := range pairs {
 		out = append(out, &keeper.Variable{Name: p[0], Value: p[1]})
 	}
 	return out
+}
+
+// executorGrace is how long an executor may take to end after SHUTDOWN.
+func executorGrace(t *task.Task) time.Duration {
+	if t.Executes() {
+		return time.Duration(t.Info.GetKillPolicy().GetGracePeriod().GetNanoseconds())
+	}
+	return defaultShutdown
+}
+
+// duration words a time as Mesos' programs read it: a whole number of the largest unit that
+// divides it.
+func duration(d time.Duration) string {
+	for _, u := range []struct {
+		name string
+		unit time.Duration
+	}{{"mins", time.Minute}, {"secs", time.Second}, {"ms", time.Millisecond}, {"us", time.Microsecond}} {
+		if d%u.unit == 0 {
+			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(d), 10) + "ns"
 }
 
 func (a *Agent) apiPort() int {

@@ -281,6 +281,8 @@ func (a *Agent) onOrder(m *agentwire.FromMaster) error {
 		return a.onRun(b.Told, task.Forgotten{Stamp: stamp()})
 	case *agentwire.FromMaster_Kill:
 		return a.onKill(b.Kill)
+	case *agentwire.FromMaster_Message:
+		a.onMessage(b.Message)
 	case *agentwire.FromMaster_Acknowledge:
 		t := a.tasks[b.Acknowledge.GetContainerId()]
 		if t == nil || len(b.Acknowledge.GetUuid()) != 16 {
@@ -323,6 +325,7 @@ func (a *Agent) onRun(r *agentwire.Run, begin task.Event) error {
 	l := &journal.Launched{
 		ContainerId: r.GetContainerId(), FrameworkId: r.GetFrameworkId(), Role: r.GetRole(),
 		FrameworkInfo: r.GetFrameworkInfo(), TaskInfo: r.GetTaskInfo(), HostNetwork: r.GetHostNetwork(), UserId: r.GetUserId(),
+		ExecutorId: r.GetExecutorId(), ExecutorContainer: r.GetExecutorContainer(), Group: r.GetGroup(),
 	}
 	t, err := a.newTask(l)
 	if err != nil {
@@ -340,7 +343,10 @@ func (a *Agent) onRun(r *agentwire.Run, begin task.Event) error {
 		}}})
 		t.KillRequested = true
 	}
-	return a.happen(t, begin, records...)
+	if err := a.happen(t, begin, records...); err != nil || !t.Executed() || t.Terminal() {
+		return err
+	}
+	return a.onRunExecuted(t)
 }
 
 func (a *Agent) onKill(k *agentwire.Kill) error {
@@ -349,7 +355,11 @@ func (a *Agent) onKill(k *agentwire.Kill) error {
 		t = tombstone(k.GetContainerId(), k.GetFrameworkId(), k.GetTaskId())
 		a.put(t)
 	}
-	return a.happen(t, task.Kill{Stamp: stamp(), Grace: time.Duration(k.GetGraceNs())})
+	ask := task.Kill{Stamp: stamp(), Grace: time.Duration(k.GetGraceNs())}
+	if err := a.killGroup(t, ask); err != nil {
+		return err
+	}
+	return a.happen(t, ask)
 }
 
 // onForget drops ended containers that the leader's state no longer holds. One that
@@ -392,10 +402,10 @@ func (a *Agent) retire() error {
 	for _, id := range a.order {
 		t := a.tasks[id]
 		all = append(all, id)
-		if t.Tombstone || (t.Container != nil && containerGone(t.Container)) || (t.Container == nil && t.Terminal()) {
+		if t.Executed() || t.Tombstone || (t.Container != nil && containerGone(t.Container)) || (t.Container == nil && t.Terminal()) {
 			continue
 		}
-		a.do(t, task.KillContainer{Grace: 0})
+		a.killContainer(t, 0)
 		if t.Container != nil {
 			left++ // one that the keeper never saw leaves a tombstone there and no end to wait for
 		}
@@ -405,7 +415,7 @@ func (a *Agent) retire() error {
 		return nil
 	}
 	a.keeper.forget(all)
-	a.tasks, a.order = map[string]*task.Task{}, nil
+	a.tasks, a.order, a.executions = map[string]*task.Task{}, nil, map[string]*execution{}
 	old := a.id
 	if err := a.newIdentity(); err != nil {
 		return err

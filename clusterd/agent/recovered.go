@@ -41,7 +41,7 @@ func (a *Agent) adoptContainers(list *keeper.ContainerList) error {
 		switch {
 		case a.tasks[c.GetContainerId()] != nil:
 			continue
-		case l == nil || l.GetAgentId() != a.id:
+		case l == nil || l.GetAgentId() != a.id || l.GetExecutor(): // nobody knows an executor's tasks any more
 			left++
 			continue
 		}

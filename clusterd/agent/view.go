@@ -5,6 +5,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/clusterd/task"
 )
 
 // View is the agent's state for people and programs that ask: a copy, safe to keep.
@@ -18,7 +19,9 @@ type View struct {
 	Info     *mesosv1.AgentInfo
 	Started  time.Time
 	Tasks    []TaskView // in order of launch
-	Drain    *Drain     // nil: it is not drained
+	// Executors are frameworks' own, in order of launch, and none of the tasks.
+	Executors []ExecutorView
+	Drain     *Drain // nil: it is not drained
 }
 
 // Drain is an operator's wish that nothing runs here.
@@ -40,7 +43,23 @@ type TaskView struct {
 	Terminal    bool
 	Sandbox     string // path on the node; empty before it exists
 	PID         int
-	Updates     int // not acknowledged yet
+	Updates     int    // not acknowledged yet
+	Executor    string // that it is given to; empty: it is run by its command
+	Queued      bool   // its executor was not given it yet
+}
+
+// ExecutorView is one executor of a framework.
+type ExecutorView struct {
+	ContainerID string
+	FrameworkID string
+	Role        string
+	Info        *mesosv1.ExecutorInfo
+	Framework   *mesosv1.FrameworkInfo
+	User        string
+	Terminal    bool
+	Connected   bool
+	Sandbox     string
+	PID         int
 }
 
 // View asks the agent's loop for its state.
@@ -67,9 +86,22 @@ func (a *Agent) view() View {
 		if t.Tombstone {
 			continue
 		}
+		if t.Executes() {
+			x := a.executions[id]
+			v.Executors = append(v.Executors, ExecutorView{
+				ContainerID: id, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Execution.Info, Framework: t.Framework, User: t.User,
+				Terminal: t.Terminal(), Connected: x != nil && x.stream != nil, Sandbox: t.Container.GetSandbox(), PID: int(t.Container.GetPid()),
+			})
+			continue
+		}
+		container := id
+		if t.Executed() {
+			container = t.Execution.Container
+		}
 		v.Tasks = append(v.Tasks, TaskView{
-			ContainerID: id, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Info, Framework: t.Framework, User: t.User, State: t.Latest,
+			ContainerID: container, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Info, Framework: t.Framework, User: t.User, State: t.Latest,
 			Terminal: t.Terminal(), Sandbox: t.Container.GetSandbox(), PID: int(t.Container.GetPid()), Updates: len(t.Pending),
+			Executor: t.Execution.ID, Queued: t.Executed() && t.Given == task.NotGiven && !t.Terminal(),
 		})
 	}
 	return v

@@ -13,6 +13,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/calls"
+	"github.com/mesolith/mesolith/clusterd/executors"
 	"github.com/mesolith/mesolith/clusterd/files"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
@@ -94,6 +95,7 @@ func redirect(board *calls.Board) http.Handler {
 type AgentConfig struct {
 	Auth    *auth.Authenticator
 	View    func(context.Context) (agent.View, error)
+	Agent   executors.Agent
 	Files   files.Config
 	Version *mesosv1.VersionInfo
 	Address string // host:port of this port
@@ -126,14 +128,18 @@ func NewAgentMux(cfg AgentConfig) http.Handler {
 			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Files: cfg.Files, Logging: cfg.Logging, Log: cfg.Log,
 		})},
 	}
+	// Who calls as which executor is checked by the call itself: libraries know no credentials.
+	table = append(table, route{path: "/api/v1/executor", exact: true, handler: executors.Handler(executors.Config{
+		Agent: cfg.Agent, Budget: httpio.NewBudget(agentBodies), Log: cfg.Log,
+	})})
 	for path, h := range files.Handlers(cfg.Files) {
 		table = append(table, route{path: path, role: nodedoc.RoleReader, realm: realm, handler: h})
 	}
 	return newMux("/slave(1)", cfg.Auth, nil, table)
 }
 
-// Latest finds the newest sandbox of a command task, whose executor has the task's id:
-// of a task the agent remembers by what it knows, else by the link that isolated keeps
+// Latest finds the newest sandbox of an executor, or of a command task, whose executor has
+// the task's id: of what the agent remembers by what it knows, else by the link that isolated keeps
 // beside the sandboxes, which stay longer than the memory of their tasks.
 func Latest(view func(context.Context) (agent.View, error), workDir string) func(context.Context, string, string) (string, bool, error) {
 	return func(ctx context.Context, framework, executor string) (string, bool, error) {
@@ -143,8 +149,13 @@ func Latest(view func(context.Context) (agent.View, error), workDir string) func
 		}
 		dir := ""
 		for _, t := range v.Tasks {
-			if t.FrameworkID == framework && t.Info.GetTaskId().GetValue() == executor && t.Sandbox != "" {
+			if t.FrameworkID == framework && t.Executor == "" && t.Info.GetTaskId().GetValue() == executor && t.Sandbox != "" {
 				dir = t.Sandbox
+			}
+		}
+		for _, x := range v.Executors {
+			if x.FrameworkID == framework && x.Info.GetExecutorId().GetValue() == executor && x.Sandbox != "" {
+				dir = x.Sandbox
 			}
 		}
 		if dir == "" && v.ID != "" && plainName(framework) && plainName(executor) {

@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -103,9 +102,14 @@ func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
 			l.launch(acc, t)
 		}
 	case mesosv1.Offer_Operation_LAUNCH_GROUP:
-		for _, t := range op.GetLaunchGroup().GetTaskGroup().GetTasks() {
-			l.invalid(acc, t, state.ReasonTaskGroupInvalid, "task groups are not supported yet: custom executors are not supported yet")
+		group := op.GetLaunchGroup().GetTaskGroup().GetTasks()
+		if op.GetId() != nil {
+			for _, t := range group {
+				l.invalid(acc, t, state.ReasonTaskGroupInvalid, "'id' must not be set on LAUNCH_GROUP operations")
+			}
+			return
 		}
+		l.launchExecuted(acc, op.GetLaunchGroup().GetExecutor(), group, true)
 	default:
 		l.convert(acc, op)
 	}
@@ -119,7 +123,11 @@ func (l *Leader) invalid(acc *acceptance, t *mesosv1.TaskInfo, reason state.Reas
 }
 
 func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
-	asks, err := checkTask(t, acc.agent, acc.role)
+	if t.GetExecutor() != nil && t.GetCommand() == nil {
+		l.launchExecuted(acc, t.GetExecutor(), []*mesosv1.TaskInfo{t}, false)
+		return
+	}
+	asks, err := checkTask(t, acc.agent, acc.role, false)
 	if err != nil {
 		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 		return
@@ -130,15 +138,11 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		return
 	}
 	key := taskKey{acc.f.id, id}
-	if _, ok := l.starting[key]; ok {
+	if l.isStarting(key) {
 		l.invalid(acc, t, state.ReasonTaskInvalid, l.duplicate(key))
 		return
 	}
-	for _, r := range t.GetResources() {
-		if r.AllocationInfo == nil {
-			r.AllocationInfo = &mesosv1.Resource_AllocationInfo{Role: proto.String(acc.role)}
-		}
-	}
+	inject(t.GetResources(), acc.role)
 	wire, err := proto.MarshalOptions{AllowPartial: true}.Marshal(t)
 	if err != nil {
 		l.invalid(acc, t, state.ReasonTaskInvalid, "Task cannot be stored: "+err.Error())
@@ -157,31 +161,16 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 	l.nameUser(acc.f.id, t.GetCommand().GetUser())
 	l.propose(state.LaunchTask{
 		Container: container, Task: id, Framework: acc.f.id, Agent: acc.agent, Role: acc.role, Name: t.GetName(),
-		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role, t),
+		Info: wire, Resources: asks, HostNetwork: l.hostNetwork(acc.role, t.GetContainer()),
 	}, func(_ state.Result, err error) {
 		waiting := l.starting[key]
 		delete(l.starting, key)
 		done()
-		switch {
-		case err == nil:
+		if err == nil {
 			fault.After(fault.LeaderLaunch, string(container))
 			l.sendRun(container)
-		case errors.Is(err, state.ErrAgentDeactivated):
-			l.tellStatus(acc.f, id, acc.agent, state.Status{
-				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonInvalidOffers, Message: err.Error(), TimeNS: l.wallNS(),
-			})
-			err = nil
-		case errors.Is(err, state.ErrAgentUnknown), errors.Is(err, state.ErrAgentUnreachable):
-			l.tellStatus(acc.f, id, acc.agent, state.Status{
-				State: state.TaskDropped, Source: state.SourceMaster, Reason: state.ReasonAgentRemoved, Message: err.Error(), TimeNS: l.wallNS(),
-			})
-			err = nil
-		case errors.Is(err, state.ErrTaskDuplicate):
-			l.invalid(acc, t, state.ReasonTaskInvalid, l.duplicate(key))
-			err = nil
-		case isRefusal(err):
-			l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
-			err = nil
+		} else {
+			err = l.notLaunched(acc, t, state.ReasonTaskInvalid, err)
 		}
 		if acc.broken {
 			l.keepPromises(acc.agent)
@@ -218,12 +207,11 @@ func (l *Leader) duplicate(key taskKey) (why string) {
 
 // hostNetwork says whether a task uses its node's network: where there is no other, and
 // where its role may, unless it asks for one of its own.
-func (l *Leader) hostNetwork(role string, t *mesosv1.TaskInfo) bool {
+func (l *Leader) hostNetwork(role string, c *mesosv1.ContainerInfo) bool {
 	if l.cfg.HostNetworkAlways {
 		return true
 	}
 	may := contains(l.cfg.HostNetworkRoles, "*") || contains(l.cfg.HostNetworkRoles, role)
-	c := t.GetContainer()
 	bridged := c.GetDocker() != nil && (c.GetDocker().GetNetwork() == mesosv1.ContainerInfo_DockerInfo_BRIDGE || c.GetDocker().GetNetwork() == mesosv1.ContainerInfo_DockerInfo_USER)
 	return may && len(c.GetNetworkInfos()) == 0 && !bridged
 }

@@ -76,7 +76,7 @@ func TestInvalidTasks(t *testing.T) {
 			{"the id is two dots", "..", nil, `task id must not be ".."`},
 			{"the id is too long for a file name", strings.Repeat("x", 256), nil, "task id has 256 bytes, at most 255 are allowed"},
 			{"another agent", "t", func(t *task) { t.AgentId = &mesosv1.AgentID{Value: proto.String("other")} }, "task uses invalid agent other while agent "},
-			{"an executor", "t", func(t *task) { t.Command, t.Executor = nil, &mesosv1.ExecutorInfo{} }, "custom executors are not supported yet"},
+			{"an executor", "t", func(t *task) { t.Command, t.Executor = nil, &mesosv1.ExecutorInfo{} }, "executor id must not be empty"},
 			{"command and executor", "t", func(t *task) { t.Executor = &mesosv1.ExecutorInfo{} }, "task should have at least one (but not both) of CommandInfo or ExecutorInfo present"},
 			{"neither command nor executor", "t", func(t *task) { t.Command = nil }, "task should have at least one (but not both) of CommandInfo or ExecutorInfo present"},
 			{"a health check", "t", func(t *task) { t.HealthCheck = &mesosv1.HealthCheck{} }, "health checks are not supported yet"},
@@ -133,11 +133,6 @@ func TestInvalidTasks(t *testing.T) {
 				st.GetAgentId().GetValue() != a.id || st.GetTimestamp() == 0 || st.GetTaskId().GetValue() != test.id {
 				t.Errorf("%s: %v", test.name, st)
 			}
-		}
-		// The sentence about executors is promised word for word.
-		f.launch(f.offer(), "t", func(t *task) { t.Command, t.Executor = nil, &mesosv1.ExecutorInfo{} })
-		if got := f.update(mesosv1.TaskState_TASK_ERROR).GetMessage(); got != "custom executors are not supported yet" {
-			t.Errorf("executor: %q", got)
 		}
 		// One invalid task does not keep the others of the same call from being launched.
 		f.launch(f.offer(), "a/b", nil, func(a *scheduler.Call_Accept) {
@@ -198,7 +193,7 @@ func TestValidTasks(t *testing.T) {
 	}
 }
 
-// Operations that nothing here acts on yet.
+// Operations that are not valid.
 func TestOtherOperations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCell(t)
@@ -214,10 +209,10 @@ func TestOtherOperations(t *testing.T) {
 		}
 		f.launch(f.offer(), "t2", nil, func(a *scheduler.Call_Accept) {
 			a.Operations[0] = &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_LAUNCH_GROUP.Enum(), LaunchGroup: &mesosv1.Offer_Operation_LaunchGroup{
-				TaskGroup: &mesosv1.TaskGroupInfo{Tasks: a.Operations[0].Launch.TaskInfos},
+				Executor: &mesosv1.ExecutorInfo{}, TaskGroup: &mesosv1.TaskGroupInfo{Tasks: a.Operations[0].Launch.TaskInfos},
 			}}
 		})
-		if st := f.update(mesosv1.TaskState_TASK_ERROR); st.GetReason() != mesosv1.TaskStatus_REASON_TASK_GROUP_INVALID || !strings.Contains(st.GetMessage(), "custom executors are not supported yet") {
+		if st := f.update(mesosv1.TaskState_TASK_ERROR); st.GetReason() != mesosv1.TaskStatus_REASON_TASK_GROUP_INVALID || !strings.Contains(st.GetMessage(), "executor id must not be empty") {
 			t.Errorf("LAUNCH_GROUP: %v", st)
 		}
 		// The others are dropped, and do not stop what follows them.

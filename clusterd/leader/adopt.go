@@ -91,6 +91,7 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 			continue // nobody waits for it
 		}
 		command, framework, ok := adopted(id, h)
+		what := h.GetTaskId()
 		if !ok {
 			l.log.Error("a task of an adopted agent cannot be read and is ended", "container", h.GetContainerId(), "agent", id)
 			lost++
@@ -106,7 +107,7 @@ func (l *Leader) adopt(c *agentConn, at *agentwire.Attach, register state.Regist
 				return
 			}
 			lost++
-			l.log.Error("a task of an adopted agent is ended", "task", command.Task, "framework", command.Framework, "agent", id, "why", err.Error())
+			l.log.Error("a task of an adopted agent is ended", "task", what, "framework", h.GetFrameworkId(), "agent", id, "why", err.Error())
 		})
 	}
 	l.propose(state.EndAdoption{Agent: id}, func(_ state.Result, err error) {
@@ -157,24 +158,44 @@ func (l *Leader) adoptFramework(c state.AdoptFramework) {
 }
 
 // adopted makes commands of what an agent holds.
-func adopted(agent state.AgentID, h *agentwire.Held) (task state.AdoptTask, framework state.AdoptFramework, ok bool) {
+func adopted(agent state.AgentID, h *agentwire.Held) (command state.Command, framework state.AdoptFramework, ok bool) {
 	lenient := proto.UnmarshalOptions{AllowPartial: true}
-	t, f := &mesosv1.TaskInfo{}, &mesosv1.FrameworkInfo{}
-	if lenient.Unmarshal(h.GetTaskInfo(), t) != nil || lenient.Unmarshal(h.GetFrameworkInfo(), f) != nil {
-		return task, framework, false
-	}
-	resources, err := fromWire(t.GetResources())
-	if err != nil || t.GetTaskId().GetValue() != h.GetTaskId() || h.GetFrameworkId() == "" {
-		return task, framework, false
-	}
-	task = state.AdoptTask{
+	task, f := state.AdoptTask{
 		LaunchTask: state.LaunchTask{
 			Container: state.ContainerID(h.GetContainerId()), Task: state.TaskID(h.GetTaskId()), Framework: state.FrameworkID(h.GetFrameworkId()),
-			Agent: agent, Role: h.GetRole(), Name: t.GetName(), Info: h.GetTaskInfo(), Resources: resources, HostNetwork: h.GetHostNetwork(),
+			Agent: agent, Role: h.GetRole(), Info: h.GetTaskInfo(), HostNetwork: h.GetHostNetwork(),
 		},
 		State: state.TaskState(h.GetState()), KillRequested: h.GetKillRequested(), KillGrace: h.GetKillGraceNs(),
+	}, &mesosv1.FrameworkInfo{}
+	by := state.Execution{ID: state.ExecutorID(h.GetExecutorId()), Container: state.ContainerID(h.GetExecutorContainer())}
+	for _, id := range h.GetGroup() {
+		by.Group = append(by.Group, state.ContainerID(id))
+	}
+	if lenient.Unmarshal(h.GetFrameworkInfo(), f) != nil || h.GetFrameworkId() == "" {
+		return nil, framework, false
+	}
+	var resources []*mesosv1.Resource
+	if by.ID != "" && by.Container == task.Container {
+		x := &mesosv1.ExecutorInfo{}
+		if lenient.Unmarshal(h.GetTaskInfo(), x) != nil || x.GetExecutorId().GetValue() != h.GetExecutorId() {
+			return nil, framework, false
+		}
+		task.Task, resources = "", x.GetResources()
+	} else {
+		t := &mesosv1.TaskInfo{}
+		if lenient.Unmarshal(h.GetTaskInfo(), t) != nil || t.GetTaskId().GetValue() != h.GetTaskId() {
+			return nil, framework, false
+		}
+		task.Name, resources = t.GetName(), t.GetResources()
+	}
+	var err error
+	if task.Resources, err = fromWire(resources); err != nil {
+		return nil, framework, false
 	}
 	framework = state.AdoptFramework{SubscribeFramework: subscription(state.FrameworkID(h.GetFrameworkId()), h.GetFrameworkInfo(), f)}
+	if by.ID != "" {
+		return state.AdoptExecution{AdoptTask: task, Execution: by}, framework, true
+	}
 	return task, framework, true
 }
 

@@ -25,6 +25,10 @@ func (l *Leader) fromAgent(ctx context.Context, c *agentConn, m *agentwire.FromA
 			l.attach(c, b.Attach)
 		case *agentwire.FromAgent_Update:
 			l.update(c, b.Update)
+		case *agentwire.FromAgent_Message:
+			if a := l.agentOf(c); a != nil {
+				l.fromExecutor(a, b.Message)
+			}
 		case *agentwire.FromAgent_Forgotten:
 			l.forgotten(c, b.Forgotten.GetContainerIds())
 		}
@@ -235,6 +239,10 @@ func (l *Leader) runOf(container state.ContainerID) (run *agentwire.Run, on stat
 		run = &agentwire.Run{
 			ContainerId: string(container), FrameworkId: string(t.FrameworkID), Role: t.Role,
 			FrameworkInfo: f.Info, TaskInfo: t.Info, HostNetwork: t.HostNetwork,
+			ExecutorId: string(t.Execution.ID), ExecutorContainer: string(t.Execution.Container),
+		}
+		for _, id := range t.Execution.Group {
+			run.Group = append(run.Group, string(id))
 		}
 		if name := userName(userIn(t.Info), f.User); name != "" {
 			run.UserId, _ = s.UserID(name)

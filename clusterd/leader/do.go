@@ -114,13 +114,10 @@ func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.
 		})
 		return
 	case scheduler.Call_MESSAGE:
-		m := call.GetMessage()
-		l.log.Info("message to an executor dropped: custom executors are not supported yet", "framework", f.id,
-			"executor", m.GetExecutorId().GetValue(), "agent", m.GetAgentId().GetValue(), "bytes", len(m.GetData()))
-		l.count("master/dropped_messages")
+		l.message(f, call.GetMessage())
 	case scheduler.Call_SHUTDOWN:
-		l.log.Info("call dropped: there are no executors yet", "framework", f.id, "call", call.GetType().String())
-		l.count("master/dropped_messages")
+		l.shutdown(f, call.GetShutdown(), answer)
+		return
 	default:
 		// REQUEST does nothing in Mesos either.
 	}

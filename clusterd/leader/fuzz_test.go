@@ -42,7 +42,7 @@ func FuzzTask(f *testing.F) {
 		if (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(raw, info) != nil {
 			return
 		}
-		asks, err := checkTask(info, "a", "*")
+		asks, err := checkTask(info, "a", "*", false)
 		if err != nil {
 			if err.Error() == "" {
 				t.Fatal("refused without a word")

@@ -134,8 +134,9 @@ type Leader struct {
 	// converting are operations on their way into the state, with what must wait for them.
 	converting map[operationKey][]func()
 	// starting are launches on their way into the state, with what must wait for them.
-	starting map[taskKey][]func()
-	naming   map[string]bool // names of users on their way into the state
+	starting   map[taskKey][]func()
+	beginnings map[executorKey]*beginning
+	naming     map[string]bool // names of users on their way into the state
 	// launching is what launches on their way into the log will take: neither offered
 	// any more nor used yet.
 	launching map[state.AgentID]state.Resources
@@ -237,7 +238,7 @@ func New(cfg Config) *Leader {
 		inbox: make(chan func(), inboxLength), ready: make(chan struct{}), done: make(chan struct{}), landed: make(chan landing, 1),
 		book: offers.New(cfg.Generation, cfg.Term, cfg.Round), filters: alloc.NewFilters(),
 		frameworks: map[state.FrameworkID]*framework{}, agents: map[state.AgentID]*agent{}, attaching: map[*agentConn]*agentwire.Attach{},
-		retries: map[state.ContainerID]*retry{}, operations: map[operationKey]*retry{}, converting: map[operationKey][]func(){}, starting: map[taskKey][]func(){}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, launchingBy: map[holder]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
+		retries: map[state.ContainerID]*retry{}, operations: map[operationKey]*retry{}, converting: map[operationKey][]func(){}, starting: map[taskKey][]func(){}, beginnings: map[executorKey]*beginning{}, naming: map[string]bool{}, launching: map[state.AgentID]state.Resources{}, launchingBy: map[holder]state.Resources{}, deadlines: map[state.FrameworkID]time.Time{}, counters: map[string]float64{},
 		raising: map[uint64]bool{}, givingUp: map[state.AgentID]bool{}, ending: map[state.AgentID]bool{}, told: map[state.AgentID]window{}, ended: map[state.AgentID]*agent{}, inverse: map[offers.ID]inverseOffer{}, inverseOut: map[inverseKey]offers.ID{}, inverseAgain: map[inverseKey]time.Time{},
 		seed: cfg.Term<<32 ^ cfg.Height,
 	}

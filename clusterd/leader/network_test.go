@@ -27,7 +27,7 @@ func TestWhoUsesTheNodesNetwork(t *testing.T) {
 		"docker's host is none":           {Config{HostNetworkRoles: []string{"*"}}, "db", docker(mesosv1.ContainerInfo_DockerInfo_HOST), true},
 		"where there is no other":         {Config{HostNetworkAlways: true}, "db", own, true},
 	} {
-		if got := (&Leader{cfg: c.cfg}).hostNetwork(c.role, c.task); got != c.want {
+		if got := (&Leader{cfg: c.cfg}).hostNetwork(c.role, c.task.GetContainer()); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}

@@ -433,7 +433,7 @@ func TestKillAndReconcileOvertakeTheLaunch(t *testing.T) {
 	})
 }
 
-// MESSAGE is taken, dropped, and the log says so.
+// MESSAGE to an executor on an agent that is not there is taken, dropped, and the log says so.
 func TestMessageIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCell(t)
@@ -449,10 +449,10 @@ func TestMessageIsDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if got := out.String(); !strings.Contains(got, "message to an executor dropped: custom executors are not supported yet") || !strings.Contains(got, "executor=e agent=s bytes=5") {
+		if got := out.String(); !strings.Contains(got, "message to an executor dropped: its agent is not attached") || !strings.Contains(got, "executor=e agent=s") {
 			t.Errorf("log: %s", got)
 		}
-		if n := c.l.counters["master/dropped_messages"]; n != 1 {
+		if n := c.l.counters["master/invalid_framework_to_executor_messages"]; n != 1 {
 			t.Errorf("%v messages counted as dropped", n)
 		}
 	})

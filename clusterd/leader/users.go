@@ -48,11 +48,11 @@ func userName(own, framework string) string {
 
 // Numbers of fields of mesos.v1.
 const (
-	taskCommand = 7 // TaskInfo.command
+	taskCommand = 7 // TaskInfo.command, and ExecutorInfo.command
 	commandUser = 5 // CommandInfo.user
 )
 
-// userIn finds command.user in an encoded TaskInfo without decoding the rest: this runs
+// userIn finds command.user in an encoded TaskInfo or ExecutorInfo without decoding the rest: this runs
 // for every launch.
 func userIn(info []byte) string {
 	return string(fieldIn(fieldIn(info, taskCommand), commandUser))

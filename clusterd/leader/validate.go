@@ -137,17 +137,24 @@ func checkFramework(info *mesosv1.FrameworkInfo, suppressed []string) error {
 func unsupported(t *mesosv1.TaskInfo) string {
 	switch {
 	case t.GetExecutor() != nil:
-		return "custom executors are not supported yet"
+		return "" // it is the executor's to understand
 	case t.GetHealthCheck() != nil:
 		return "health checks are not supported yet; leave health_check out"
 	case t.GetCheck() != nil:
 		return "checks are not supported yet; leave check out"
-	case len(t.GetCommand().GetUris()) > 0:
+	}
+	return unsupportedIn(t.GetCommand(), t.GetContainer())
+}
+
+// unsupportedIn is that of a container, a task's or an executor's.
+func unsupportedIn(command *mesosv1.CommandInfo, container *mesosv1.ContainerInfo) string {
+	switch {
+	case len(command.GetUris()) > 0:
 		return "command.uris are not supported yet; put the files into an image"
-	case len(t.GetContainer().GetVolumes()) > 0:
+	case len(container.GetVolumes()) > 0:
 		return "volumes are not supported yet; leave container.volumes out"
 	}
-	for _, v := range t.GetCommand().GetEnvironment().GetVariables() {
+	for _, v := range command.GetEnvironment().GetVariables() {
 		if v.GetType() == mesosv1.Environment_Variable_SECRET {
 			return fmt.Sprintf("environment variable %q is a secret, which is not supported yet", v.GetName())
 		}
@@ -156,15 +163,15 @@ func unsupported(t *mesosv1.TaskInfo) string {
 }
 
 // checkTask is what can be said of one task by itself and of the agent and role that it is
-// launched with; asks is what it wants.
-func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string) (asks state.Resources, err error) {
+// launched with; asks is what it wants. A task of a group may have a command and an executor.
+func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string, grouped bool) (asks state.Resources, err error) {
 	if err := checkID("task id", t.GetTaskId().GetValue()); err != nil {
 		return nil, err
 	}
 	if a := t.GetAgentId().GetValue(); a != string(agent) {
 		return nil, fmt.Errorf("task uses invalid agent %s while agent %s is expected", a, agent)
 	}
-	if (t.GetCommand() == nil) == (t.GetExecutor() == nil) {
+	if (t.GetCommand() == nil) == (t.GetExecutor() == nil) && !grouped {
 		return nil, fmt.Errorf("task should have at least one (but not both) of CommandInfo or ExecutorInfo present")
 	}
 	if why := unsupported(t); why != "" {

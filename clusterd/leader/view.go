@@ -98,6 +98,8 @@ func (l *Leader) tell(events []state.Event) {
 			}}})
 		case state.ForgetWanted:
 			l.toAgent(e.Agent, &agentwire.FromMaster{Body: &agentwire.FromMaster_Forget{Forget: &agentwire.Forget{ContainerIds: []string{string(e.Container)}}}})
+		case state.ExecutorEnded:
+			l.executorEnded(e)
 		case state.AgentEnded:
 			if a := l.agents[e.Agent]; a != nil {
 				l.ended[e.Agent] = a

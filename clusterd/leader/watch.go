@@ -129,6 +129,12 @@ func (l *Leader) happened(command state.Command, r state.Result) {
 		l.taskCame(c.Container)
 	case state.AdoptTask:
 		l.taskCame(c.Container)
+	case state.LaunchTasks:
+		for _, t := range c.Tasks {
+			l.taskCame(t.Container)
+		}
+	case state.AdoptExecution:
+		l.taskCame(c.Container)
 	case state.UpdateTask:
 		l.taskChanged(c.Container, nil, nil)
 	case state.AcknowledgeUpdate:
@@ -160,7 +166,7 @@ func (l *Leader) happened(command state.Command, r state.Result) {
 
 func (l *Leader) taskCame(container state.ContainerID) {
 	l.cfg.Machine.View(func(s *state.State) {
-		if t, ok := s.Task(container); ok {
+		if t, ok := s.Task(container); ok && !t.IsExecutor() {
 			l.watch.states[container] = t.State
 			l.tellWatchers(&Change{Kind: TaskAdded, Task: *t})
 		}
@@ -176,8 +182,8 @@ func (l *Leader) taskChanged(container state.ContainerID, gone *state.Task, made
 			defer delete(l.watch.states, container)
 			t = gone
 		}
-		if t == nil {
-			return
+		if t == nil || t.IsExecutor() || t.TaskID == "" {
+			return // executors are no tasks
 		}
 		st := t.Newest
 		if made != nil {

@@ -65,7 +65,8 @@ type agentFramework struct {
 	CompletedExecutors []agentExecutor `json:"completed_executors"`
 }
 
-// agentExecutor stands for the built-in command executor of one task, which has its id.
+// agentExecutor is a framework's own, or stands for the built-in command executor of one
+// task, which has its id.
 type agentExecutor struct {
 	ID             string        `json:"id"`
 	Name           string        `json:"name"`
@@ -118,26 +119,68 @@ func (cfg AgentConfig) describe(v agent.View) agentState {
 			used = append(used, t.Info.GetResources()...)
 		}
 	}
+	for _, x := range v.Executors {
+		if !x.Terminal {
+			used = append(used, x.Info.GetResources()...)
+		}
+	}
 	s.ReservedAllocated, s.UnreservedAllocated = perRole(used)
 	for name, value := range cfg.Flags {
 		s.Flags[name] = value
 	}
 	at := map[string]int{}
-	for _, t := range v.Tasks {
-		i, ok := at[t.FrameworkID]
+	add := func(framework string, info *mesosv1.FrameworkInfo, e agentExecutor, over bool) {
+		i, ok := at[framework]
 		if !ok {
 			i = len(s.Frameworks)
-			at[t.FrameworkID] = i
-			s.Frameworks = append(s.Frameworks, agentFrameworkOf(t.FrameworkID, t.Framework))
+			at[framework] = i
+			s.Frameworks = append(s.Frameworks, agentFrameworkOf(framework, info))
 		}
-		f := &s.Frameworks[i]
-		if e := executorOf(v.ID, t); t.Terminal {
+		if f := &s.Frameworks[i]; over {
 			f.CompletedExecutors = append(f.CompletedExecutors, e)
 		} else {
 			f.Executors = append(f.Executors, e)
 		}
 	}
+	for _, x := range v.Executors {
+		add(x.FrameworkID, x.Framework, ownExecutor(v, x), x.Terminal)
+	}
+	for _, t := range v.Tasks {
+		if t.Executor == "" {
+			add(t.FrameworkID, t.Framework, executorOf(v.ID, t), t.Terminal)
+		}
+	}
 	return s
+}
+
+// ownExecutor is a framework's, with the tasks that it was given.
+func ownExecutor(v agent.View, x agent.ExecutorView) agentExecutor {
+	e := agentExecutor{
+		ID: x.Info.GetExecutorId().GetValue(), Name: x.Info.GetName(), Source: x.Info.GetSource(), Container: x.ContainerID, Directory: x.Sandbox,
+		Role: x.Role, Labels: labels(x.Info.GetLabels()), Type: x.Info.GetType().String(),
+		Tasks: []taskObject{}, QueuedTasks: []taskObject{}, CompletedTasks: []taskObject{},
+	}
+	has := append([]*mesosv1.Resource{}, x.Info.GetResources()...)
+	for _, t := range v.Tasks {
+		if t.Executor == "" || t.ContainerID != x.ContainerID {
+			continue
+		}
+		task := taskOn(v.ID, t)
+		switch {
+		case t.Terminal:
+			e.CompletedTasks = append(e.CompletedTasks, task)
+			continue
+		case t.Queued:
+			e.QueuedTasks = append(e.QueuedTasks, task)
+		default:
+			e.Tasks = append(e.Tasks, task)
+		}
+		has = append(has, t.Info.GetResources()...)
+	}
+	if e.Resources = flat(has); x.Terminal {
+		e.Resources = flat(nil)
+	}
+	return e
 }
 
 func agentFrameworkOf(id string, info *mesosv1.FrameworkInfo) agentFramework {
@@ -156,12 +199,7 @@ func executorOf(agentID string, t agent.TaskView) agentExecutor {
 		Resources: flat(nil), Role: t.Role, Labels: labels(t.Info.GetLabels()), Type: "DEFAULT",
 		Tasks: []taskObject{}, QueuedTasks: []taskObject{}, CompletedTasks: []taskObject{},
 	}
-	task := taskObject{
-		ID: t.Info.GetTaskId().GetValue(), Name: t.Info.GetName(), FrameworkID: t.FrameworkID, SlaveID: agentID,
-		State: t.State.String(), Resources: flat(t.Info.GetResources()), Role: t.Role, Statuses: []statusObject{}, User: t.User,
-		Labels: labels(t.Info.GetLabels()), Discovery: raw(t.Info.GetDiscovery()), Container: raw(t.Info.GetContainer()),
-		HealthCheck: raw(t.Info.GetHealthCheck()),
-	}
+	task := taskOn(agentID, t)
 	if t.Terminal {
 		e.CompletedTasks = append(e.CompletedTasks, task)
 	} else {
@@ -169,4 +207,14 @@ func executorOf(agentID string, t agent.TaskView) agentExecutor {
 		e.Resources = task.Resources
 	}
 	return e
+}
+
+func taskOn(agentID string, t agent.TaskView) taskObject {
+	return taskObject{
+		ExecutorID: t.Executor,
+		ID:         t.Info.GetTaskId().GetValue(), Name: t.Info.GetName(), FrameworkID: t.FrameworkID, SlaveID: agentID,
+		State: t.State.String(), Resources: flat(t.Info.GetResources()), Role: t.Role, Statuses: []statusObject{}, User: t.User,
+		Labels: labels(t.Info.GetLabels()), Discovery: raw(t.Info.GetDiscovery()), Container: raw(t.Info.GetContainer()),
+		HealthCheck: raw(t.Info.GetHealthCheck()),
+	}
 }

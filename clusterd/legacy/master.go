@@ -4,8 +4,8 @@
 //
 // Names are those of v0 (an agent is a slave, its pid "slave(1)@ip:port"), resources are
 // flat, numbers carry a decimal point, methods are not enforced: existing tools and user
-// interfaces read exactly this. Tasks run by a command have no executor, so lists of
-// executors are empty.
+// interfaces read exactly this. Tasks run by a command have no executor; lists of executors
+// are of frameworks' own.
 //
 // What is shown comes from operator's Picture and from the agent's View; paths, who may
 // call and where a request is answered are package faces' business.

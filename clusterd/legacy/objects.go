@@ -160,36 +160,61 @@ type offerObject struct {
 }
 
 type frameworkObject struct {
-	ID               string        `json:"id"`
-	Name             string        `json:"name"`
-	UsedResources    resources     `json:"used_resources"`
-	OfferedResources resources     `json:"offered_resources"`
-	Capabilities     []string      `json:"capabilities"`
-	Hostname         string        `json:"hostname"`
-	WebuiURL         string        `json:"webui_url"`
-	Active           bool          `json:"active"`
-	Connected        bool          `json:"connected"`
-	Recovered        bool          `json:"recovered"`
-	User             string        `json:"user"`
-	FailoverTimeout  number        `json:"failover_timeout"`
-	Checkpoint       bool          `json:"checkpoint"`
-	RegisteredTime   number        `json:"registered_time"`
-	UnregisteredTime number        `json:"unregistered_time"`
-	ReregisteredTime *number       `json:"reregistered_time,omitempty"`
-	Principal        string        `json:"principal,omitempty"`
-	Resources        resources     `json:"resources"`
-	Role             *string       `json:"role,omitempty"`
-	Roles            []string      `json:"roles,omitempty"`
-	Tasks            []taskObject  `json:"tasks"`
-	UnreachableTasks []taskObject  `json:"unreachable_tasks"`
-	CompletedTasks   []taskObject  `json:"completed_tasks"`
-	Offers           []offerObject `json:"offers"`
-	Executors        []struct{}    `json:"executors"`
-	Labels           []labelObject `json:"labels,omitempty"`
+	ID               string           `json:"id"`
+	Name             string           `json:"name"`
+	UsedResources    resources        `json:"used_resources"`
+	OfferedResources resources        `json:"offered_resources"`
+	Capabilities     []string         `json:"capabilities"`
+	Hostname         string           `json:"hostname"`
+	WebuiURL         string           `json:"webui_url"`
+	Active           bool             `json:"active"`
+	Connected        bool             `json:"connected"`
+	Recovered        bool             `json:"recovered"`
+	User             string           `json:"user"`
+	FailoverTimeout  number           `json:"failover_timeout"`
+	Checkpoint       bool             `json:"checkpoint"`
+	RegisteredTime   number           `json:"registered_time"`
+	UnregisteredTime number           `json:"unregistered_time"`
+	ReregisteredTime *number          `json:"reregistered_time,omitempty"`
+	Principal        string           `json:"principal,omitempty"`
+	Resources        resources        `json:"resources"`
+	Role             *string          `json:"role,omitempty"`
+	Roles            []string         `json:"roles,omitempty"`
+	Tasks            []taskObject     `json:"tasks"`
+	UnreachableTasks []taskObject     `json:"unreachable_tasks"`
+	CompletedTasks   []taskObject     `json:"completed_tasks"`
+	Offers           []offerObject    `json:"offers"`
+	Executors        []executorObject `json:"executors"`
+	Labels           []labelObject    `json:"labels,omitempty"`
 }
 
 // tasksOf are a picture's tasks by framework.
-type tasksOf struct{ active, unreachable, completed map[string][]taskObject }
+type tasksOf struct {
+	active, unreachable, completed map[string][]taskObject
+	executors                      map[string][]executorObject
+}
+
+// executorObject is a framework's own executor.
+type executorObject struct {
+	ExecutorID  string          `json:"executor_id"`
+	Name        string          `json:"name"`
+	FrameworkID string          `json:"framework_id"`
+	Command     json.RawMessage `json:"command,omitempty"`
+	Container   json.RawMessage `json:"container,omitempty"`
+	Resources   resources       `json:"resources"`
+	Labels      []labelObject   `json:"labels,omitempty"`
+	Type        string          `json:"type"`
+	SlaveID     string          `json:"slave_id"`
+}
+
+func executorObjectOf(x *master.Response_GetExecutors_Executor) executorObject {
+	info := x.GetExecutorInfo()
+	return executorObject{
+		ExecutorID: info.GetExecutorId().GetValue(), Name: info.GetName(), FrameworkID: info.GetFrameworkId().GetValue(), Command: raw(info.GetCommand()),
+		Container: raw(info.GetContainer()), Resources: flat(info.GetResources()), Labels: labels(info.GetLabels()), Type: info.GetType().String(),
+		SlaveID: x.GetAgentId().GetValue(),
+	}
+}
 
 func group(p *operator.Picture) tasksOf {
 	by := func(list []*mesosv1.Task) map[string][]taskObject {
@@ -200,7 +225,12 @@ func group(p *operator.Picture) tasksOf {
 		}
 		return out
 	}
-	return tasksOf{by(p.Tasks), by(p.TasksUnreachable), by(p.TasksCompleted)}
+	out := tasksOf{by(p.Tasks), by(p.TasksUnreachable), by(p.TasksCompleted), map[string][]executorObject{}}
+	for _, x := range p.Executors {
+		o := executorObjectOf(x)
+		out.executors[o.FrameworkID] = append(out.executors[o.FrameworkID], o)
+	}
+	return out
 }
 
 func frameworkOf(f *master.Response_GetFrameworks_Framework, tasks tasksOf) frameworkObject {
@@ -215,7 +245,7 @@ func frameworkOf(f *master.Response_GetFrameworks_Framework, tasks tasksOf) fram
 		RegisteredTime: seconds(f.GetRegisteredTime()), UnregisteredTime: seconds(f.GetUnregisteredTime()),
 		Principal: info.GetPrincipal(), Resources: flat(both),
 		Tasks: orEmpty(tasks.active[id]), UnreachableTasks: orEmpty(tasks.unreachable[id]), CompletedTasks: orEmpty(tasks.completed[id]),
-		Offers: []offerObject{}, Executors: []struct{}{}, Labels: labels(info.GetLabels()),
+		Offers: []offerObject{}, Executors: orEmpty(tasks.executors[id]), Labels: labels(info.GetLabels()),
 	}
 	for _, c := range info.GetCapabilities() {
 		o.Capabilities = append(o.Capabilities, c.GetType().String())

@@ -220,8 +220,22 @@ func (h *agentHandler) providers(_ *agentCall, r *agentv1.Response) error {
 func (h *agentHandler) containers(c *agentCall, r *agentv1.Response) error {
 	v, err := h.View(c.ctx)
 	r.Type, r.GetContainers = agentv1.Response_GET_CONTAINERS.Enum(), &agentv1.Response_GetContainers{}
+	for _, x := range v.Executors {
+		if x.Terminal {
+			continue
+		}
+		id := &mesosv1.ContainerID{Value: proto.String(x.ContainerID)}
+		status := &mesosv1.ContainerStatus{ContainerId: id}
+		if x.PID > 0 {
+			status.ExecutorPid = proto.Uint32(uint32(x.PID))
+		}
+		r.GetContainers.Containers = append(r.GetContainers.Containers, &agentv1.Response_GetContainers_Container{
+			FrameworkId: frameworkID(x.FrameworkID), ExecutorId: x.Info.GetExecutorId(), ExecutorName: proto.String(x.Info.GetName()),
+			ContainerId: id, ContainerStatus: status,
+		})
+	}
 	for _, t := range v.Tasks {
-		if t.Terminal {
+		if t.Terminal || t.Executor != "" {
 			continue
 		}
 		id := &mesosv1.ContainerID{Value: proto.String(t.ContainerID)}
@@ -279,7 +293,18 @@ func frameworksOn(v agent.View) *agentv1.Response_GetFrameworks {
 
 func executorsOn(v agent.View) *agentv1.Response_GetExecutors {
 	out := &agentv1.Response_GetExecutors{}
+	for _, x := range v.Executors {
+		e := &agentv1.Response_GetExecutors_Executor{ExecutorInfo: x.Info}
+		if x.Terminal {
+			out.CompletedExecutors = append(out.CompletedExecutors, e)
+		} else {
+			out.Executors = append(out.Executors, e)
+		}
+	}
 	for _, t := range v.Tasks {
+		if t.Executor != "" {
+			continue
+		}
 		e := &agentv1.Response_GetExecutors_Executor{ExecutorInfo: &mesosv1.ExecutorInfo{
 			ExecutorId: executorID(t), FrameworkId: frameworkID(t.FrameworkID), Name: proto.String(executorName(t)),
 			Source: proto.String(t.Info.GetTaskId().GetValue()), Command: t.Info.GetCommand(), Labels: t.Info.GetLabels(),
@@ -305,7 +330,12 @@ func tasksOn(v agent.View) *agentv1.Response_GetTasks {
 		if t.User != "" {
 			task.User = proto.String(t.User)
 		}
+		if t.Executor != "" {
+			task.ExecutorId = &mesosv1.ExecutorID{Value: proto.String(t.Executor)}
+		}
 		switch {
+		case t.Queued:
+			out.QueuedTasks = append(out.QueuedTasks, task)
 		case !t.Terminal:
 			out.LaunchedTasks = append(out.LaunchedTasks, task)
 		case t.Updates > 0: // its end is not acknowledged

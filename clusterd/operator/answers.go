@@ -54,9 +54,17 @@ func (h *handler) master(c *call) (*master.Response, error) {
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
-// executors: tasks are run by their commands, so there are none.
-func (h *handler) executors(*call) (*master.Response, error) {
-	return &master.Response{Type: master.Response_GET_EXECUTORS.Enum(), GetExecutors: &master.Response_GetExecutors{}}, nil
+// executors are frameworks' own; a task that is run by its command has none.
+func (h *handler) executors(c *call) (*master.Response, error) {
+	p, err := h.collect(c, Want{Executors: true})
+	if err != nil {
+		return nil, err
+	}
+	return &master.Response{Type: master.Response_GET_EXECUTORS.Enum(), GetExecutors: p.getExecutors()}, nil
+}
+
+func (p *Picture) getExecutors() *master.Response_GetExecutors {
+	return &master.Response_GetExecutors{Executors: p.Executors}
 }
 
 func (h *handler) roles(c *call) (*master.Response, error) {

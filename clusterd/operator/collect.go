@@ -41,6 +41,7 @@ type Picture struct {
 	Frameworks  []*master.Response_GetFrameworks_Framework
 	Completed   []*master.Response_GetFrameworks_Framework
 	Tasks       []*mesosv1.Task
+	Executors   []*master.Response_GetExecutors_Executor
 	Roles       []Role         // in their order; wants Frameworks, too
 	Weights     []state.Weight // that were set, in the roles' order
 	Quotas      []state.RoleQuota
@@ -50,10 +51,10 @@ type Picture struct {
 }
 
 // Want says which parts of a Picture are needed; the rest is left out.
-type Want struct{ Agents, Frameworks, Tasks, Roles bool }
+type Want struct{ Agents, Frameworks, Tasks, Executors, Roles bool }
 
 // Everything is the whole picture, without the sums by role.
-var Everything = Want{Agents: true, Frameworks: true, Tasks: true}
+var Everything = Want{Agents: true, Frameworks: true, Tasks: true, Executors: true}
 
 // rows are the copied records, before they are worded.
 type rows struct {
@@ -65,6 +66,7 @@ type rows struct {
 	frameworks []frameworkRow
 	agents     []agentRow
 	tasks      []state.Task
+	executors  []state.Task
 	ended      []state.Framework
 	finished   []state.Task
 	gone       map[state.AgentID]bool // unreachable
@@ -144,6 +146,11 @@ func (r *rows) copy(s *state.State, live leader.Live, want Want) {
 			r.tasks = append(r.tasks, *t)
 		}
 	}
+	if want.Executors {
+		for t := range s.Executors() {
+			r.executors = append(r.executors, *t)
+		}
+	}
 }
 
 // reserved adds up by role what is reserved for it on all agents.
@@ -216,6 +223,13 @@ func (p *Picture) word(r *rows) error {
 			continue
 		}
 		p.Tasks = append(p.Tasks, t)
+	}
+	for i := range r.executors {
+		x, err := wordExecutor(&r.executors[i])
+		if err != nil {
+			return err
+		}
+		p.Executors = append(p.Executors, x)
 	}
 	for i := range r.finished {
 		t, err := wordTask(&r.finished[i])

@@ -271,7 +271,7 @@ func (h *handler) state(c *call) (*master.Response, error) {
 
 func (p *Picture) getState() *master.Response_GetState {
 	return &master.Response_GetState{
-		GetTasks: p.getTasks(), GetExecutors: &master.Response_GetExecutors{}, GetFrameworks: p.getFrameworks(), GetAgents: p.getAgents(),
+		GetTasks: p.getTasks(), GetExecutors: p.getExecutors(), GetFrameworks: p.getFrameworks(), GetAgents: p.getAgents(),
 	}
 }
 

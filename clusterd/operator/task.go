@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/master"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/state"
 )
@@ -41,6 +42,14 @@ func wordTask(t *state.Task) (*mesosv1.Task, error) {
 		out.StatusUpdateUuid = t.UUID
 	}
 	return out, nil
+}
+
+func wordExecutor(t *state.Task) (*master.Response_GetExecutors_Executor, error) {
+	info := &mesosv1.ExecutorInfo{}
+	if err := decode(t.Info, info); err != nil {
+		return nil, fmt.Errorf("executor %s: %w", t.Execution.ID, err)
+	}
+	return &master.Response_GetExecutors_Executor{ExecutorInfo: info, AgentId: &mesosv1.AgentID{Value: proto.String(string(t.AgentID))}}, nil
 }
 
 func wordStatus(t *state.Task, s state.Status) *mesosv1.TaskStatus {

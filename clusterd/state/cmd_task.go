@@ -294,3 +294,32 @@ func (r *reader) status() Status {
 		TimeNS: r.int(), Unreached: r.int(), Wire: r.bytes(),
 	}
 }
+
+// restoreTask puts a task in its place and takes its resources.
+func (s *State) restoreTask(t Task) error {
+	slot := s.tasks.add(t)
+	s.taskSlot[t.ContainerID] = slot
+	if fslot, ok := s.frameworkSlot[t.FrameworkID]; ok && !t.Orphan {
+		f := s.frameworks.at(fslot)
+		f.noteIn(&t, slot)
+		if !t.Released {
+			sum, err := f.allocated[t.Role].Plus(t.Resources)
+			if err != nil {
+				return err
+			}
+			f.allocated[t.Role] = sum
+		}
+	}
+	if aslot, ok := s.agentSlot[t.AgentID]; ok {
+		a := s.agents.at(aslot)
+		a.tasks[t.ContainerID] = slot
+		if !t.Released {
+			sum, err := a.used.Plus(t.Resources)
+			if err != nil {
+				return err
+			}
+			a.used = sum
+		}
+	}
+	return nil
+}

@@ -52,6 +52,18 @@ func (s *State) Executor(framework FrameworkID, agent AgentID, id ExecutorID) (*
 	return s.tasks.at(slot), true
 }
 
+// ExecutorsOn are a framework's executors on an agent that have not ended, in their order.
+func (f *Framework) ExecutorsOn(agent AgentID) []ExecutorID {
+	var out []ExecutorID
+	for key := range f.executors {
+		if key.agent == agent {
+			out = append(out, key.id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Executors yields all executors.
 func (s *State) Executors() iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {

@@ -151,18 +151,19 @@ const (
 	SourceAgent    Source = 1
 	SourceExecutor Source = 2
 
-	NoReason                Reason = -1
-	ReasonFrameworkRemoved  Reason = 3
-	ReasonInvalidOffers     Reason = 6
-	ReasonReconciliation    Reason = 9
-	ReasonAgentDisconnected Reason = 10
-	ReasonAgentRemoved      Reason = 11
-	ReasonAgentRestarted    Reason = 12
-	ReasonTaskInvalid       Reason = 14
-	ReasonResourcesUnknown  Reason = 18
-	ReasonTaskGroupInvalid  Reason = 25
-	ReasonGoneByOperator    Reason = 31
-	ReasonAgentReregistered Reason = 32
+	NoReason                 Reason = -1
+	ReasonExecutorTerminated Reason = 1
+	ReasonFrameworkRemoved   Reason = 3
+	ReasonInvalidOffers      Reason = 6
+	ReasonReconciliation     Reason = 9
+	ReasonAgentDisconnected  Reason = 10
+	ReasonAgentRemoved       Reason = 11
+	ReasonAgentRestarted     Reason = 12
+	ReasonTaskInvalid        Reason = 14
+	ReasonResourcesUnknown   Reason = 18
+	ReasonTaskGroupInvalid   Reason = 25
+	ReasonGoneByOperator     Reason = 31
+	ReasonAgentReregistered  Reason = 32
 )
 
 // Status is one status of a task. What an agent reported has Wire; what the cluster

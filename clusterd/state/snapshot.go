@@ -478,32 +478,3 @@ func (s *State) restore(body []byte, h *History, first bool) error {
 	}
 	return r.done()
 }
-
-// restoreTask puts a task in its place and takes its resources.
-func (s *State) restoreTask(t Task) error {
-	slot := s.tasks.add(t)
-	s.taskSlot[t.ContainerID] = slot
-	if fslot, ok := s.frameworkSlot[t.FrameworkID]; ok && !t.Orphan {
-		f := s.frameworks.at(fslot)
-		f.noteIn(&t, slot)
-		if !t.Released {
-			sum, err := f.allocated[t.Role].Plus(t.Resources)
-			if err != nil {
-				return err
-			}
-			f.allocated[t.Role] = sum
-		}
-	}
-	if aslot, ok := s.agentSlot[t.AgentID]; ok {
-		a := s.agents.at(aslot)
-		a.tasks[t.ContainerID] = slot
-		if !t.Released {
-			sum, err := a.used.Plus(t.Resources)
-			if err != nil {
-				return err
-			}
-			a.used = sum
-		}
-	}
-	return nil
-}

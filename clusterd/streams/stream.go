@@ -54,6 +54,8 @@ type Stream struct {
 	encoding  Encoding
 	maxBytes  int
 	heartbeat *Event
+	quiet     time.Duration // without a record, until a heartbeat
+	greets    bool          // with a heartbeat after the first record
 
 	wake chan struct{} // holds one token when there may be something to do
 
@@ -72,6 +74,8 @@ func New(id string, enc Encoding, maxBytes int) *Stream {
 		encoding:  enc,
 		maxBytes:  maxBytes,
 		heartbeat: NewEvent(&scheduler.Event{Type: scheduler.Event_HEARTBEAT.Enum()}),
+		quiet:     silence,
+		greets:    true,
 		wake:      make(chan struct{}, 1),
 	}
 }
@@ -80,6 +84,14 @@ func New(id string, enc Encoding, maxBytes int) *Stream {
 func NewEvents(id string, enc Encoding, maxBytes int, heartbeat *Event) *Stream {
 	s := New(id, enc, maxBytes)
 	s.heartbeat = heartbeat
+	return s
+}
+
+// NewEvery makes the stream of a subscription without an id, whose heartbeats come only
+// after so long a silence.
+func NewEvery(quiet time.Duration, enc Encoding, maxBytes int, heartbeat *Event) *Stream {
+	s := NewEvents("", enc, maxBytes, heartbeat)
+	s.quiet, s.greets = quiet, false
 	return s
 }
 
@@ -162,14 +174,16 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 func (s *Stream) serve(ctx context.Context, w http.ResponseWriter) (heard bool, err error) {
 	h := w.Header()
 	h.Set("Content-Type", s.encoding.ContentType())
-	h.Set("Mesos-Stream-Id", s.id)
+	if s.id != "" {
+		h.Set("Mesos-Stream-Id", s.id)
+	}
 	w.WriteHeader(http.StatusOK)
 	out := NewSink(w)
 	if err := out.Flush(); err != nil {
 		return heard, err
 	}
 
-	quiet := time.NewTimer(silence)
+	quiet := time.NewTimer(s.quiet)
 	defer quiet.Stop()
 	for {
 		e, over := s.take()
@@ -184,7 +198,7 @@ func (s *Stream) serve(ctx context.Context, w http.ResponseWriter) (heard bool, 
 				continue
 			case <-quiet.C:
 				if !heard { // nothing may precede SUBSCRIBED
-					quiet.Reset(silence)
+					quiet.Reset(s.quiet)
 					continue
 				}
 				e = s.heartbeat
@@ -199,7 +213,7 @@ func (s *Stream) serve(ctx context.Context, w http.ResponseWriter) (heard bool, 
 				return heard, err
 			}
 		}
-		quiet.Reset(silence)
+		quiet.Reset(s.quiet)
 	}
 }
 
@@ -207,7 +221,7 @@ func (s *Stream) serve(ctx context.Context, w http.ResponseWriter) (heard bool, 
 // ending: nothing comes after its last record.
 func (s *Stream) greet(out *Sink) error {
 	s.mu.Lock()
-	ending := s.closed && len(s.queue) == 0
+	ending := s.closed && len(s.queue) == 0 || !s.greets
 	s.mu.Unlock()
 	if ending {
 		return nil

@@ -1,7 +1,6 @@
 package task
 
 import (
-	"slices"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
@@ -36,10 +35,7 @@ func drained(t Task, s mesosv1.TaskState, r *mesosv1.TaskStatus_Reason) (mesosv1
 	if t.Drain == NoDrain || s != mesosv1.TaskState_TASK_KILLED {
 		return s, r
 	}
-	aware := slices.ContainsFunc(t.Framework.GetCapabilities(), func(c *mesosv1.FrameworkInfo_Capability) bool {
-		return c.GetType() == mesosv1.FrameworkInfo_Capability_PARTITION_AWARE
-	})
-	if t.Drain == DrainingGone && aware {
+	if t.Drain == DrainingGone && partitionAware(t.Framework) {
 		s = mesosv1.TaskState_TASK_GONE_BY_OPERATOR
 	}
 	return s, mesosv1.TaskStatus_REASON_AGENT_DRAINING.Enum()

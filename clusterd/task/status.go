@@ -5,6 +5,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -26,6 +27,18 @@ func encode(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesos
 	if name := limitedResource[st.GetReason()]; r != nil && name != "" {
 		st.Limitation = &mesosv1.TaskResourceLimitation{Resources: resourceOf(t.Info, name)}
 	}
+	if t.Execution.ID != "" {
+		st.ExecutorId.Value = proto.String(t.Execution.ID)
+	}
+	if c := t.Container; t.Executes() && c.GetPhase() == keeper.Container_ENDED {
+		st.Labels = &mesosv1.Labels{Labels: []*mesosv1.Label{{
+			Key: proto.String(WaitStatusLabel), Value: proto.String(fmt.Sprint(c.GetWaitStatus())),
+		}}}
+	}
+	return encoded(t, st)
+}
+
+func encoded(t Task, st *mesosv1.TaskStatus) []byte {
 	out, err := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(st)
 	if err != nil {
 		// Only strings that are not UTF-8 could get here, and proto2 does not check them.
@@ -50,7 +63,7 @@ func resourceOf(info *mesosv1.TaskInfo, name string) []*mesosv1.Resource {
 }
 
 func containerStatus(t Task) *mesosv1.ContainerStatus {
-	cs := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String(t.ContainerID)}}
+	cs := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String(orElse(t.Execution.Container, t.ContainerID))}}
 	c := t.Container
 	if c.GetPid() != 0 {
 		cs.ExecutorPid = proto.Uint32(uint32(c.GetPid()))

@@ -44,6 +44,7 @@ type Facts struct {
 	Framework    *mesosv1.FrameworkInfo // as it was at the launch
 	User         string
 	UserID       uint32 // the cluster's for User; 0: none
+	Execution    Execution
 }
 
 // Update is a status update as it goes to the leader.
@@ -67,7 +68,9 @@ type Task struct {
 	Overdue       bool // max_completion_time passed: the kill is ours
 	Tombstone     bool // a kill without a launch
 	Drain         Drain
-	Done          bool // the terminal update is acknowledged
+	Done          bool       // the terminal update is acknowledged
+	Given         Given      // to its executor
+	Heard         [][16]byte // the executor's newest updates
 }
 
 // Terminal says whether the task's last update was made.
@@ -91,7 +94,7 @@ type Stamp struct {
 }
 
 // Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged, Adopted,
-// Forgotten.
+// Forgotten, and of Gave, Subscribed, Reported, ExecutorGone.
 type Event interface{ event() }
 
 type (
@@ -131,7 +134,7 @@ func (Adopted) event()      {}
 func (Forgotten) event()    {}
 
 // Action is one of RecordUpdate, RecordKill, RecordAcknowledged, Launch,
-// KillContainer, ForgetContainer, Send.
+// KillContainer, ForgetContainer, Send, Give, KillInExecutor.
 type Action interface{ action() }
 
 type (
@@ -165,6 +168,15 @@ func (Send) action()               {}
 // Next is the whole of a task's behaviour. It does not change its argument's slices.
 func Next(t Task, e Event) (Task, []Action) {
 	switch e := e.(type) {
+	case Adopted:
+		return adopted(t, e)
+	case Forgotten:
+		return forgotten(t, e)
+	}
+	if t.Executed() {
+		return nextExecuted(t, e)
+	}
+	switch e := e.(type) {
 	case Run:
 		if t.Tombstone || (t.KillRequested && !t.Known) {
 			return killedBeforeStart(t, e.Stamp)
@@ -184,26 +196,33 @@ func Next(t Task, e Event) (Task, []Action) {
 		return t, []Action{KillContainer{Grace: policyGrace(t.Info)}}
 	case Acknowledged:
 		return acknowledged(t, e)
-	case Adopted:
-		if t.Terminal() || t.Tombstone || len(t.Pending) > 0 || t.Latest == mesosv1.TaskState_TASK_STAGING {
-			return t, nil
-		}
-		return add(t, e.Now, e.UUIDs[0], t.Latest, agentSource, mesosv1.TaskStatus_REASON_AGENT_REREGISTERED.Enum(),
-			"the cluster had forgotten this task and took it in again")
-	case Forgotten:
-		if t.Terminal() {
-			return t, nil
-		}
-		t.Tombstone = false
-		return add(t, e.Now, e.UUIDs[0], mesosv1.TaskState_TASK_GONE, agentSource, mesosv1.TaskStatus_REASON_RECONCILIATION.Enum(),
-			"the agent no longer knows this task: its journal was damaged, and the container's record is lost")
 	}
 	return t, nil
+}
+
+func adopted(t Task, e Adopted) (Task, []Action) {
+	if t.Terminal() || t.Tombstone || len(t.Pending) > 0 || t.Latest == mesosv1.TaskState_TASK_STAGING {
+		return t, nil
+	}
+	return add(t, e.Now, e.UUIDs[0], t.Latest, agentSource, mesosv1.TaskStatus_REASON_AGENT_REREGISTERED.Enum(),
+		"the cluster had forgotten this task and took it in again")
+}
+
+func forgotten(t Task, e Forgotten) (Task, []Action) {
+	if t.Terminal() {
+		return t, nil
+	}
+	t.Tombstone = false
+	return add(t, e.Now, e.UUIDs[0], mesosv1.TaskState_TASK_GONE, agentSource, mesosv1.TaskStatus_REASON_RECONCILIATION.Enum(),
+		"the agent no longer knows this task: its journal was damaged, and the container's record is lost")
 }
 
 // Resume says what must be done for a task that was read back from the journal, or
 // after the keeper or the leader came back: all of it may have been done before.
 func Resume(t Task) []Action {
+	if t.Executed() {
+		return resumeExecuted(t)
+	}
 	var todo []Action
 	switch {
 	case t.Done:
@@ -404,6 +423,9 @@ func acknowledged(t Task, e Acknowledged) (Task, []Action) {
 func Recorded(t Task, u Update) Task {
 	t.Pending = append(append([]Update(nil), t.Pending...), u)
 	t.Latest = u.State
+	if t.Executed() {
+		t.heard(u.UUID)
+	}
 	return t
 }
 
@@ -414,7 +436,10 @@ const (
 
 func add(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesosv1.TaskStatus_Source, r *mesosv1.TaskStatus_Reason, msg string) (Task, []Action) {
 	s, r = drained(t, s, r)
-	u := Update{UUID: uuid, State: s, Status: encode(t, now, uuid, s, src, r, msg)}
+	return addUpdate(t, Update{UUID: uuid, State: s, Status: encode(t, now, uuid, s, src, r, msg)})
+}
+
+func addUpdate(t Task, u Update) (Task, []Action) {
 	alone := len(t.Pending) == 0
 	t = Recorded(t, u)
 	todo := []Action{RecordUpdate{Update: u}}

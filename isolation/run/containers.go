@@ -62,6 +62,22 @@ func (r Containers) LimitAll(memory uint64) error {
 	return cgroup.Set(r.Group, "memory.max", strconv.FormatUint(memory, 10))
 }
 
+// Limit writes the group's weight and bound of memory. Memory in use stays allowed.
+func (r Containers) Limit(j *Job, cpuMillis, memory uint64) error {
+	g := r.group(j)
+	if err := cgroup.Set(g, "cpu.weight", strconv.FormatUint(spec.Weight(cpuMillis), 10)); err != nil {
+		return err
+	}
+	limit := spec.MemoryMax(memory, j.Launch.GetMemoryLimitBytes())
+	if limit == spec.NoMemoryLimit {
+		return nil
+	}
+	if used := cgroup.Number(g, "memory.current"); used > limit {
+		limit = used
+	}
+	return cgroup.Set(g, "memory.max", strconv.FormatUint(limit, 10))
+}
+
 func (r Containers) group(j *Job) string { return r.Group + "/" + j.ID }
 
 // Prepare mounts the image's layers, mapped to the task's ids.

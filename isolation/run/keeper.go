@@ -230,6 +230,9 @@ func (k *Keeper) Launch(l *keeper.Launch) error {
 	}
 	c := &container{wake: make(chan struct{}, 1), rec: records.Record{Step: records.Accepted, Launch: l, Container: k.describe(l)}}
 	c.rec.Slot = k.takeSlot()
+	if k.runtime.IDs() {
+		c.rec.Container.FirstId = slotFirstID(c.rec.Slot)
+	}
 	fault.Of(l.GetContainerId(), l.GetTaskId())
 	if err := k.store.Put(c.rec); err != nil {
 		return err

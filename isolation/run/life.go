@@ -297,6 +297,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 		k.log.Error("container cannot be told", "container", j.ID, "error", err)
 	}
 	fault.After(fault.Running, j.ID)
+	k.limitAsRecorded(c, j)
 	status, lost, err := k.await(ctx, c, j, p)
 	if ctx.Err() != nil {
 		c.stopPumps()

@@ -34,6 +34,8 @@ type Runtime interface {
 	// Strangers lists what exists without being in known, by container id.
 	Strangers(known map[string]bool) ([]string, error)
 	LimitAll(memory uint64) error
+	// Limit gives a running container other shares than it began with.
+	Limit(j *Job, cpuMillis, memory uint64) error
 	// PinNetNS gives a container's network namespace a name in the file system, which
 	// NetNS tells; Remove takes it away.
 	PinNetNS(j *Job, p *Process) error

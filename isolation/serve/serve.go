@@ -240,6 +240,8 @@ func (c *client) answer(ctx context.Context, m *keeper.Request) (*keeper.Respons
 		err = k.Launch(b.Launch)
 	case *keeper.Request_Kill:
 		err = k.Kill(b.Kill)
+	case *keeper.Request_Resize:
+		err = k.Resize(b.Resize)
 	case *keeper.Request_List:
 		list := &keeper.ContainerList{Containers: k.List()}
 		if b.List.GetLaunches() {

@@ -335,16 +335,19 @@ func (x *Seen) GetGeneration() string {
 
 // Launched is a Run as the leader sent it.
 type Launched struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	FrameworkId   string                 `protobuf:"bytes,2,opt,name=framework_id,json=frameworkId,proto3" json:"framework_id,omitempty"`
-	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	FrameworkInfo []byte                 `protobuf:"bytes,4,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"`
-	TaskInfo      []byte                 `protobuf:"bytes,5,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`
-	HostNetwork   bool                   `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
-	UserId        uint32                 `protobuf:"varint,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId       string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	FrameworkId       string                 `protobuf:"bytes,2,opt,name=framework_id,json=frameworkId,proto3" json:"framework_id,omitempty"`
+	Role              string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	FrameworkInfo     []byte                 `protobuf:"bytes,4,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"`
+	TaskInfo          []byte                 `protobuf:"bytes,5,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`
+	HostNetwork       bool                   `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	UserId            uint32                 `protobuf:"varint,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	ExecutorId        string                 `protobuf:"bytes,8,opt,name=executor_id,json=executorId,proto3" json:"executor_id,omitempty"` // these three as in Run
+	ExecutorContainer string                 `protobuf:"bytes,9,opt,name=executor_container,json=executorContainer,proto3" json:"executor_container,omitempty"`
+	Group             []string               `protobuf:"bytes,10,rep,name=group,proto3" json:"group,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Launched) Reset() {
@@ -424,6 +427,27 @@ func (x *Launched) GetUserId() uint32 {
 		return x.UserId
 	}
 	return 0
+}
+
+func (x *Launched) GetExecutorId() string {
+	if x != nil {
+		return x.ExecutorId
+	}
+	return ""
+}
+
+func (x *Launched) GetExecutorContainer() string {
+	if x != nil {
+		return x.ExecutorContainer
+	}
+	return ""
+}
+
+func (x *Launched) GetGroup() []string {
+	if x != nil {
+		return x.Group
+	}
+	return nil
 }
 
 // Updated is a status update, written before it is sent.
@@ -830,7 +854,7 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\tR\n" +
-	"generation\"\xe4\x01\n" +
+	"generation\"\xca\x02\n" +
 	"\bLaunched\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x12\n" +
@@ -838,7 +862,12 @@ const file_clusterd_agent_journal_journal_proto_rawDesc = "" +
 	"\x0eframework_info\x18\x04 \x01(\fR\rframeworkInfo\x12\x1b\n" +
 	"\ttask_info\x18\x05 \x01(\fR\btaskInfo\x12!\n" +
 	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\x12\x17\n" +
-	"\auser_id\x18\a \x01(\rR\x06userId\"D\n" +
+	"\auser_id\x18\a \x01(\rR\x06userId\x12\x1f\n" +
+	"\vexecutor_id\x18\b \x01(\tR\n" +
+	"executorId\x12-\n" +
+	"\x12executor_container\x18\t \x01(\tR\x11executorContainer\x12\x14\n" +
+	"\x05group\x18\n" +
+	" \x03(\tR\x05group\"D\n" +
 	"\aUpdated\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\fR\x06status\"E\n" +

@@ -39,6 +39,7 @@ type FromAgent struct {
 	//	*FromAgent_Update
 	//	*FromAgent_Pong
 	//	*FromAgent_Forgotten
+	//	*FromAgent_Message
 	Body          isFromAgent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -126,6 +127,15 @@ func (x *FromAgent) GetForgotten() *Forgotten {
 	return nil
 }
 
+func (x *FromAgent) GetMessage() *Message {
+	if x != nil {
+		if x, ok := x.Body.(*FromAgent_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
 type isFromAgent_Body interface {
 	isFromAgent_Body()
 }
@@ -150,6 +160,10 @@ type FromAgent_Forgotten struct {
 	Forgotten *Forgotten `protobuf:"bytes,5,opt,name=forgotten,proto3,oneof"` // unused ids are really gone from the agent's journal
 }
 
+type FromAgent_Message struct {
+	Message *Message `protobuf:"bytes,6,opt,name=message,proto3,oneof"` // of an executor, for its framework
+}
+
 func (*FromAgent_Hello) isFromAgent_Body() {}
 
 func (*FromAgent_Attach) isFromAgent_Body() {}
@@ -159,6 +173,8 @@ func (*FromAgent_Update) isFromAgent_Body() {}
 func (*FromAgent_Pong) isFromAgent_Body() {}
 
 func (*FromAgent_Forgotten) isFromAgent_Body() {}
+
+func (*FromAgent_Message) isFromAgent_Body() {}
 
 type FromMaster struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -178,6 +194,7 @@ type FromMaster struct {
 	//	*FromMaster_Shutdown
 	//	*FromMaster_Made
 	//	*FromMaster_Drain
+	//	*FromMaster_Message
 	//	*FromMaster_Told
 	Body          isFromMaster_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -343,6 +360,15 @@ func (x *FromMaster) GetDrain() *Drain {
 	return nil
 }
 
+func (x *FromMaster) GetMessage() *Message {
+	if x != nil {
+		if x, ok := x.Body.(*FromMaster_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
 func (x *FromMaster) GetTold() *Run {
 	if x != nil {
 		if x, ok := x.Body.(*FromMaster_Told); ok {
@@ -404,6 +430,10 @@ type FromMaster_Drain struct {
 	Drain *Drain `protobuf:"bytes,15,opt,name=drain,proto3,oneof"`
 }
 
+type FromMaster_Message struct {
+	Message *Message `protobuf:"bytes,16,opt,name=message,proto3,oneof"` // of a framework, for its executor
+}
+
 type FromMaster_Told struct {
 	Told *Run `protobuf:"bytes,13,opt,name=told,proto3,oneof"` // the agent has told of it before and does not hold it: it is not begun again
 }
@@ -431,6 +461,8 @@ func (*FromMaster_Shutdown) isFromMaster_Body() {}
 func (*FromMaster_Made) isFromMaster_Body() {}
 
 func (*FromMaster_Drain) isFromMaster_Body() {}
+
+func (*FromMaster_Message) isFromMaster_Body() {}
 
 func (*FromMaster_Told) isFromMaster_Body() {}
 
@@ -763,14 +795,17 @@ type Held struct {
 	PendingUpdate []byte                 `protobuf:"bytes,6,opt,name=pending_update,json=pendingUpdate,proto3" json:"pending_update,omitempty"` // mesos.v1.TaskStatus with uuid, oldest not acknowledged; empty: none
 	Tombstone     bool                   `protobuf:"varint,7,opt,name=tombstone,proto3" json:"tombstone,omitempty"`                             // only a kill is known
 	// The launch, in a whole attach only.
-	Role          string `protobuf:"bytes,8,opt,name=role,proto3" json:"role,omitempty"`
-	FrameworkInfo []byte `protobuf:"bytes,9,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo
-	TaskInfo      []byte `protobuf:"bytes,10,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`               // mesos.v1.TaskInfo
-	HostNetwork   bool   `protobuf:"varint,11,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
-	KillRequested bool   `protobuf:"varint,12,opt,name=kill_requested,json=killRequested,proto3" json:"kill_requested,omitempty"`
-	KillGraceNs   int64  `protobuf:"varint,13,opt,name=kill_grace_ns,json=killGraceNs,proto3" json:"kill_grace_ns,omitempty"` // <0: as the task says
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Role              string   `protobuf:"bytes,8,opt,name=role,proto3" json:"role,omitempty"`
+	FrameworkInfo     []byte   `protobuf:"bytes,9,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo
+	TaskInfo          []byte   `protobuf:"bytes,10,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`               // mesos.v1.TaskInfo
+	HostNetwork       bool     `protobuf:"varint,11,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	KillRequested     bool     `protobuf:"varint,12,opt,name=kill_requested,json=killRequested,proto3" json:"kill_requested,omitempty"`
+	KillGraceNs       int64    `protobuf:"varint,13,opt,name=kill_grace_ns,json=killGraceNs,proto3" json:"kill_grace_ns,omitempty"` // <0: as the task says
+	ExecutorId        string   `protobuf:"bytes,14,opt,name=executor_id,json=executorId,proto3" json:"executor_id,omitempty"`       // as in Run
+	ExecutorContainer string   `protobuf:"bytes,15,opt,name=executor_container,json=executorContainer,proto3" json:"executor_container,omitempty"`
+	Group             []string `protobuf:"bytes,16,rep,name=group,proto3" json:"group,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Held) Reset() {
@@ -892,6 +927,27 @@ func (x *Held) GetKillGraceNs() int64 {
 		return x.KillGraceNs
 	}
 	return 0
+}
+
+func (x *Held) GetExecutorId() string {
+	if x != nil {
+		return x.ExecutorId
+	}
+	return ""
+}
+
+func (x *Held) GetExecutorContainer() string {
+	if x != nil {
+		return x.ExecutorContainer
+	}
+	return ""
+}
+
+func (x *Held) GetGroup() []string {
+	if x != nil {
+		return x.Group
+	}
+	return nil
 }
 
 type Attached struct {
@@ -1023,16 +1079,19 @@ func (x *Refused) GetReport() bool {
 }
 
 type Run struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	FrameworkId   string                 `protobuf:"bytes,2,opt,name=framework_id,json=frameworkId,proto3" json:"framework_id,omitempty"`
-	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	FrameworkInfo []byte                 `protobuf:"bytes,4,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo
-	TaskInfo      []byte                 `protobuf:"bytes,5,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`                // mesos.v1.TaskInfo, as it came on the wire
-	HostNetwork   bool                   `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
-	UserId        uint32                 `protobuf:"varint,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"` // of the task's user's name, for containers that do not know it; 0: none
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId       string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	FrameworkId       string                 `protobuf:"bytes,2,opt,name=framework_id,json=frameworkId,proto3" json:"framework_id,omitempty"`
+	Role              string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	FrameworkInfo     []byte                 `protobuf:"bytes,4,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo
+	TaskInfo          []byte                 `protobuf:"bytes,5,opt,name=task_info,json=taskInfo,proto3" json:"task_info,omitempty"`                // mesos.v1.TaskInfo, as it came on the wire
+	HostNetwork       bool                   `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	UserId            uint32                 `protobuf:"varint,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`                                 // of the task's user's name, for containers that do not know it; 0: none
+	ExecutorId        string                 `protobuf:"bytes,8,opt,name=executor_id,json=executorId,proto3" json:"executor_id,omitempty"`                      // that it is given to; empty: it is run by its command
+	ExecutorContainer string                 `protobuf:"bytes,9,opt,name=executor_container,json=executorContainer,proto3" json:"executor_container,omitempty"` // that executor's; container_id itself: this is the executor, and task_info its mesos.v1.ExecutorInfo
+	Group             []string               `protobuf:"bytes,10,rep,name=group,proto3" json:"group,omitempty"`                                                 // containers of the tasks that are given to it together
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Run) Reset() {
@@ -1114,6 +1173,88 @@ func (x *Run) GetUserId() uint32 {
 	return 0
 }
 
+func (x *Run) GetExecutorId() string {
+	if x != nil {
+		return x.ExecutorId
+	}
+	return ""
+}
+
+func (x *Run) GetExecutorContainer() string {
+	if x != nil {
+		return x.ExecutorContainer
+	}
+	return ""
+}
+
+func (x *Run) GetGroup() []string {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+// Message passes between a framework and an executor of it; it may be lost.
+type Message struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FrameworkId   string                 `protobuf:"bytes,1,opt,name=framework_id,json=frameworkId,proto3" json:"framework_id,omitempty"`
+	ExecutorId    string                 `protobuf:"bytes,2,opt,name=executor_id,json=executorId,proto3" json:"executor_id,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Message) Reset() {
+	*x = Message{}
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Message) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Message) ProtoMessage() {}
+
+func (x *Message) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Message.ProtoReflect.Descriptor instead.
+func (*Message) Descriptor() ([]byte, []int) {
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Message) GetFrameworkId() string {
+	if x != nil {
+		return x.FrameworkId
+	}
+	return ""
+}
+
+func (x *Message) GetExecutorId() string {
+	if x != nil {
+		return x.ExecutorId
+	}
+	return ""
+}
+
+func (x *Message) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type Kill struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -1126,7 +1267,7 @@ type Kill struct {
 
 func (x *Kill) Reset() {
 	*x = Kill{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[9]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1279,7 @@ func (x *Kill) String() string {
 func (*Kill) ProtoMessage() {}
 
 func (x *Kill) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[9]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1292,7 @@ func (x *Kill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kill.ProtoReflect.Descriptor instead.
 func (*Kill) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Kill) GetContainerId() string {
@@ -1196,7 +1337,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[10]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1349,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[10]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1362,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{10}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Update) GetContainerId() string {
@@ -1262,7 +1403,7 @@ type Acknowledge struct {
 
 func (x *Acknowledge) Reset() {
 	*x = Acknowledge{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[11]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1415,7 @@ func (x *Acknowledge) String() string {
 func (*Acknowledge) ProtoMessage() {}
 
 func (x *Acknowledge) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[11]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1428,7 @@ func (x *Acknowledge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acknowledge.ProtoReflect.Descriptor instead.
 func (*Acknowledge) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{11}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Acknowledge) GetContainerId() string {
@@ -1314,7 +1455,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[12]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1467,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[12]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1480,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{12}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Forget) GetContainerIds() []string {
@@ -1358,7 +1499,7 @@ type Forgotten struct {
 
 func (x *Forgotten) Reset() {
 	*x = Forgotten{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[13]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1511,7 @@ func (x *Forgotten) String() string {
 func (*Forgotten) ProtoMessage() {}
 
 func (x *Forgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[13]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1524,7 @@ func (x *Forgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forgotten.ProtoReflect.Descriptor instead.
 func (*Forgotten) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{13}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Forgotten) GetContainerIds() []string {
@@ -1406,7 +1547,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1559,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[14]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1572,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{14}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Drain) GetOn() bool {
@@ -1474,7 +1615,7 @@ type Made struct {
 
 func (x *Made) Reset() {
 	*x = Made{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1627,7 @@ func (x *Made) String() string {
 func (*Made) ProtoMessage() {}
 
 func (x *Made) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[15]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1640,7 @@ func (x *Made) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Made.ProtoReflect.Descriptor instead.
 func (*Made) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Made) GetResources() []*MadeResource {
@@ -1519,7 +1660,7 @@ type MadeResource struct {
 
 func (x *MadeResource) Reset() {
 	*x = MadeResource{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1672,7 @@ func (x *MadeResource) String() string {
 func (*MadeResource) ProtoMessage() {}
 
 func (x *MadeResource) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[16]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1685,7 @@ func (x *MadeResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MadeResource.ProtoReflect.Descriptor instead.
 func (*MadeResource) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MadeResource) GetResource() []byte {
@@ -1570,7 +1711,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1723,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[17]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1736,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Ping) GetSequence() uint64 {
@@ -1614,7 +1755,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1767,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[18]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1780,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pong) GetSequence() uint64 {
@@ -1660,7 +1801,7 @@ type NetworkPlan struct {
 
 func (x *NetworkPlan) Reset() {
 	*x = NetworkPlan{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1813,7 @@ func (x *NetworkPlan) String() string {
 func (*NetworkPlan) ProtoMessage() {}
 
 func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[19]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1826,7 @@ func (x *NetworkPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPlan.ProtoReflect.Descriptor instead.
 func (*NetworkPlan) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{19}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NetworkPlan) GetVersion() uint64 {
@@ -1720,7 +1861,7 @@ type Subnet struct {
 
 func (x *Subnet) Reset() {
 	*x = Subnet{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1873,7 @@ func (x *Subnet) String() string {
 func (*Subnet) ProtoMessage() {}
 
 func (x *Subnet) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[20]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1886,7 @@ func (x *Subnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subnet.ProtoReflect.Descriptor instead.
 func (*Subnet) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{20}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Subnet) GetNode() string {
@@ -1778,7 +1919,7 @@ type Shutdown struct {
 
 func (x *Shutdown) Reset() {
 	*x = Shutdown{}
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[21]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1931,7 @@ func (x *Shutdown) String() string {
 func (*Shutdown) ProtoMessage() {}
 
 func (x *Shutdown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_agent_agent_proto_msgTypes[21]
+	mi := &file_internal_wire_agent_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1944,7 @@ func (x *Shutdown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shutdown.ProtoReflect.Descriptor instead.
 func (*Shutdown) Descriptor() ([]byte, []int) {
-	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{21}
+	return file_internal_wire_agent_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Shutdown) GetReason() string {
@@ -1817,14 +1958,15 @@ var File_internal_wire_agent_agent_proto protoreflect.FileDescriptor
 
 const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1finternal/wire/agent/agent.proto\x12\x13mesolith.wire.agent\"\xa6\x02\n" +
+	"\x1finternal/wire/agent/agent.proto\x12\x13mesolith.wire.agent\"\xe0\x02\n" +
 	"\tFromAgent\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.mesolith.wire.agent.HelloH\x00R\x05hello\x125\n" +
 	"\x06attach\x18\x02 \x01(\v2\x1b.mesolith.wire.agent.AttachH\x00R\x06attach\x125\n" +
 	"\x06update\x18\x03 \x01(\v2\x1b.mesolith.wire.agent.UpdateH\x00R\x06update\x12/\n" +
 	"\x04pong\x18\x04 \x01(\v2\x19.mesolith.wire.agent.PongH\x00R\x04pong\x12>\n" +
-	"\tforgotten\x18\x05 \x01(\v2\x1e.mesolith.wire.agent.ForgottenH\x00R\tforgottenB\x06\n" +
-	"\x04body\"\x8e\x06\n" +
+	"\tforgotten\x18\x05 \x01(\v2\x1e.mesolith.wire.agent.ForgottenH\x00R\tforgotten\x128\n" +
+	"\amessage\x18\x06 \x01(\v2\x1c.mesolith.wire.agent.MessageH\x00R\amessageB\x06\n" +
+	"\x04body\"\xc8\x06\n" +
 	"\n" +
 	"FromMaster\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x04R\x06height\x12\x12\n" +
@@ -1841,7 +1983,8 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\anetwork\x18\v \x01(\v2 .mesolith.wire.agent.NetworkPlanH\x00R\anetwork\x12;\n" +
 	"\bshutdown\x18\f \x01(\v2\x1d.mesolith.wire.agent.ShutdownH\x00R\bshutdown\x12/\n" +
 	"\x04made\x18\x0e \x01(\v2\x19.mesolith.wire.agent.MadeH\x00R\x04made\x122\n" +
-	"\x05drain\x18\x0f \x01(\v2\x1a.mesolith.wire.agent.DrainH\x00R\x05drain\x12.\n" +
+	"\x05drain\x18\x0f \x01(\v2\x1a.mesolith.wire.agent.DrainH\x00R\x05drain\x128\n" +
+	"\amessage\x18\x10 \x01(\v2\x1c.mesolith.wire.agent.MessageH\x00R\amessage\x12.\n" +
 	"\x04told\x18\r \x01(\v2\x18.mesolith.wire.agent.RunH\x00R\x04toldB\x06\n" +
 	"\x04body\"\xe7\x01\n" +
 	"\x05Hello\x12\x1a\n" +
@@ -1880,7 +2023,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x05whole\x18\n" +
 	" \x01(\bR\x05whole\x125\n" +
 	"\x04made\x18\f \x03(\v2!.mesolith.wire.agent.MadeResourceR\x04made\x12\x16\n" +
-	"\x06subnet\x18\v \x01(\tR\x06subnet\"\xa2\x03\n" +
+	"\x06subnet\x18\v \x01(\tR\x06subnet\"\x88\x04\n" +
 	"\x04Held\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x17\n" +
@@ -1895,7 +2038,11 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	" \x01(\fR\btaskInfo\x12!\n" +
 	"\fhost_network\x18\v \x01(\bR\vhostNetwork\x12%\n" +
 	"\x0ekill_requested\x18\f \x01(\bR\rkillRequested\x12\"\n" +
-	"\rkill_grace_ns\x18\r \x01(\x03R\vkillGraceNs\"\x8b\x01\n" +
+	"\rkill_grace_ns\x18\r \x01(\x03R\vkillGraceNs\x12\x1f\n" +
+	"\vexecutor_id\x18\x0e \x01(\tR\n" +
+	"executorId\x12-\n" +
+	"\x12executor_container\x18\x0f \x01(\tR\x11executorContainer\x12\x14\n" +
+	"\x05group\x18\x10 \x03(\tR\x05group\"\x8b\x01\n" +
 	"\bAttached\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1e\n" +
@@ -1906,7 +2053,7 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\aRefused\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\aremoved\x18\x02 \x01(\bR\aremoved\x12\x16\n" +
-	"\x06report\x18\x03 \x01(\bR\x06report\"\xdf\x01\n" +
+	"\x06report\x18\x03 \x01(\bR\x06report\"\xc5\x02\n" +
 	"\x03Run\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fframework_id\x18\x02 \x01(\tR\vframeworkId\x12\x12\n" +
@@ -1914,7 +2061,17 @@ const file_internal_wire_agent_agent_proto_rawDesc = "" +
 	"\x0eframework_info\x18\x04 \x01(\fR\rframeworkInfo\x12\x1b\n" +
 	"\ttask_info\x18\x05 \x01(\fR\btaskInfo\x12!\n" +
 	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\x12\x17\n" +
-	"\auser_id\x18\a \x01(\rR\x06userId\"\x80\x01\n" +
+	"\auser_id\x18\a \x01(\rR\x06userId\x12\x1f\n" +
+	"\vexecutor_id\x18\b \x01(\tR\n" +
+	"executorId\x12-\n" +
+	"\x12executor_container\x18\t \x01(\tR\x11executorContainer\x12\x14\n" +
+	"\x05group\x18\n" +
+	" \x03(\tR\x05group\"a\n" +
+	"\aMessage\x12!\n" +
+	"\fframework_id\x18\x01 \x01(\tR\vframeworkId\x12\x1f\n" +
+	"\vexecutor_id\x18\x02 \x01(\tR\n" +
+	"executorId\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"\x80\x01\n" +
 	"\x04Kill\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12!\n" +
@@ -1970,7 +2127,7 @@ func file_internal_wire_agent_agent_proto_rawDescGZIP() []byte {
 	return file_internal_wire_agent_agent_proto_rawDescData
 }
 
-var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_internal_wire_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_internal_wire_agent_agent_proto_goTypes = []any{
 	(*FromAgent)(nil),    // 0: mesolith.wire.agent.FromAgent
 	(*FromMaster)(nil),   // 1: mesolith.wire.agent.FromMaster
@@ -1981,48 +2138,51 @@ var file_internal_wire_agent_agent_proto_goTypes = []any{
 	(*Attached)(nil),     // 6: mesolith.wire.agent.Attached
 	(*Refused)(nil),      // 7: mesolith.wire.agent.Refused
 	(*Run)(nil),          // 8: mesolith.wire.agent.Run
-	(*Kill)(nil),         // 9: mesolith.wire.agent.Kill
-	(*Update)(nil),       // 10: mesolith.wire.agent.Update
-	(*Acknowledge)(nil),  // 11: mesolith.wire.agent.Acknowledge
-	(*Forget)(nil),       // 12: mesolith.wire.agent.Forget
-	(*Forgotten)(nil),    // 13: mesolith.wire.agent.Forgotten
-	(*Drain)(nil),        // 14: mesolith.wire.agent.Drain
-	(*Made)(nil),         // 15: mesolith.wire.agent.Made
-	(*MadeResource)(nil), // 16: mesolith.wire.agent.MadeResource
-	(*Ping)(nil),         // 17: mesolith.wire.agent.Ping
-	(*Pong)(nil),         // 18: mesolith.wire.agent.Pong
-	(*NetworkPlan)(nil),  // 19: mesolith.wire.agent.NetworkPlan
-	(*Subnet)(nil),       // 20: mesolith.wire.agent.Subnet
-	(*Shutdown)(nil),     // 21: mesolith.wire.agent.Shutdown
+	(*Message)(nil),      // 9: mesolith.wire.agent.Message
+	(*Kill)(nil),         // 10: mesolith.wire.agent.Kill
+	(*Update)(nil),       // 11: mesolith.wire.agent.Update
+	(*Acknowledge)(nil),  // 12: mesolith.wire.agent.Acknowledge
+	(*Forget)(nil),       // 13: mesolith.wire.agent.Forget
+	(*Forgotten)(nil),    // 14: mesolith.wire.agent.Forgotten
+	(*Drain)(nil),        // 15: mesolith.wire.agent.Drain
+	(*Made)(nil),         // 16: mesolith.wire.agent.Made
+	(*MadeResource)(nil), // 17: mesolith.wire.agent.MadeResource
+	(*Ping)(nil),         // 18: mesolith.wire.agent.Ping
+	(*Pong)(nil),         // 19: mesolith.wire.agent.Pong
+	(*NetworkPlan)(nil),  // 20: mesolith.wire.agent.NetworkPlan
+	(*Subnet)(nil),       // 21: mesolith.wire.agent.Subnet
+	(*Shutdown)(nil),     // 22: mesolith.wire.agent.Shutdown
 }
 var file_internal_wire_agent_agent_proto_depIdxs = []int32{
 	2,  // 0: mesolith.wire.agent.FromAgent.hello:type_name -> mesolith.wire.agent.Hello
 	4,  // 1: mesolith.wire.agent.FromAgent.attach:type_name -> mesolith.wire.agent.Attach
-	10, // 2: mesolith.wire.agent.FromAgent.update:type_name -> mesolith.wire.agent.Update
-	18, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
-	13, // 4: mesolith.wire.agent.FromAgent.forgotten:type_name -> mesolith.wire.agent.Forgotten
-	3,  // 5: mesolith.wire.agent.FromMaster.hello:type_name -> mesolith.wire.agent.MasterHello
-	6,  // 6: mesolith.wire.agent.FromMaster.attached:type_name -> mesolith.wire.agent.Attached
-	7,  // 7: mesolith.wire.agent.FromMaster.refused:type_name -> mesolith.wire.agent.Refused
-	8,  // 8: mesolith.wire.agent.FromMaster.run:type_name -> mesolith.wire.agent.Run
-	9,  // 9: mesolith.wire.agent.FromMaster.kill:type_name -> mesolith.wire.agent.Kill
-	11, // 10: mesolith.wire.agent.FromMaster.acknowledge:type_name -> mesolith.wire.agent.Acknowledge
-	12, // 11: mesolith.wire.agent.FromMaster.forget:type_name -> mesolith.wire.agent.Forget
-	17, // 12: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
-	19, // 13: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
-	21, // 14: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
-	15, // 15: mesolith.wire.agent.FromMaster.made:type_name -> mesolith.wire.agent.Made
-	14, // 16: mesolith.wire.agent.FromMaster.drain:type_name -> mesolith.wire.agent.Drain
-	8,  // 17: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
-	5,  // 18: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
-	16, // 19: mesolith.wire.agent.Attach.made:type_name -> mesolith.wire.agent.MadeResource
-	16, // 20: mesolith.wire.agent.Made.resources:type_name -> mesolith.wire.agent.MadeResource
-	20, // 21: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	11, // 2: mesolith.wire.agent.FromAgent.update:type_name -> mesolith.wire.agent.Update
+	19, // 3: mesolith.wire.agent.FromAgent.pong:type_name -> mesolith.wire.agent.Pong
+	14, // 4: mesolith.wire.agent.FromAgent.forgotten:type_name -> mesolith.wire.agent.Forgotten
+	9,  // 5: mesolith.wire.agent.FromAgent.message:type_name -> mesolith.wire.agent.Message
+	3,  // 6: mesolith.wire.agent.FromMaster.hello:type_name -> mesolith.wire.agent.MasterHello
+	6,  // 7: mesolith.wire.agent.FromMaster.attached:type_name -> mesolith.wire.agent.Attached
+	7,  // 8: mesolith.wire.agent.FromMaster.refused:type_name -> mesolith.wire.agent.Refused
+	8,  // 9: mesolith.wire.agent.FromMaster.run:type_name -> mesolith.wire.agent.Run
+	10, // 10: mesolith.wire.agent.FromMaster.kill:type_name -> mesolith.wire.agent.Kill
+	12, // 11: mesolith.wire.agent.FromMaster.acknowledge:type_name -> mesolith.wire.agent.Acknowledge
+	13, // 12: mesolith.wire.agent.FromMaster.forget:type_name -> mesolith.wire.agent.Forget
+	18, // 13: mesolith.wire.agent.FromMaster.ping:type_name -> mesolith.wire.agent.Ping
+	20, // 14: mesolith.wire.agent.FromMaster.network:type_name -> mesolith.wire.agent.NetworkPlan
+	22, // 15: mesolith.wire.agent.FromMaster.shutdown:type_name -> mesolith.wire.agent.Shutdown
+	16, // 16: mesolith.wire.agent.FromMaster.made:type_name -> mesolith.wire.agent.Made
+	15, // 17: mesolith.wire.agent.FromMaster.drain:type_name -> mesolith.wire.agent.Drain
+	9,  // 18: mesolith.wire.agent.FromMaster.message:type_name -> mesolith.wire.agent.Message
+	8,  // 19: mesolith.wire.agent.FromMaster.told:type_name -> mesolith.wire.agent.Run
+	5,  // 20: mesolith.wire.agent.Attach.held:type_name -> mesolith.wire.agent.Held
+	17, // 21: mesolith.wire.agent.Attach.made:type_name -> mesolith.wire.agent.MadeResource
+	17, // 22: mesolith.wire.agent.Made.resources:type_name -> mesolith.wire.agent.MadeResource
+	21, // 23: mesolith.wire.agent.NetworkPlan.subnets:type_name -> mesolith.wire.agent.Subnet
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_agent_agent_proto_init() }
@@ -2036,6 +2196,7 @@ func file_internal_wire_agent_agent_proto_init() {
 		(*FromAgent_Update)(nil),
 		(*FromAgent_Pong)(nil),
 		(*FromAgent_Forgotten)(nil),
+		(*FromAgent_Message)(nil),
 	}
 	file_internal_wire_agent_agent_proto_msgTypes[1].OneofWrappers = []any{
 		(*FromMaster_Hello)(nil),
@@ -2050,6 +2211,7 @@ func file_internal_wire_agent_agent_proto_init() {
 		(*FromMaster_Shutdown)(nil),
 		(*FromMaster_Made)(nil),
 		(*FromMaster_Drain)(nil),
+		(*FromMaster_Message)(nil),
 		(*FromMaster_Told)(nil),
 	}
 	type x struct{}
@@ -2058,7 +2220,7 @@ func file_internal_wire_agent_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_agent_agent_proto_rawDesc), len(file_internal_wire_agent_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

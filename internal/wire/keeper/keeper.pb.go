@@ -136,7 +136,7 @@ func (x Container_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Phase.Descriptor instead.
 func (Container_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14, 0}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Container_Failure int32
@@ -197,7 +197,7 @@ func (x Container_Failure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Failure.Descriptor instead.
 func (Container_Failure) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14, 1}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15, 1}
 }
 
 type Container_Limitation int32
@@ -246,7 +246,7 @@ func (x Container_Limitation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Limitation.Descriptor instead.
 func (Container_Limitation) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14, 2}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15, 2}
 }
 
 type Request struct {
@@ -263,6 +263,7 @@ type Request struct {
 	//	*Request_OpenFile
 	//	*Request_ReadDir
 	//	*Request_RemoveVolumes
+	//	*Request_Resize
 	//	*Request_SetNetwork
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -394,6 +395,15 @@ func (x *Request) GetRemoveVolumes() *RemoveVolumes {
 	return nil
 }
 
+func (x *Request) GetResize() *Resize {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Resize); ok {
+			return x.Resize
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetSetNetwork() *SetNetwork {
 	if x != nil {
 		if x, ok := x.Body.(*Request_SetNetwork); ok {
@@ -443,6 +453,10 @@ type Request_RemoveVolumes struct {
 	RemoveVolumes *RemoveVolumes `protobuf:"bytes,11,opt,name=remove_volumes,json=removeVolumes,proto3,oneof"` // answered when nobody can see what they held
 }
 
+type Request_Resize struct {
+	Resize *Resize `protobuf:"bytes,12,opt,name=resize,proto3,oneof"`
+}
+
 type Request_SetNetwork struct {
 	SetNetwork *SetNetwork `protobuf:"bytes,10,opt,name=set_network,json=setNetwork,proto3,oneof"` // task network of this node and routes to the others'
 }
@@ -464,6 +478,8 @@ func (*Request_OpenFile) isRequest_Body() {}
 func (*Request_ReadDir) isRequest_Body() {}
 
 func (*Request_RemoveVolumes) isRequest_Body() {}
+
+func (*Request_Resize) isRequest_Body() {}
 
 func (*Request_SetNetwork) isRequest_Body() {}
 
@@ -891,6 +907,7 @@ type Launch struct {
 	Term             uint64                 `protobuf:"varint,18,opt,name=term,proto3" json:"term,omitempty"`
 	UserId           uint32                 `protobuf:"varint,19,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`                     // of user, should the container's passwd not have it; 0: none was given
 	Volumes          []*Volume              `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`                                  // persistent ones, which outlive the container
+	Executor         bool                   `protobuf:"varint,22,opt,name=executor,proto3" json:"executor,omitempty"`                               // it is an executor: without its agent's journal nobody knows its tasks
 	FrameworkInfo    []byte                 `protobuf:"bytes,20,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo: kept for an agent that has lost its journal
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1066,6 +1083,13 @@ func (x *Launch) GetVolumes() []*Volume {
 	return nil
 }
 
+func (x *Launch) GetExecutor() bool {
+	if x != nil {
+		return x.Executor
+	}
+	return false
+}
+
 func (x *Launch) GetFrameworkInfo() []byte {
 	if x != nil {
 		return x.FrameworkInfo
@@ -1210,6 +1234,68 @@ func (x *RemoveVolumes) GetVolumes() []*Volume {
 	return nil
 }
 
+// Resize changes what a container was given: an executor's grows with its tasks. Memory is
+// taken back only so far as it is not in use. An unknown or ended container is no error.
+type Resize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	CpuMillis     uint64                 `protobuf:"varint,2,opt,name=cpu_millis,json=cpuMillis,proto3" json:"cpu_millis,omitempty"`
+	MemoryBytes   uint64                 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resize) Reset() {
+	*x = Resize{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resize) ProtoMessage() {}
+
+func (x *Resize) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resize.ProtoReflect.Descriptor instead.
+func (*Resize) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Resize) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Resize) GetCpuMillis() uint64 {
+	if x != nil {
+		return x.CpuMillis
+	}
+	return 0
+}
+
+func (x *Resize) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
 type PortRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Begin         uint32                 `protobuf:"varint,1,opt,name=begin,proto3" json:"begin,omitempty"`
@@ -1220,7 +1306,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1318,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1331,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PortRange) GetBegin() uint32 {
@@ -1272,7 +1358,7 @@ type Variable struct {
 
 func (x *Variable) Reset() {
 	*x = Variable{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1370,7 @@ func (x *Variable) String() string {
 func (*Variable) ProtoMessage() {}
 
 func (x *Variable) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1383,7 @@ func (x *Variable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Variable.ProtoReflect.Descriptor instead.
 func (*Variable) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Variable) GetName() string {
@@ -1326,7 +1412,7 @@ type Kill struct {
 
 func (x *Kill) Reset() {
 	*x = Kill{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1424,7 @@ func (x *Kill) String() string {
 func (*Kill) ProtoMessage() {}
 
 func (x *Kill) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1437,7 @@ func (x *Kill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kill.ProtoReflect.Descriptor instead.
 func (*Kill) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{11}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Kill) GetContainerId() string {
@@ -1391,7 +1477,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1489,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1502,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *List) GetLaunches() bool {
@@ -1436,7 +1522,7 @@ type ContainerList struct {
 
 func (x *ContainerList) Reset() {
 	*x = ContainerList{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1534,7 @@ func (x *ContainerList) String() string {
 func (*ContainerList) ProtoMessage() {}
 
 func (x *ContainerList) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1547,7 @@ func (x *ContainerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerList.ProtoReflect.Descriptor instead.
 func (*ContainerList) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{13}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ContainerList) GetContainers() []*Container {
@@ -1500,14 +1586,15 @@ type Container struct {
 	StartedUnixNs   int64                  `protobuf:"varint,18,opt,name=started_unix_ns,json=startedUnixNs,proto3" json:"started_unix_ns,omitempty"`
 	EndedUnixNs     int64                  `protobuf:"varint,19,opt,name=ended_unix_ns,json=endedUnixNs,proto3" json:"ended_unix_ns,omitempty"`
 	MemoryPeakBytes uint64                 `protobuf:"varint,20,opt,name=memory_peak_bytes,json=memoryPeakBytes,proto3" json:"memory_peak_bytes,omitempty"`
-	Sequence        uint64                 `protobuf:"varint,21,opt,name=sequence,proto3" json:"sequence,omitempty"` // rises with each change of this container
+	Sequence        uint64                 `protobuf:"varint,21,opt,name=sequence,proto3" json:"sequence,omitempty"`              // rises with each change of this container
+	FirstId         uint32                 `protobuf:"varint,22,opt,name=first_id,json=firstId,proto3" json:"first_id,omitempty"` // of the host's user ids, for its 0; 0: it has none of its own
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1606,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1619,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Container) GetContainerId() string {
@@ -1682,6 +1769,13 @@ func (x *Container) GetSequence() uint64 {
 	return 0
 }
 
+func (x *Container) GetFirstId() uint32 {
+	if x != nil {
+		return x.FirstId
+	}
+	return 0
+}
+
 type PortMapping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	HostPort      uint32                 `protobuf:"varint,1,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
@@ -1693,7 +1787,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1799,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1812,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PortMapping) GetHostPort() uint32 {
@@ -1751,7 +1845,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1857,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1870,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Forget) GetContainerIds() []string {
@@ -1797,7 +1891,7 @@ type OpenFile struct {
 
 func (x *OpenFile) Reset() {
 	*x = OpenFile{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1903,7 @@ func (x *OpenFile) String() string {
 func (*OpenFile) ProtoMessage() {}
 
 func (x *OpenFile) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1916,7 @@ func (x *OpenFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenFile.ProtoReflect.Descriptor instead.
 func (*OpenFile) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *OpenFile) GetPath() string {
@@ -1841,7 +1935,7 @@ type ReadDir struct {
 
 func (x *ReadDir) Reset() {
 	*x = ReadDir{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1947,7 @@ func (x *ReadDir) String() string {
 func (*ReadDir) ProtoMessage() {}
 
 func (x *ReadDir) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1960,7 @@ func (x *ReadDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDir.ProtoReflect.Descriptor instead.
 func (*ReadDir) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadDir) GetPath() string {
@@ -1891,7 +1985,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +1997,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2010,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{19}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -1977,7 +2071,7 @@ type FileList struct {
 
 func (x *FileList) Reset() {
 	*x = FileList{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2083,7 @@ func (x *FileList) String() string {
 func (*FileList) ProtoMessage() {}
 
 func (x *FileList) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2096,7 @@ func (x *FileList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileList.ProtoReflect.Descriptor instead.
 func (*FileList) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{20}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FileList) GetFiles() []*FileInfo {
@@ -2027,7 +2121,7 @@ type SetNetwork struct {
 
 func (x *SetNetwork) Reset() {
 	*x = SetNetwork{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2133,7 @@ func (x *SetNetwork) String() string {
 func (*SetNetwork) ProtoMessage() {}
 
 func (x *SetNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2146,7 @@ func (x *SetNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetwork.ProtoReflect.Descriptor instead.
 func (*SetNetwork) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{21}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetNetwork) GetVersion() uint64 {
@@ -2114,7 +2208,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2220,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2233,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{22}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Route) GetSubnet() string {
@@ -2160,7 +2254,7 @@ var File_internal_wire_keeper_keeper_proto protoreflect.FileDescriptor
 
 const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xf9\x04\n" +
+	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xb1\x05\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05hello\x18\x02 \x01(\v2\x1b.mesolith.wire.keeper.HelloH\x00R\x05hello\x12?\n" +
@@ -2171,7 +2265,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06forget\x18\a \x01(\v2\x1c.mesolith.wire.keeper.ForgetH\x00R\x06forget\x12=\n" +
 	"\topen_file\x18\b \x01(\v2\x1e.mesolith.wire.keeper.OpenFileH\x00R\bopenFile\x12:\n" +
 	"\bread_dir\x18\t \x01(\v2\x1d.mesolith.wire.keeper.ReadDirH\x00R\areadDir\x12L\n" +
-	"\x0eremove_volumes\x18\v \x01(\v2#.mesolith.wire.keeper.RemoveVolumesH\x00R\rremoveVolumes\x12C\n" +
+	"\x0eremove_volumes\x18\v \x01(\v2#.mesolith.wire.keeper.RemoveVolumesH\x00R\rremoveVolumes\x126\n" +
+	"\x06resize\x18\f \x01(\v2\x1c.mesolith.wire.keeper.ResizeH\x00R\x06resize\x12C\n" +
 	"\vset_network\x18\n" +
 	" \x01(\v2 .mesolith.wire.keeper.SetNetworkH\x00R\n" +
 	"setNetworkB\x06\n" +
@@ -2209,7 +2304,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xd1\x05\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xed\x05\n" +
 	"\x06Launch\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12!\n" +
@@ -2234,7 +2329,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06height\x18\x11 \x01(\x04R\x06height\x12\x12\n" +
 	"\x04term\x18\x12 \x01(\x04R\x04term\x12\x17\n" +
 	"\auser_id\x18\x13 \x01(\rR\x06userId\x126\n" +
-	"\avolumes\x18\x15 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\x12%\n" +
+	"\avolumes\x18\x15 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\x12\x1a\n" +
+	"\bexecutor\x18\x16 \x01(\bR\bexecutor\x12%\n" +
 	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"\xb2\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x0e\n" +
@@ -2245,7 +2341,12 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06serial\x18\a \x01(\x04R\x06serial\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"G\n" +
 	"\rRemoveVolumes\x126\n" +
-	"\avolumes\x18\x01 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\"3\n" +
+	"\avolumes\x18\x01 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\"m\n" +
+	"\x06Resize\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
+	"\n" +
+	"cpu_millis\x18\x02 \x01(\x04R\tcpuMillis\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\"3\n" +
 	"\tPortRange\x12\x14\n" +
 	"\x05begin\x18\x01 \x01(\rR\x05begin\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\"4\n" +
@@ -2263,7 +2364,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x1f.mesolith.wire.keeper.ContainerR\n" +
 	"containers\x128\n" +
-	"\blaunches\x18\x02 \x03(\v2\x1c.mesolith.wire.keeper.LaunchR\blaunches\"\xb5\b\n" +
+	"\blaunches\x18\x02 \x03(\v2\x1c.mesolith.wire.keeper.LaunchR\blaunches\"\xd0\b\n" +
 	"\tContainer\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12;\n" +
 	"\x05phase\x18\x02 \x01(\x0e2%.mesolith.wire.keeper.Container.PhaseR\x05phase\x12\x19\n" +
@@ -2291,7 +2392,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x0fstarted_unix_ns\x18\x12 \x01(\x03R\rstartedUnixNs\x12\"\n" +
 	"\rended_unix_ns\x18\x13 \x01(\x03R\vendedUnixNs\x12*\n" +
 	"\x11memory_peak_bytes\x18\x14 \x01(\x04R\x0fmemoryPeakBytes\x12\x1a\n" +
-	"\bsequence\x18\x15 \x01(\x04R\bsequence\"U\n" +
+	"\bsequence\x18\x15 \x01(\x04R\bsequence\x12\x19\n" +
+	"\bfirst_id\x18\x16 \x01(\rR\afirstId\"U\n" +
 	"\x05Phase\x12\f\n" +
 	"\bACCEPTED\x10\x00\x12\v\n" +
 	"\aPULLING\x10\x01\x12\r\n" +
@@ -2361,7 +2463,7 @@ func file_internal_wire_keeper_keeper_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_wire_keeper_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(Error_Code)(0),           // 0: mesolith.wire.keeper.Error.Code
 	(Container_Phase)(0),      // 1: mesolith.wire.keeper.Container.Phase
@@ -2376,57 +2478,59 @@ var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(*Launch)(nil),            // 10: mesolith.wire.keeper.Launch
 	(*Volume)(nil),            // 11: mesolith.wire.keeper.Volume
 	(*RemoveVolumes)(nil),     // 12: mesolith.wire.keeper.RemoveVolumes
-	(*PortRange)(nil),         // 13: mesolith.wire.keeper.PortRange
-	(*Variable)(nil),          // 14: mesolith.wire.keeper.Variable
-	(*Kill)(nil),              // 15: mesolith.wire.keeper.Kill
-	(*List)(nil),              // 16: mesolith.wire.keeper.List
-	(*ContainerList)(nil),     // 17: mesolith.wire.keeper.ContainerList
-	(*Container)(nil),         // 18: mesolith.wire.keeper.Container
-	(*PortMapping)(nil),       // 19: mesolith.wire.keeper.PortMapping
-	(*Forget)(nil),            // 20: mesolith.wire.keeper.Forget
-	(*OpenFile)(nil),          // 21: mesolith.wire.keeper.OpenFile
-	(*ReadDir)(nil),           // 22: mesolith.wire.keeper.ReadDir
-	(*FileInfo)(nil),          // 23: mesolith.wire.keeper.FileInfo
-	(*FileList)(nil),          // 24: mesolith.wire.keeper.FileList
-	(*SetNetwork)(nil),        // 25: mesolith.wire.keeper.SetNetwork
-	(*Route)(nil),             // 26: mesolith.wire.keeper.Route
+	(*Resize)(nil),            // 13: mesolith.wire.keeper.Resize
+	(*PortRange)(nil),         // 14: mesolith.wire.keeper.PortRange
+	(*Variable)(nil),          // 15: mesolith.wire.keeper.Variable
+	(*Kill)(nil),              // 16: mesolith.wire.keeper.Kill
+	(*List)(nil),              // 17: mesolith.wire.keeper.List
+	(*ContainerList)(nil),     // 18: mesolith.wire.keeper.ContainerList
+	(*Container)(nil),         // 19: mesolith.wire.keeper.Container
+	(*PortMapping)(nil),       // 20: mesolith.wire.keeper.PortMapping
+	(*Forget)(nil),            // 21: mesolith.wire.keeper.Forget
+	(*OpenFile)(nil),          // 22: mesolith.wire.keeper.OpenFile
+	(*ReadDir)(nil),           // 23: mesolith.wire.keeper.ReadDir
+	(*FileInfo)(nil),          // 24: mesolith.wire.keeper.FileInfo
+	(*FileList)(nil),          // 25: mesolith.wire.keeper.FileList
+	(*SetNetwork)(nil),        // 26: mesolith.wire.keeper.SetNetwork
+	(*Route)(nil),             // 27: mesolith.wire.keeper.Route
 }
 var file_internal_wire_keeper_keeper_proto_depIdxs = []int32{
 	7,  // 0: mesolith.wire.keeper.Request.hello:type_name -> mesolith.wire.keeper.Hello
 	8,  // 1: mesolith.wire.keeper.Request.configure:type_name -> mesolith.wire.keeper.Configure
 	10, // 2: mesolith.wire.keeper.Request.launch:type_name -> mesolith.wire.keeper.Launch
-	15, // 3: mesolith.wire.keeper.Request.kill:type_name -> mesolith.wire.keeper.Kill
-	16, // 4: mesolith.wire.keeper.Request.list:type_name -> mesolith.wire.keeper.List
-	20, // 5: mesolith.wire.keeper.Request.forget:type_name -> mesolith.wire.keeper.Forget
-	21, // 6: mesolith.wire.keeper.Request.open_file:type_name -> mesolith.wire.keeper.OpenFile
-	22, // 7: mesolith.wire.keeper.Request.read_dir:type_name -> mesolith.wire.keeper.ReadDir
+	16, // 3: mesolith.wire.keeper.Request.kill:type_name -> mesolith.wire.keeper.Kill
+	17, // 4: mesolith.wire.keeper.Request.list:type_name -> mesolith.wire.keeper.List
+	21, // 5: mesolith.wire.keeper.Request.forget:type_name -> mesolith.wire.keeper.Forget
+	22, // 6: mesolith.wire.keeper.Request.open_file:type_name -> mesolith.wire.keeper.OpenFile
+	23, // 7: mesolith.wire.keeper.Request.read_dir:type_name -> mesolith.wire.keeper.ReadDir
 	12, // 8: mesolith.wire.keeper.Request.remove_volumes:type_name -> mesolith.wire.keeper.RemoveVolumes
-	25, // 9: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
-	6,  // 10: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
-	7,  // 11: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
-	17, // 12: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
-	23, // 13: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
-	24, // 14: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
-	18, // 15: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
-	0,  // 16: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
-	9,  // 17: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
-	13, // 18: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
-	14, // 19: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
-	11, // 20: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
-	11, // 21: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
-	18, // 22: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
-	10, // 23: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
-	1,  // 24: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
-	19, // 25: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
-	3,  // 26: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
-	2,  // 27: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
-	23, // 28: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
-	26, // 29: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	13, // 9: mesolith.wire.keeper.Request.resize:type_name -> mesolith.wire.keeper.Resize
+	26, // 10: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
+	6,  // 11: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
+	7,  // 12: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
+	18, // 13: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
+	24, // 14: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
+	25, // 15: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
+	19, // 16: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
+	0,  // 17: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
+	9,  // 18: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
+	14, // 19: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
+	15, // 20: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
+	11, // 21: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
+	11, // 22: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
+	19, // 23: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
+	10, // 24: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
+	1,  // 25: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
+	20, // 26: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
+	3,  // 27: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
+	2,  // 28: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
+	24, // 29: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
+	27, // 30: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_keeper_keeper_proto_init() }
@@ -2444,6 +2548,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		(*Request_OpenFile)(nil),
 		(*Request_ReadDir)(nil),
 		(*Request_RemoveVolumes)(nil),
+		(*Request_Resize)(nil),
 		(*Request_SetNetwork)(nil),
 	}
 	file_internal_wire_keeper_keeper_proto_msgTypes[1].OneofWrappers = []any{
@@ -2459,7 +2564,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_keeper_keeper_proto_rawDesc), len(file_internal_wire_keeper_keeper_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
