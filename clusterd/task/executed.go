@@ -165,7 +165,8 @@ func subscribed(t Task, e Subscribed) (Task, []Action) {
 			return killedBeforeStart(t, e.Stamp)
 		}
 	}
-	return t, Resume(t)
+	// What is pending is on its way to the leader already.
+	return t, slices.DeleteFunc(Resume(t), func(a Action) bool { _, send := a.(Send); return send })
 }
 
 func reported(t Task, e Reported) (Task, []Action) {
