@@ -3,6 +3,7 @@ package leader
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
@@ -288,7 +289,7 @@ func checkExecutor(x *mesosv1.ExecutorInfo, framework state.FrameworkID, role st
 		return fmt.Errorf("'ExecutorInfo.command' must be set for 'CUSTOM' executor")
 	case x.GetShutdownGracePeriod().GetNanoseconds() < 0:
 		return fmt.Errorf("ExecutorInfo's 'shutdown_grace_period' must be non-negative")
-	case group && x.GetContainer().GetType() == mesosv1.ContainerInfo_DOCKER:
+	case group && isDocker(x.GetContainer()):
 		return fmt.Errorf("'ExecutorInfo.container.type' must not be DOCKER in a task group")
 	}
 	for _, r := range x.GetResources() {
@@ -319,12 +320,37 @@ func checkGroupMember(t *mesosv1.TaskInfo) error {
 	switch {
 	case t.GetExecutor() != nil:
 		return fmt.Errorf("'TaskInfo.executor' must not be set in a task group: it has one for all")
-	case t.GetContainer().GetType() == mesosv1.ContainerInfo_DOCKER && t.GetContainer() != nil:
+	case isDocker(t.GetContainer()):
 		return fmt.Errorf("'TaskInfo.container.type' must not be DOCKER in a task group")
 	case len(t.GetContainer().GetNetworkInfos()) > 0 && (t.GetHealthCheck().GetHttp() != nil || t.GetHealthCheck().GetTcp() != nil):
 		return fmt.Errorf("it has a network of its own and a health check over the network, which cannot be together in a task group")
 	}
 	return nil
+}
+
+// isDocker: the type has no meaning where there is no container.
+func isDocker(c *mesosv1.ContainerInfo) bool {
+	return c != nil && c.GetType() == mesosv1.ContainerInfo_DOCKER
+}
+
+// executorsOn are a framework's executors on an agent, as offers of that agent tell it: those
+// that are there, and those that it has just launched.
+func (l *Leader) executorsOn(s *state.State, framework state.FrameworkID, agent state.AgentID) []*mesosv1.ExecutorID {
+	var ids []state.ExecutorID
+	if f, ok := s.Framework(framework); ok {
+		ids = f.ExecutorsOn(agent)
+	}
+	for key := range l.beginnings {
+		if key.framework == framework && key.agent == agent && !slices.Contains(ids, key.executor) {
+			ids = append(ids, key.executor)
+		}
+	}
+	slices.Sort(ids)
+	out := make([]*mesosv1.ExecutorID, 0, len(ids))
+	for _, id := range ids {
+		out = append(out, &mesosv1.ExecutorID{Value: proto.String(string(id))})
+	}
+	return out
 }
 
 // shutdown asks an executor to end.

@@ -9,7 +9,6 @@ import (
 	"github.com/mesolith/mesolith/clusterd/alloc"
 	"github.com/mesolith/mesolith/clusterd/constraints"
 	"github.com/mesolith/mesolith/clusterd/state"
-	"google.golang.org/protobuf/proto"
 )
 
 // Every call may free something, and a round looks at every agent: in a large cluster
@@ -50,11 +49,7 @@ func (l *Leader) round(now time.Time) {
 				continue
 			}
 			w := offerToWire(o, a, l.agents[d.Agent].info, f.caps)
-			if known, ok := s.Framework(d.Framework); ok {
-				for _, id := range known.ExecutorsOn(d.Agent) {
-					w.ExecutorIds = append(w.ExecutorIds, &mesosv1.ExecutorID{Value: proto.String(string(id))})
-				}
-			}
+			w.ExecutorIds = l.executorsOn(s, d.Framework, d.Agent)
 			away := s.Maintenance().Window(a)
 			if away != nil {
 				w.Unavailability = Unavailability(away)
