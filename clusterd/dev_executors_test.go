@@ -227,3 +227,69 @@ func TestStrangersExecutor(t *testing.T) {
 		t.Errorf("the agent does not show the executor: %s", text)
 	}
 }
+
+// group is a launch of tasks together by the built-in executor.
+func groupOf(o *mesosv1.Offer, executor string, commands map[string]string) *mesosv1.Offer_Operation {
+	g := &mesosv1.Offer_Operation_LaunchGroup{Executor: &mesosv1.ExecutorInfo{
+		Type: mesosv1.ExecutorInfo_DEFAULT.Enum(), ExecutorId: &mesosv1.ExecutorID{Value: proto.String(executor)},
+		Resources: []*mesosv1.Resource{scalar("cpus", 0.1), scalar("mem", 32), scalar("disk", 8)},
+	}, TaskGroup: &mesosv1.TaskGroupInfo{}}
+	for id, command := range commands {
+		t := givenTask(id, o, nil)
+		t.Command = &mesosv1.CommandInfo{Value: proto.String(command)}
+		g.TaskGroup.Tasks = append(g.TaskGroup.Tasks, t)
+	}
+	return &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_LAUNCH_GROUP.Enum(), LaunchGroup: g}
+}
+
+// Groups of the built-in executor: who ends well leaves the others alone, who fails or is
+// killed takes them along, and the executor is over when nothing is left of it. clusterd
+// dies meanwhile.
+func TestPods(t *testing.T) {
+	p := newTaskProcesses(t, 1)
+	p.start(0)
+	const lasts = "trap 'exit 9' TERM; while :; do sleep 0.1; done"
+	g := p.given(func(o *mesosv1.Offer) []*mesosv1.Offer_Operation {
+		return []*mesosv1.Offer_Operation{
+			groupOf(o, "one", map[string]string{"done": "true", "stays": lasts}),
+			groupOf(o, "two", map[string]string{"fails": "sleep 1; exit 3", "falls": lasts}),
+		}
+	})
+	is := func(id string, want ...string) {
+		t.Helper()
+		p.eventually(id+" being "+strings.Join(want, " "), func() bool { return strings.Join(g.states(id), " ") == strings.Join(want, " ") })
+	}
+	is("done", "TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED")
+	is("fails", "TASK_STARTING", "TASK_RUNNING", "TASK_FAILED")
+	is("falls", "TASK_STARTING", "TASK_RUNNING", "TASK_KILLED")
+	is("stays", "TASK_STARTING", "TASK_RUNNING")
+	st := g.newest("stays")
+	if c := st.GetContainerStatus().GetContainerId(); c.GetParent().GetValue() == "" || c.GetParent().GetValue() != g.newest("done").GetContainerStatus().GetContainerId().GetParent().GetValue() ||
+		c.GetValue() == c.GetParent().GetValue() || st.GetExecutorId().GetValue() != "one" {
+		t.Errorf("a task of a pod is told as %v", st)
+	}
+	p.eventually("the end of the second executor", func() bool { return len(g.failures()) == 1 })
+	if e := g.failures()[0]; e.GetExecutorId().GetValue() != "two" || e.GetAgentId().GetValue() != st.GetAgentId().GetValue() {
+		t.Errorf("FAILURE %v", e)
+	}
+	parent := st.GetContainerStatus().GetContainerId().GetParent().GetValue()
+	sandbox := filepath.Join(p.dirs[0], "work", "slaves", st.GetAgentId().GetValue(), "frameworks", g.c.FrameworkID(), "executors", "one", "runs",
+		parent, "containers", st.GetContainerStatus().GetContainerId().GetValue())
+	if _, err := os.Stat(filepath.Join(sandbox, "stdout")); err != nil {
+		t.Errorf("sandbox of a task of a pod: %v", err)
+	}
+	p.kill(0)
+	p.start(0)
+	p.eventually("the pod after clusterd died", func() bool {
+		text, answers := p.agentState(0)
+		return answers && strings.Contains(text, `"id":"one"`) && strings.Contains(text, `"id":"stays"`)
+	})
+	if err := g.c.Kill(t.Context(), st.GetTaskId(), st.GetAgentId()); err != nil {
+		t.Fatal(err)
+	}
+	is("stays", "TASK_STARTING", "TASK_RUNNING", "TASK_KILLED")
+	if m := g.newest("stays").GetMessage(); m != "Command exited with status 9" {
+		t.Errorf("the killed task's message: %s", m)
+	}
+	p.eventually("the end of the first executor", func() bool { return len(g.failures()) == 2 })
+}

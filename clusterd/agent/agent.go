@@ -291,12 +291,14 @@ func (a *Agent) whatRuns(l *journal.Launched) (*mesosv1.TaskInfo, task.Execution
 		if err := lenient.Unmarshal(l.GetTaskInfo(), info); err != nil {
 			return nil, by, fmt.Errorf("decode TaskInfo: %w", err)
 		}
+		by.Inside = builtIn(info.GetExecutor())
 		return info, by, nil
 	}
 	by.Info = &mesosv1.ExecutorInfo{}
 	if err := lenient.Unmarshal(l.GetTaskInfo(), by.Info); err != nil {
 		return nil, by, fmt.Errorf("decode ExecutorInfo: %w", err)
 	}
+	by.Inside = builtIn(by.Info)
 	return executorTask(by.Info, a.id), by, nil
 }
 
@@ -370,6 +372,9 @@ func (a *Agent) do(t *task.Task, act task.Action) {
 	case task.Launch:
 		if t.Executes() && len(live(a.tasksOf(t.ContainerID))) == 0 {
 			return // with its first task
+		}
+		if t.Inside() && !a.runs(t.Execution.Container) {
+			return // when its pod does
 		}
 		volumes, ok := a.volumesOf(t)
 		if !ok { // they come, or their last user goes

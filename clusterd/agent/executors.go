@@ -51,7 +51,7 @@ func executorTask(info *mesosv1.ExecutorInfo, agentID string) *mesosv1.TaskInfo 
 	}
 	return &mesosv1.TaskInfo{
 		Name: proto.String(info.GetName()), TaskId: &mesosv1.TaskID{Value: proto.String(info.GetExecutorId().GetValue())},
-		AgentId: &mesosv1.AgentID{Value: proto.String(agentID)}, Command: info.GetCommand(), Container: info.GetContainer(),
+		AgentId: &mesosv1.AgentID{Value: proto.String(agentID)}, Command: podInfo(info), Container: info.GetContainer(),
 		Resources: info.GetResources(), Labels: info.GetLabels(),
 		KillPolicy: &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: proto.Int64(grace)}},
 	}
@@ -61,7 +61,7 @@ func executorTask(info *mesosv1.ExecutorInfo, agentID string) *mesosv1.TaskInfo 
 func (a *Agent) tasksOf(container string) []*task.Task {
 	var out []*task.Task
 	for _, id := range a.order {
-		if t := a.tasks[id]; t.Executed() && t.Execution.Container == container {
+		if t := a.tasks[id]; (t.Executed() || t.Inside()) && t.Execution.Container == container {
 			out = append(out, t)
 		}
 	}
@@ -80,7 +80,9 @@ func (a *Agent) onRunExecuted(t *task.Task) error {
 	if ex == nil || ex.Terminal() || ex.Tombstone || ex.KillRequested {
 		return a.happen(t, task.ExecutorGone{Stamp: stamp()})
 	}
-	t.Container = ex.Container
+	if t.Executed() {
+		t.Container = ex.Container
+	}
 	a.executionOf(ex.ContainerID).had = true
 	for _, act := range task.Resume(*ex) { // it is begun with its first task
 		if _, launch := act.(task.Launch); launch {
@@ -150,7 +152,7 @@ func (a *Agent) killInExecutor(t *task.Task, grace time.Duration) {
 
 // killGroup ends all tasks of a group that its executor was not given yet: it never will be.
 func (a *Agent) killGroup(t *task.Task, k task.Kill) error {
-	if t.Given != task.NotGiven {
+	if !t.Executed() || t.Given != task.NotGiven {
 		return nil
 	}
 	for _, id := range t.Execution.Group {
@@ -168,6 +170,10 @@ func (a *Agent) killGroup(t *task.Task, k task.Kill) error {
 // is not connected cannot be asked.
 func (a *Agent) endExecutor(t *task.Task, grace time.Duration) {
 	x := a.executionOf(t.ContainerID)
+	if t.Execution.Inside {
+		a.endPod(t, grace)
+		return
+	}
 	if x.stream == nil || grace <= 0 {
 		a.killContainer(t, grace)
 		return
@@ -187,6 +193,9 @@ func (a *Agent) beforeExecutorEnds(ex *task.Task, c *keeper.Container) error {
 		x.stream = nil
 	}
 	for _, t := range live(a.tasksOf(ex.ContainerID)) {
+		if t.Inside() && t.Known {
+			continue // its own container's end is told by the keeper
+		}
 		t.Container = c
 		gone := task.ExecutorGone{Stamp: stamp(), Container: c, Reason: x.late}
 		if x.late != nil {
@@ -209,7 +218,7 @@ func (a *Agent) watchExecutors(now time.Time) error {
 			if err := a.watchExecutor(t, now); err != nil {
 				return err
 			}
-		case t.Executed():
+		case t.Executed(), t.Inside() && !t.Known:
 			if ex := a.tasks[t.Execution.Container]; ex == nil || ex.Terminal() {
 				if err := a.happen(t, task.ExecutorGone{Stamp: stamp()}); err != nil {
 					return err
@@ -221,6 +230,9 @@ func (a *Agent) watchExecutors(now time.Time) error {
 }
 
 func (a *Agent) watchExecutor(ex *task.Task, now time.Time) error {
+	if ex.Execution.Inside {
+		return a.watchPod(ex)
+	}
 	x := a.executionOf(ex.ContainerID)
 	running := ex.Container.GetPhase() == keeper.Container_RUNNING
 	switch {
@@ -278,6 +290,7 @@ func (a *Agent) sumOf(ex *task.Task) *keeper.Launch {
 // launchExecutor adds to an executor's launch what its tasks have.
 func (a *Agent) launchExecutor(ex *task.Task, l *keeper.Launch) {
 	sum := a.sumOf(ex)
+	l.Pod = ex.Execution.Inside
 	l.Executor, l.CpuMillis, l.MemoryBytes, l.DiskBytes, l.Ports = true, sum.GetCpuMillis(), sum.GetMemoryBytes(), sum.GetDiskBytes(), sum.GetPorts()
 	x := a.executionOf(ex.ContainerID)
 	x.cpu, x.bytes = l.GetCpuMillis(), l.GetMemoryBytes()

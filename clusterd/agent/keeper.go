@@ -264,8 +264,8 @@ func (a *Agent) onContainer(c *keeper.Container) error {
 	if err := a.happen(t, task.Observed{Stamp: stamp(), Container: c}); err != nil {
 		return err
 	}
-	if t.Executes() {
-		a.resize(t)
+	if err := a.afterObserved(t); err != nil {
+		return err
 	}
 	if a.retiring != "" && containerGone(c) {
 		return a.retire()

@@ -28,8 +28,11 @@ func (a *Agent) launchRequest(t *task.Task) *keeper.Launch {
 		a.log.Error("task cannot be encoded", "container", t.ContainerID, "error", err)
 	}
 	l.TaskInfo = info
-	if t.Executes() {
+	switch {
+	case t.Executes():
 		a.launchExecutor(t, l)
+	case t.Inside():
+		a.launchInside(t, l)
 	}
 	if l.FrameworkInfo, err = (proto.MarshalOptions{AllowPartial: true, Deterministic: true}).Marshal(t.Framework); err != nil {
 		a.log.Error("framework cannot be encoded", "container", t.ContainerID, "error", err)

@@ -343,7 +343,7 @@ func (a *Agent) onRun(r *agentwire.Run, begin task.Event) error {
 		}}})
 		t.KillRequested = true
 	}
-	if err := a.happen(t, begin, records...); err != nil || !t.Executed() || t.Terminal() {
+	if err := a.happen(t, begin, records...); err != nil || !t.Executed() && !t.Inside() || t.Terminal() {
 		return err
 	}
 	return a.onRunExecuted(t)

@@ -46,6 +46,7 @@ type TaskView struct {
 	Updates     int    // not acknowledged yet
 	Executor    string // that it is given to; empty: it is run by its command
 	Queued      bool   // its executor was not given it yet
+	Parent      string // container that its own is inside of; empty: of none
 }
 
 // ExecutorView is one executor of a framework.
@@ -60,6 +61,13 @@ type ExecutorView struct {
 	Connected   bool
 	Sandbox     string
 	PID         int
+}
+
+func parentOf(t *task.Task) string {
+	if t.Inside() {
+		return t.Execution.Container
+	}
+	return ""
 }
 
 // View asks the agent's loop for its state.
@@ -95,13 +103,13 @@ func (a *Agent) view() View {
 			continue
 		}
 		container := id
-		if t.Executed() {
+		if t.Executed() { // it has none of its own
 			container = t.Execution.Container
 		}
 		v.Tasks = append(v.Tasks, TaskView{
 			ContainerID: container, FrameworkID: t.FrameworkID, Role: t.Role, Info: t.Info, Framework: t.Framework, User: t.User, State: t.Latest,
 			Terminal: t.Terminal(), Sandbox: t.Container.GetSandbox(), PID: int(t.Container.GetPid()), Updates: len(t.Pending),
-			Executor: t.Execution.ID, Queued: t.Executed() && t.Given == task.NotGiven && !t.Terminal(),
+			Executor: t.Execution.ID, Parent: parentOf(t), Queued: t.Executed() && t.Given == task.NotGiven && !t.Terminal(),
 		})
 	}
 	return v

@@ -229,6 +229,9 @@ func (l *Leader) checkGiven(e *execution, t *mesosv1.TaskInfo) (state.GivenTask,
 			return state.GivenTask{}, err
 		}
 	}
+	if builtIn(e.executor) && t.GetCommand() == nil && t.GetContainer() == nil {
+		return state.GivenTask{}, fmt.Errorf("it has neither a command nor a container, and the DEFAULT executor runs nothing else")
+	}
 	t.Executor = e.executor
 	asks, err := checkTask(t, e.acc.agent, e.acc.role, e.group)
 	if err != nil {
@@ -283,9 +286,11 @@ func checkExecutor(x *mesosv1.ExecutorInfo, framework state.FrameworkID, role st
 	switch {
 	case x.FrameworkId != nil && x.GetFrameworkId().GetValue() != string(framework):
 		return fmt.Errorf("ExecutorInfo has an invalid FrameworkID (actual: %s vs expected: %s)", x.GetFrameworkId().GetValue(), framework)
-	case x.GetType() == mesosv1.ExecutorInfo_DEFAULT:
-		return fmt.Errorf("'ExecutorInfo.type' is DEFAULT, and the default executor is not there yet: give tasks their own command, or bring an executor")
-	case x.GetCommand() == nil:
+	case builtIn(x) && (x.GetCommand() != nil && !proto.Equal(x.GetCommand(), &mesosv1.CommandInfo{})):
+		return fmt.Errorf("'ExecutorInfo.command' must not be set for 'DEFAULT' executor")
+	case builtIn(x) && x.GetContainer().GetMesos().GetImage() != nil:
+		return fmt.Errorf("'ExecutorInfo.container.mesos.image' must not be set for 'DEFAULT' executor")
+	case !builtIn(x) && x.GetCommand() == nil:
 		return fmt.Errorf("'ExecutorInfo.command' must be set for 'CUSTOM' executor")
 	case x.GetShutdownGracePeriod().GetNanoseconds() < 0:
 		return fmt.Errorf("ExecutorInfo's 'shutdown_grace_period' must be non-negative")
@@ -332,6 +337,9 @@ func checkGroupMember(t *mesosv1.TaskInfo) error {
 func isDocker(c *mesosv1.ContainerInfo) bool {
 	return c != nil && c.GetType() == mesosv1.ContainerInfo_DOCKER
 }
+
+// builtIn: the agent itself does what the executor would.
+func builtIn(x *mesosv1.ExecutorInfo) bool { return x.GetType() == mesosv1.ExecutorInfo_DEFAULT }
 
 // executorsOn are a framework's executors on an agent, as offers of that agent tell it: those
 // that are there, and those that it has just launched.

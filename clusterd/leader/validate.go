@@ -136,7 +136,7 @@ func checkFramework(info *mesosv1.FrameworkInfo, suppressed []string) error {
 // better than running it without.
 func unsupported(t *mesosv1.TaskInfo) string {
 	switch {
-	case t.GetExecutor() != nil:
+	case t.GetExecutor() != nil && !builtIn(t.GetExecutor()):
 		return "" // it is the executor's to understand
 	case t.GetHealthCheck() != nil:
 		return "health checks are not supported yet; leave health_check out"

@@ -162,7 +162,7 @@ func ownExecutor(v agent.View, x agent.ExecutorView) agentExecutor {
 	}
 	has := append([]*mesosv1.Resource{}, x.Info.GetResources()...)
 	for _, t := range v.Tasks {
-		if t.Executor == "" || t.ContainerID != x.ContainerID {
+		if t.Executor == "" || t.ContainerID != x.ContainerID && t.Parent != x.ContainerID {
 			continue
 		}
 		task := taskOn(v.ID, t)

@@ -29,7 +29,11 @@ func wordTask(t *state.Task) (*mesosv1.Task, error) {
 		HealthCheck: info.HealthCheck,
 		KillPolicy:  info.KillPolicy,
 		Limits:      info.Limits,
-		User:        info.GetCommand().User,
+	}
+	for _, c := range []*mesosv1.CommandInfo{info.GetExecutor().GetCommand(), info.GetCommand()} {
+		if c != nil && c.User != nil {
+			out.User = c.User
+		}
 	}
 	if info.GetExecutor() != nil {
 		out.ExecutorId = info.GetExecutor().ExecutorId

@@ -21,10 +21,18 @@ type Execution struct {
 	Group []string
 	// Info is the executor's, of the executor itself.
 	Info *mesosv1.ExecutorInfo
+	// Inside: the executor is the built-in one. Its tasks are run by their commands, in
+	// containers inside of its container.
+	Inside bool
 }
 
-// Executed: the task is given to an executor.
-func (f Facts) Executed() bool { return f.Execution.ID != "" && f.Execution.Container != f.ContainerID }
+// Executed: the task is given to an executor of the framework's own.
+func (f Facts) Executed() bool { return f.member() && !f.Execution.Inside }
+
+// Inside: the task runs in a container of its own, inside of its executor's.
+func (f Facts) Inside() bool { return f.member() && f.Execution.Inside }
+
+func (f Facts) member() bool { return f.Execution.ID != "" && f.Execution.Container != f.ContainerID }
 
 // Executes: it is an executor.
 func (f Facts) Executes() bool { return f.Execution.ID != "" && f.Execution.Container == f.ContainerID }

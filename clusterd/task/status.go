@@ -63,7 +63,13 @@ func resourceOf(info *mesosv1.TaskInfo, name string) []*mesosv1.Resource {
 }
 
 func containerStatus(t Task) *mesosv1.ContainerStatus {
-	cs := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String(orElse(t.Execution.Container, t.ContainerID))}}
+	cs := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: proto.String(t.ContainerID)}}
+	switch {
+	case t.Executed():
+		cs.ContainerId.Value = proto.String(t.Execution.Container)
+	case t.Inside():
+		cs.ContainerId.Parent = &mesosv1.ContainerID{Value: proto.String(t.Execution.Container)}
+	}
 	c := t.Container
 	if c.GetPid() != 0 {
 		cs.ExecutorPid = proto.Uint32(uint32(c.GetPid()))

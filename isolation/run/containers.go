@@ -78,7 +78,25 @@ func (r Containers) Limit(j *Job, cpuMillis, memory uint64) error {
 	return cgroup.Set(g, "memory.max", strconv.FormatUint(limit, 10))
 }
 
-func (r Containers) group(j *Job) string { return r.Group + "/" + j.ID }
+// group is what is all of a container, for who ends, measures or removes it. A pod's is that
+// of all inside it.
+func (r Containers) group(j *Job) string {
+	if pod := j.Launch.GetParent(); pod != "" {
+		return r.Group + "/" + pod + "/" + j.ID
+	}
+	return r.Group + "/" + j.ID
+}
+
+// own is where a container's own processes are: a group with others below it has none.
+func (r Containers) own(j *Job) string {
+	if j.Launch.GetPod() {
+		return r.group(j) + "/" + podOwn
+	}
+	return r.group(j)
+}
+
+// podOwn is the group of a pod's own first process, beside those that are inside it.
+const podOwn = "pod"
 
 // Prepare mounts the image's layers, mapped to the task's ids.
 func (r Containers) Prepare(_ context.Context, j *Job) error {
@@ -103,8 +121,8 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	if err := rootfs.CheckProgram(j.Rootfs, s.Process.Args[0], pathOf(s.Process.Env), s.Process.Cwd); err != nil {
 		return nil, err
 	}
-	if err := unix.Mkdir(filepath.Join(cgroup.Root, r.group(j)), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, fmt.Errorf("make control group: %w", err)
+	if err := r.makeGroup(j); err != nil {
+		return nil, err
 	}
 	fault.After(fault.Cgroup, j.ID)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: j.ID, Spec: s})
@@ -145,6 +163,24 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	return p, nil
 }
 
+// makeGroup makes the group, so that it is there when somebody looks for what to remove. A
+// pod's carries the limits of all that will be inside.
+func (r Containers) makeGroup(j *Job) error {
+	if j.Launch.GetPod() {
+		if err := cgroup.Ensure(r.group(j)); err != nil {
+			return err
+		}
+		if err := cgroup.Set(r.group(j), "memory.oom.group", "1"); err != nil {
+			return err
+		}
+		return r.Limit(j, j.Launch.GetCpuMillis(), j.Launch.GetMemoryBytes())
+	}
+	if err := unix.Mkdir(filepath.Join(cgroup.Root, r.group(j)), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make control group: %w", err)
+	}
+	return nil
+}
+
 // reap takes the status of a child of ours.
 func reap(pid int) (uint32, error) {
 	for {
@@ -163,9 +199,13 @@ func reap(pid int) (uint32, error) {
 func (r Containers) spec(j *Job) (*specs.Spec, error) {
 	in := spec.Input{
 		Task: j.Task, Image: j.Image.Config, HasImage: j.HasImage, ContainerID: j.ID, Hostname: j.Hostname, Rootfs: j.Rootfs,
-		Sandbox: j.Paths.sandbox, Etc: j.Paths.etc, Cgroup: r.group(j), HostNetwork: j.HostNetwork, User: j.User, FirstID: j.FirstID,
+		Sandbox: j.Paths.sandbox, Etc: j.Paths.etc, Cgroup: r.own(j), HostNetwork: j.HostNetwork, User: j.User, FirstID: j.FirstID,
 		CPUMillis: j.Launch.GetCpuMillis(), CPULimit: j.Launch.GetCpuLimitMillis(), Memory: j.Launch.GetMemoryBytes(),
 		MemoryLimit: j.Launch.GetMemoryLimitBytes(), Env: j.Env, Volumes: j.Volumes,
+		Unlimited: j.Launch.GetPod() || j.Launch.GetShareCgroups(),
+	}
+	if j.Pod != nil {
+		in.PodPID = j.Pod.PID
 	}
 	s, err := spec.Build(in)
 	if err != nil {
@@ -297,7 +337,7 @@ func unpin(at string) error {
 // Terminate sends SIGTERM to every process. A first process without a handler does not
 // notice it, being PID 1 of its namespace: alone, it is called deaf.
 func (r Containers) Terminate(j *Job, p *Process) (deaf bool, err error) {
-	pids, err := cgroup.PIDs(r.group(j))
+	pids, err := cgroup.PIDs(r.own(j))
 	if err != nil {
 		return false, err
 	}

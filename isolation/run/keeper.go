@@ -229,7 +229,11 @@ func (k *Keeper) Launch(l *keeper.Launch) error {
 		return k.launchKnown(c, l)
 	}
 	c := &container{wake: make(chan struct{}, 1), rec: records.Record{Step: records.Accepted, Launch: l, Container: k.describe(l)}}
-	c.rec.Slot = k.takeSlot()
+	if parent := k.containers[l.GetParent()]; parent != nil {
+		c.rec.Slot = parent.record().Slot // one range of ids for a whole pod
+	} else {
+		c.rec.Slot = k.takeSlot()
+	}
 	if k.runtime.IDs() {
 		c.rec.Container.FirstId = slotFirstID(c.rec.Slot)
 	}

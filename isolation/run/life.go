@@ -121,6 +121,9 @@ func (k *Keeper) job(rec records.Record) (*Job, error) {
 		j.FirstID = slotFirstID(rec.Slot)
 	}
 	j.HostNetwork = l.GetHostNetwork() || k.cfg.Network == nil
+	if l.GetParent() != "" {
+		k.inside(j, l.GetParent())
+	}
 	if j.HostNetwork && k.settings().GetNodeName() != "" {
 		j.Hostname = k.settings().GetNodeName()
 	}
@@ -165,7 +168,10 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := spec.Supported(j.Task); err != nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
 	}
-	if _, err := portMappings(j); err != nil && !j.HostNetwork {
+	if err := k.joinPod(j); err != nil {
+		return nil, failed(keeper.Container_LAUNCH, err)
+	}
+	if _, err := portMappings(j); err != nil && !j.HostNetwork && j.Pod == nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
 	}
 	if err := k.findImage(ctx, c, j); err != nil {
@@ -263,6 +269,10 @@ func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, erro
 	if j.HostNetwork {
 		return Attached{}, nil
 	}
+	if j.Pod != nil { // it is in the pod's
+		got := k.podNetwork(j)
+		return got, k.writeEtc(j, got.IPs)
+	}
 	if err := k.runtime.PinNetNS(j, p); err != nil {
 		return Attached{}, err
 	}
@@ -336,6 +346,10 @@ func describeEnd(c *container, j *Job, status uint32, lost bool, peak uint64, oo
 		o.Message = "its exit status could not be kept: isolated ended while the container ran, and no init of Mesolith's keeps statuses on this machine"
 	case oom && killedBySignal && !c.killed:
 		o.Limitation = keeper.Container_MEMORY
+		if j.Launch.GetShareCgroups() {
+			o.Message = fmt.Sprintf("Memory limit exceeded: its pod may use no more, the container itself used %d MB; ask for more mem", peak>>20)
+			return
+		}
 		limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes())
 		if limit == spec.NoMemoryLimit {
 			o.Message = fmt.Sprintf("All memory of tasks is in use: the container has no limit, was given %d MB and used %d MB; ask for more mem", j.Launch.GetMemoryBytes()>>20, peak>>20)
@@ -383,6 +397,7 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 		k.log.Error("end of a container is not recorded", "container", id, "error", err)
 		return
 	}
+	k.endInside(id)
 	fault.After(fault.Done, id)
 	k.acknowledge(ctx, id, startTime)
 	fault.After(fault.Acknowledged, id)
@@ -412,7 +427,7 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 		_, _ = p.Wait()
 	}
 	fault.After(fault.Reaped, j.ID)
-	if k.cfg.Network != nil && !j.HostNetwork {
+	if k.cfg.Network != nil && !j.HostNetwork && j.Launch.GetParent() == "" {
 		// Each of its steps has its time; how long many wait for one another has no limit.
 		if err := k.cfg.Network.Detach(context.Background(), j.ID, k.runtime.NetNS(j)); err != nil {
 			errs = append(errs, err)

@@ -16,6 +16,9 @@ func checkIDs(l *keeper.Launch) error {
 	if !containerID.MatchString(l.GetContainerId()) {
 		return fmt.Errorf("%w: container id %q; it has 1 to 128 letters, digits and _ . + -", ErrInvalid, l.GetContainerId())
 	}
+	if l.GetParent() != "" && !containerID.MatchString(l.GetParent()) {
+		return fmt.Errorf("%w: id of the pod %q; it has 1 to 128 letters, digits and _ . + -", ErrInvalid, l.GetParent())
+	}
 	for _, p := range [][2]string{{"agent id", l.GetAgentId()}, {"framework id", l.GetFrameworkId()}, {"executor id", l.GetExecutorId()}, {"task id", l.GetTaskId()}} {
 		if p[1] == "" || len(p[1]) > 255 || p[1] == "." || p[1] == ".." || strings.ContainsAny(p[1], "/\x00") {
 			return fmt.Errorf("%w: %s %q cannot be the name of a directory", ErrInvalid, p[0], p[1])
@@ -24,9 +27,14 @@ func checkIDs(l *keeper.Launch) error {
 	return nil
 }
 
-// sandboxPath is Mesos' layout, which tools build by themselves.
+// sandboxPath is Mesos' layout, which tools build by themselves. What is inside a pod has
+// its sandbox inside the pod's.
 func sandboxPath(workDir string, l *keeper.Launch) string {
-	return filepath.Join(workDir, "slaves", l.GetAgentId(), "frameworks", l.GetFrameworkId(), "executors", l.GetExecutorId(), "runs", l.GetContainerId())
+	runs := filepath.Join(workDir, "slaves", l.GetAgentId(), "frameworks", l.GetFrameworkId(), "executors", l.GetExecutorId(), "runs")
+	if l.GetParent() != "" {
+		return filepath.Join(runs, l.GetParent(), "containers", l.GetContainerId())
+	}
+	return filepath.Join(runs, l.GetContainerId())
 }
 
 // paths are the places of one container's things; all of them follow from its id.

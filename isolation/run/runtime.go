@@ -70,6 +70,8 @@ type Job struct {
 	Volumes  []spec.Volume // persistent ones
 	// HostNetwork: it has no network of its own.
 	HostNetwork bool
+	// Pod is the first process of the pod that it is inside of; nil: of none.
+	Pod *Process
 
 	last time.Time
 	took []slog.Attr // how long each part of the launch was

@@ -134,9 +134,6 @@ func ImageReference(t *mesosv1.TaskInfo) (reference string, cached bool, auth []
 
 // Supported refuses by name what this keeper cannot do yet, before anything is made.
 func Supported(t *mesosv1.TaskInfo) error {
-	if t.GetExecutor() != nil {
-		return fmt.Errorf("%w: custom executors are not supported yet", ErrInvalidTask)
-	}
 	if t.GetCommand() == nil && t.GetContainer() == nil {
 		return fmt.Errorf("%w: it has neither a command nor a container", ErrInvalidTask)
 	}

@@ -65,6 +65,11 @@ type Input struct {
 	Env         []Variable
 	Seccomp     *specs.LinuxSeccomp
 	Volumes     []Volume
+	// PodPID is the first process of the pod that it is inside of: they have their users and
+	// their network in common. 0: it is inside of none.
+	PodPID int
+	// Unlimited: CPU and memory are limited above.
+	Unlimited bool
 }
 
 // Volume is a directory of the node that outlives containers. On disk it holds the ids that
@@ -97,6 +102,9 @@ func Build(in Input) (*specs.Spec, error) {
 	argv, err := Argv(in.Task.GetCommand(), in.Image)
 	if err != nil {
 		return nil, err
+	}
+	if in.PodPID != 0 && max(in.User.UID, in.User.GID) >= RangeSize {
+		return nil, fmt.Errorf("%w: user %d:%d; inside a pod a user has a number below %d", ErrInvalidTask, in.User.UID, in.User.GID, RangeSize)
 	}
 	env, err := Env(in.Task.GetCommand(), in.Image, append(slices.Clone(in.Env), sandboxVariables(in)...))
 	if err != nil {
@@ -133,8 +141,8 @@ func Build(in Input) (*specs.Spec, error) {
 		Hostname: in.Hostname,
 		Mounts:   mounts(in),
 		Linux: &specs.Linux{
-			UIDMappings:   idMappings(in.FirstID, in.User.UID),
-			GIDMappings:   idMappings(in.FirstID, in.User.GID),
+			UIDMappings:   idMappings(in, in.User.UID),
+			GIDMappings:   idMappings(in, in.User.GID),
 			Sysctl:        sysctls(in),
 			Resources:     resources(in),
 			CgroupsPath:   in.Cgroup,
@@ -178,7 +186,11 @@ func cwd(in Input) string {
 }
 
 // IDMapping is one row of a user namespace's map.
-func idMappings(first, id uint32) []specs.LinuxIDMapping {
+func idMappings(in Input, id uint32) []specs.LinuxIDMapping {
+	if in.PodPID != 0 {
+		return nil // the pod's
+	}
+	first := in.FirstID
 	m := []specs.LinuxIDMapping{{ContainerID: 0, HostID: first, Size: RangeSize}}
 	if id >= RangeSize {
 		m = append(m, specs.LinuxIDMapping{ContainerID: id, HostID: first + RangeSize, Size: 1})
@@ -195,8 +207,14 @@ func HostID(first, id uint32) uint32 {
 }
 
 func namespaces(in Input) []specs.LinuxNamespace {
+	of := func(name string) string {
+		if in.PodPID == 0 {
+			return ""
+		}
+		return fmt.Sprintf("/proc/%d/ns/%s", in.PodPID, name)
+	}
 	out := []specs.LinuxNamespace{
-		{Type: specs.UserNamespace},
+		{Type: specs.UserNamespace, Path: of("user")},
 		{Type: specs.MountNamespace},
 		{Type: specs.PIDNamespace},
 		{Type: specs.IPCNamespace},
@@ -204,13 +222,13 @@ func namespaces(in Input) []specs.LinuxNamespace {
 		{Type: specs.CgroupNamespace},
 	}
 	if !in.HostNetwork {
-		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: of("net")})
 	}
 	return out
 }
 
 func sysctls(in Input) map[string]string {
-	if in.HostNetwork {
+	if in.HostNetwork || in.PodPID != 0 { // the pod has set them
 		return nil
 	}
 	return map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 65535"}
@@ -227,6 +245,10 @@ func resources(in Input) *specs.LinuxResources {
 			"cpu.weight":       fmt.Sprint(Weight(in.CPUMillis)),
 			"memory.oom.group": "1",
 		},
+	}
+	if in.Unlimited {
+		r.Unified = nil
+		return r
 	}
 	if in.CPULimit > 0 {
 		period, quota := cpuPeriod, int64(in.CPULimit*cpuPeriod/millisPerCPU)

@@ -907,6 +907,9 @@ type Launch struct {
 	Term             uint64                 `protobuf:"varint,18,opt,name=term,proto3" json:"term,omitempty"`
 	UserId           uint32                 `protobuf:"varint,19,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`                     // of user, should the container's passwd not have it; 0: none was given
 	Volumes          []*Volume              `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`                                  // persistent ones, which outlive the container
+	Pod              bool                   `protobuf:"varint,23,opt,name=pod,proto3" json:"pod,omitempty"`                                         // others will be inside: their limits are this one's
+	Parent           string                 `protobuf:"bytes,24,opt,name=parent,proto3" json:"parent,omitempty"`                                    // the pod that it is inside of: its users, network and name
+	ShareCgroups     bool                   `protobuf:"varint,25,opt,name=share_cgroups,json=shareCgroups,proto3" json:"share_cgroups,omitempty"`   // inside a pod: no limits of its own
 	Executor         bool                   `protobuf:"varint,22,opt,name=executor,proto3" json:"executor,omitempty"`                               // it is an executor: without its agent's journal nobody knows its tasks
 	FrameworkInfo    []byte                 `protobuf:"bytes,20,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo: kept for an agent that has lost its journal
 	unknownFields    protoimpl.UnknownFields
@@ -1081,6 +1084,27 @@ func (x *Launch) GetVolumes() []*Volume {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *Launch) GetPod() bool {
+	if x != nil {
+		return x.Pod
+	}
+	return false
+}
+
+func (x *Launch) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *Launch) GetShareCgroups() bool {
+	if x != nil {
+		return x.ShareCgroups
+	}
+	return false
 }
 
 func (x *Launch) GetExecutor() bool {
@@ -2304,7 +2328,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xed\x05\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xbc\x06\n" +
 	"\x06Launch\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12!\n" +
@@ -2329,7 +2353,10 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06height\x18\x11 \x01(\x04R\x06height\x12\x12\n" +
 	"\x04term\x18\x12 \x01(\x04R\x04term\x12\x17\n" +
 	"\auser_id\x18\x13 \x01(\rR\x06userId\x126\n" +
-	"\avolumes\x18\x15 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\x12\x1a\n" +
+	"\avolumes\x18\x15 \x03(\v2\x1c.mesolith.wire.keeper.VolumeR\avolumes\x12\x10\n" +
+	"\x03pod\x18\x17 \x01(\bR\x03pod\x12\x16\n" +
+	"\x06parent\x18\x18 \x01(\tR\x06parent\x12#\n" +
+	"\rshare_cgroups\x18\x19 \x01(\bR\fshareCgroups\x12\x1a\n" +
 	"\bexecutor\x18\x16 \x01(\bR\bexecutor\x12%\n" +
 	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"\xb2\x01\n" +
 	"\x06Volume\x12\x12\n" +
