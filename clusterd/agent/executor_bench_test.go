@@ -12,7 +12,6 @@ import (
 	"github.com/mesolith/mesolith/api/mesos/v1/executor"
 	"github.com/mesolith/mesolith/api/mesos/v1/recordio"
 	"github.com/mesolith/mesolith/clusterd/streams"
-	"github.com/mesolith/mesolith/clusterd/task"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"google.golang.org/protobuf/proto"
@@ -238,4 +237,3 @@ func (b *bench) heard(id string, st *mesosv1.TaskStatus) {
 	b.t.Helper()
 	b.must(b.a.onOrder(&agentwire.FromMaster{Body: &agentwire.FromMaster_Acknowledge{Acknowledge: &agentwire.Acknowledge{ContainerId: id, Uuid: st.GetUuid()}}}))
 }
-
