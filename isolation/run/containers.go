@@ -125,6 +125,9 @@ func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 		return nil, err
 	}
 	fault.After(fault.Cgroup, j.ID)
+	if err := saveProgram(j, s.Process); err != nil {
+		return nil, err
+	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: j.ID, Spec: s})
 	if err != nil {
 		return nil, fmt.Errorf("make container: %w", err)

@@ -83,6 +83,7 @@ type Keeper struct {
 	sweep   chan struct{} // asks the collector of sandboxes to look
 	left    leftovers
 	work    chan struct{} // bound 1: something was launched or has ended
+	probing chan struct{} // bound maxProbes: those under way
 
 	volumes  sync.Mutex // directories of volumes are made or removed
 	limiting sync.Mutex // of the memory of all tasks
@@ -114,7 +115,7 @@ func New(cfg Config) (*Keeper, error) {
 	k := &Keeper{
 		cfg: cfg, log: cfg.Log, store: store, images: imagestore.Store{Dir: cfg.StoreDir}, runtime: cfg.Runtime, fence: found.Fence,
 		containers: map[string]*container{}, configure: &keeper.Configure{}, watchers: map[*Watcher]struct{}{}, sweep: make(chan struct{}, 1),
-		work: make(chan struct{}, 1),
+		work: make(chan struct{}, 1), probing: make(chan struct{}, maxProbes),
 	}
 	if err := k.loadConfigure(); err != nil {
 		return nil, err

@@ -119,6 +119,7 @@ func (k *Keeper) await(ctx context.Context, c *container, j *Job, p *Process) (s
 			if !killed {
 				continue
 			}
+			c.probes.close()
 			if !signalled && left > 0 {
 				deaf, err := k.runtime.Terminate(j, p)
 				k.report(j, err)

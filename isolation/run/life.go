@@ -35,6 +35,7 @@ type container struct {
 	deadline time.Time          // of the kill; only ever earlier
 	cancel   context.CancelFunc // of a launch under way
 	wake     chan struct{}      // bound 1: the deadline changed
+	probes   probes
 
 	// The pumps belong to the life's goroutine.
 	pumpStop context.CancelFunc
@@ -317,6 +318,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 		k.log.Error("end of a container", "container", j.ID, "error", err)
 	}
 	fault.After(fault.Noticed, j.ID)
+	c.probes.close()
 	if err := k.runtime.Kill(j, p); err != nil {
 		k.log.Error("processes of an ended container", "container", j.ID, "error", err)
 	}

@@ -101,19 +101,43 @@ func (r Processes) Start(_ context.Context, j *Job) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := json.Marshal(h)
+	if err := saveProgram(j, h); err != nil {
+		return nil, err
+	}
+	var out [2]*os.File // stdout, stderr
+	for i, name := range stdio.Streams {
+		w, err := stdio.OpenWriter(j.Paths.pipes, name)
+		if err != nil {
+			return nil, err
+		}
+		defer w.Close()
+		out[i] = w
+	}
+	cmd, g, err := r.holder(j, out[0], out[1])
 	if err != nil {
 		return nil, err
 	}
+	p := &Process{PID: cmd.Process.Pid, Go: g, Wait: sync.OnceValues(func() (uint32, error) { return waitStatus(cmd.Process) })}
+	if p.StartTime, err = startTime(p.PID); err != nil {
+		return p, errors.Join(err, g.close())
+	}
+	if err := g.tell(h); err != nil {
+		return p, errors.Join(err, g.close())
+	}
+	return p, nil
+}
+
+// holder starts one; what it is to become is told it by its gate. A nil file is /dev/null.
+func (r Processes) holder(j *Job, stdout, stderr *os.File) (*exec.Cmd, *gate, error) {
 	openR, openW, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer openR.Close()
 	saidR, saidW, err := os.Pipe()
 	if err != nil {
 		openW.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	defer saidW.Close()
 	g := &gate{open: openW, said: saidR}
@@ -123,30 +147,29 @@ func (r Processes) Start(_ context.Context, j *Job) (*Process, error) {
 	cmd.Env = []string{"MESOS_CONTAINER_ID=" + j.ID, "MESOLITH_SANDBOX=" + j.Paths.sandbox}
 	cmd.ExtraFiles = []*os.File{openR, saidW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	for _, name := range stdio.Streams {
-		w, err := stdio.OpenWriter(j.Paths.pipes, name)
-		if err != nil {
-			return nil, errors.Join(err, g.close())
-		}
-		defer w.Close()
-		if name == "stdout" {
-			cmd.Stdout = w
-		} else {
-			cmd.Stderr = w
-		}
+	if stdout != nil {
+		cmd.Stdout = stdout
+	}
+	if stderr != nil {
+		cmd.Stderr = stderr
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start holder: %w", err), g.close())
+		return nil, nil, errors.Join(fmt.Errorf("start holder: %w", err), g.close())
 	}
-	p := &Process{PID: cmd.Process.Pid, Go: g, Wait: sync.OnceValues(func() (uint32, error) { return waitStatus(cmd.Process) })}
-	if p.StartTime, err = startTime(p.PID); err != nil {
-		return p, errors.Join(err, g.close())
+	return cmd, g, nil
+}
+
+// tell says what to become. The pipe takes 64 KiB at once; a longer plan is read while it
+// is written.
+func (g *gate) tell(h held) error {
+	plan, err := json.Marshal(h)
+	if err != nil {
+		return err
 	}
-	// The pipe takes 64 KiB at once; a longer plan is read while it is written.
-	if _, err := fmt.Fprintf(openW, "%d\n%s", len(plan), plan); err != nil {
-		return p, errors.Join(fmt.Errorf("tell holder: %w", err), g.close())
+	if _, err := fmt.Fprintf(g.open, "%d\n%s", len(plan), plan); err != nil {
+		return fmt.Errorf("tell holder: %w", err)
 	}
-	return p, nil
+	return nil
 }
 
 func (g *gate) close() error { return errors.Join(g.open.Close(), g.said.Close()) }
@@ -221,6 +244,11 @@ func (Processes) Exec(_ *Job, p *Process) error {
 		return errors.New("the process waits for a keeper that is gone")
 	}
 	defer g.close()
+	return g.let()
+}
+
+// let lets the holder become what it was told, and hears whether it could.
+func (g *gate) let() error {
 	if _, err := g.open.Write([]byte{1}); err != nil {
 		return fmt.Errorf("let the process begin: %w", err)
 	}

@@ -28,6 +28,9 @@ type Runtime interface {
 	Terminate(j *Job, p *Process) (deaf bool, err error)
 	// Kill ends all processes at once.
 	Kill(j *Job, p *Process) error
+	// Probe runs a command beside a container's program, as that was started and within
+	// its limits; when ctx ends it is ended. It gives the wait status.
+	Probe(ctx context.Context, j *Job, command *mesosv1.CommandInfo) (uint32, error)
 	// Usage is what memory the container used, and whether it was ended for it.
 	Usage(j *Job) (peak uint64, outOfMemory bool)
 	Remove(j *Job) error

@@ -262,6 +262,11 @@ func (c *client) answer(ctx context.Context, m *keeper.Request) (*keeper.Respons
 		if files, err = k.ReadDir(b.ReadDir.GetPath()); err == nil {
 			out.Body = &keeper.Response_Files{Files: &keeper.FileList{Files: files}}
 		}
+	case *keeper.Request_Probe:
+		var found *keeper.Probed
+		if found, file, err = k.Probe(ctx, b.Probe); err == nil {
+			out.Body = &keeper.Response_Probed{Probed: found}
+		}
 	case *keeper.Request_SetNetwork:
 		if c.s.Network != nil {
 			err = c.s.Network.SetNetwork(ctx, b.SetNetwork)

@@ -265,6 +265,7 @@ type Request struct {
 	//	*Request_RemoveVolumes
 	//	*Request_Resize
 	//	*Request_SetNetwork
+	//	*Request_Probe
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -413,6 +414,15 @@ func (x *Request) GetSetNetwork() *SetNetwork {
 	return nil
 }
 
+func (x *Request) GetProbe() *Probe {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
 type isRequest_Body interface {
 	isRequest_Body()
 }
@@ -461,6 +471,10 @@ type Request_SetNetwork struct {
 	SetNetwork *SetNetwork `protobuf:"bytes,10,opt,name=set_network,json=setNetwork,proto3,oneof"` // task network of this node and routes to the others'
 }
 
+type Request_Probe struct {
+	Probe *Probe `protobuf:"bytes,30,opt,name=probe,proto3,oneof"` // answered after its timeout at the latest; on a connection of its own, because others wait behind it
+}
+
 func (*Request_Hello) isRequest_Body() {}
 
 func (*Request_Configure) isRequest_Body() {}
@@ -483,6 +497,8 @@ func (*Request_Resize) isRequest_Body() {}
 
 func (*Request_SetNetwork) isRequest_Body() {}
 
+func (*Request_Probe) isRequest_Body() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -494,6 +510,7 @@ type Response struct {
 	//	*Response_File
 	//	*Response_Files
 	//	*Response_Event
+	//	*Response_Probed
 	Body          isResponse_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -595,6 +612,15 @@ func (x *Response) GetEvent() *Container {
 	return nil
 }
 
+func (x *Response) GetProbed() *Probed {
+	if x != nil {
+		if x, ok := x.Body.(*Response_Probed); ok {
+			return x.Probed
+		}
+	}
+	return nil
+}
+
 type isResponse_Body interface {
 	isResponse_Body()
 }
@@ -619,6 +645,10 @@ type Response_Event struct {
 	Event *Container `protobuf:"bytes,7,opt,name=event,proto3,oneof"` // id 0
 }
 
+type Response_Probed struct {
+	Probed *Probed `protobuf:"bytes,30,opt,name=probed,proto3,oneof"` // of Probe; a connected socket rides along
+}
+
 func (*Response_Hello) isResponse_Body() {}
 
 func (*Response_List) isResponse_Body() {}
@@ -628,6 +658,8 @@ func (*Response_File) isResponse_Body() {}
 func (*Response_Files) isResponse_Body() {}
 
 func (*Response_Event) isResponse_Body() {}
+
+func (*Response_Probed) isResponse_Body() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2274,11 +2306,215 @@ func (x *Route) GetVia() string {
 	return ""
 }
 
+// Probe looks once whether a running container does what it should: it connects to a
+// port in the container's network, or runs a command as the task itself runs.
+type Probe struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	TimeoutNs   int64                  `protobuf:"varint,2,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"` // 1 to ten minutes
+	// Types that are valid to be assigned to What:
+	//
+	//	*Probe_Connect
+	//	*Probe_Command
+	What          isProbe_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Probe) Reset() {
+	*x = Probe{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Probe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Probe) ProtoMessage() {}
+
+func (x *Probe) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Probe.ProtoReflect.Descriptor instead.
+func (*Probe) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Probe) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Probe) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *Probe) GetWhat() isProbe_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *Probe) GetConnect() *Connect {
+	if x != nil {
+		if x, ok := x.What.(*Probe_Connect); ok {
+			return x.Connect
+		}
+	}
+	return nil
+}
+
+func (x *Probe) GetCommand() []byte {
+	if x != nil {
+		if x, ok := x.What.(*Probe_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
+type isProbe_What interface {
+	isProbe_What()
+}
+
+type Probe_Connect struct {
+	Connect *Connect `protobuf:"bytes,3,opt,name=connect,proto3,oneof"`
+}
+
+type Probe_Command struct {
+	Command []byte `protobuf:"bytes,4,opt,name=command,proto3,oneof"` // mesos.v1.CommandInfo; its environment is added to the task's, its user does not count
+}
+
+func (*Probe_Connect) isProbe_What() {}
+
+func (*Probe_Command) isProbe_What() {}
+
+type Connect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"` // on the loopback address of the container's network
+	Ipv6          bool                   `protobuf:"varint,2,opt,name=ipv6,proto3" json:"ipv6,omitempty"` // on ::1, else on 127.0.0.1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connect) Reset() {
+	*x = Connect{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connect) ProtoMessage() {}
+
+func (x *Connect) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connect.ProtoReflect.Descriptor instead.
+func (*Connect) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Connect) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Connect) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+type Probed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Why           string                 `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"` // what failed; empty: a socket rides along, or the command exited
+	ExitCode      int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Probed) Reset() {
+	*x = Probed{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Probed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Probed) ProtoMessage() {}
+
+func (x *Probed) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Probed.ProtoReflect.Descriptor instead.
+func (*Probed) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Probed) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Probed) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
 var File_internal_wire_keeper_keeper_proto protoreflect.FileDescriptor
 
 const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xb1\x05\n" +
+	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xe6\x05\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05hello\x18\x02 \x01(\v2\x1b.mesolith.wire.keeper.HelloH\x00R\x05hello\x12?\n" +
@@ -2293,8 +2529,9 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06resize\x18\f \x01(\v2\x1c.mesolith.wire.keeper.ResizeH\x00R\x06resize\x12C\n" +
 	"\vset_network\x18\n" +
 	" \x01(\v2 .mesolith.wire.keeper.SetNetworkH\x00R\n" +
-	"setNetworkB\x06\n" +
-	"\x04body\"\xec\x02\n" +
+	"setNetwork\x123\n" +
+	"\x05probe\x18\x1e \x01(\v2\x1b.mesolith.wire.keeper.ProbeH\x00R\x05probeB\x06\n" +
+	"\x04body\"\xa4\x03\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x121\n" +
 	"\x05error\x18\x02 \x01(\v2\x1b.mesolith.wire.keeper.ErrorR\x05error\x123\n" +
@@ -2302,7 +2539,8 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x04list\x18\x04 \x01(\v2#.mesolith.wire.keeper.ContainerListH\x00R\x04list\x124\n" +
 	"\x04file\x18\x05 \x01(\v2\x1e.mesolith.wire.keeper.FileInfoH\x00R\x04file\x126\n" +
 	"\x05files\x18\x06 \x01(\v2\x1e.mesolith.wire.keeper.FileListH\x00R\x05files\x127\n" +
-	"\x05event\x18\a \x01(\v2\x1f.mesolith.wire.keeper.ContainerH\x00R\x05eventB\x06\n" +
+	"\x05event\x18\a \x01(\v2\x1f.mesolith.wire.keeper.ContainerH\x00R\x05event\x126\n" +
+	"\x06probed\x18\x1e \x01(\v2\x1c.mesolith.wire.keeper.ProbedH\x00R\x06probedB\x06\n" +
 	"\x04body\"\xa3\x01\n" +
 	"\x05Error\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .mesolith.wire.keeper.Error.CodeR\x04code\x12\x18\n" +
@@ -2475,7 +2713,20 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\fprovisioning\x18\a \x03(\tR\fprovisioning\"1\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x10\n" +
-	"\x03via\x18\x02 \x01(\tR\x03viaB3Z1github.com/mesolith/mesolith/internal/wire/keeperb\x06proto3"
+	"\x03via\x18\x02 \x01(\tR\x03via\"\xa8\x01\n" +
+	"\x05Probe\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\x02 \x01(\x03R\ttimeoutNs\x129\n" +
+	"\aconnect\x18\x03 \x01(\v2\x1d.mesolith.wire.keeper.ConnectH\x00R\aconnect\x12\x1a\n" +
+	"\acommand\x18\x04 \x01(\fH\x00R\acommandB\x06\n" +
+	"\x04what\"1\n" +
+	"\aConnect\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
+	"\x04ipv6\x18\x02 \x01(\bR\x04ipv6\"7\n" +
+	"\x06Probed\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\x12\x1b\n" +
+	"\texit_code\x18\x02 \x01(\x05R\bexitCodeB3Z1github.com/mesolith/mesolith/internal/wire/keeperb\x06proto3"
 
 var (
 	file_internal_wire_keeper_keeper_proto_rawDescOnce sync.Once
@@ -2490,7 +2741,7 @@ func file_internal_wire_keeper_keeper_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_wire_keeper_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(Error_Code)(0),           // 0: mesolith.wire.keeper.Error.Code
 	(Container_Phase)(0),      // 1: mesolith.wire.keeper.Container.Phase
@@ -2520,6 +2771,9 @@ var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(*FileList)(nil),          // 25: mesolith.wire.keeper.FileList
 	(*SetNetwork)(nil),        // 26: mesolith.wire.keeper.SetNetwork
 	(*Route)(nil),             // 27: mesolith.wire.keeper.Route
+	(*Probe)(nil),             // 28: mesolith.wire.keeper.Probe
+	(*Connect)(nil),           // 29: mesolith.wire.keeper.Connect
+	(*Probed)(nil),            // 30: mesolith.wire.keeper.Probed
 }
 var file_internal_wire_keeper_keeper_proto_depIdxs = []int32{
 	7,  // 0: mesolith.wire.keeper.Request.hello:type_name -> mesolith.wire.keeper.Hello
@@ -2533,31 +2787,34 @@ var file_internal_wire_keeper_keeper_proto_depIdxs = []int32{
 	12, // 8: mesolith.wire.keeper.Request.remove_volumes:type_name -> mesolith.wire.keeper.RemoveVolumes
 	13, // 9: mesolith.wire.keeper.Request.resize:type_name -> mesolith.wire.keeper.Resize
 	26, // 10: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
-	6,  // 11: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
-	7,  // 12: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
-	18, // 13: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
-	24, // 14: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
-	25, // 15: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
-	19, // 16: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
-	0,  // 17: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
-	9,  // 18: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
-	14, // 19: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
-	15, // 20: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
-	11, // 21: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
-	11, // 22: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
-	19, // 23: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
-	10, // 24: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
-	1,  // 25: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
-	20, // 26: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
-	3,  // 27: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
-	2,  // 28: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
-	24, // 29: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
-	27, // 30: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	28, // 11: mesolith.wire.keeper.Request.probe:type_name -> mesolith.wire.keeper.Probe
+	6,  // 12: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
+	7,  // 13: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
+	18, // 14: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
+	24, // 15: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
+	25, // 16: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
+	19, // 17: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
+	30, // 18: mesolith.wire.keeper.Response.probed:type_name -> mesolith.wire.keeper.Probed
+	0,  // 19: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
+	9,  // 20: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
+	14, // 21: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
+	15, // 22: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
+	11, // 23: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
+	11, // 24: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
+	19, // 25: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
+	10, // 26: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
+	1,  // 27: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
+	20, // 28: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
+	3,  // 29: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
+	2,  // 30: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
+	24, // 31: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
+	27, // 32: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
+	29, // 33: mesolith.wire.keeper.Probe.connect:type_name -> mesolith.wire.keeper.Connect
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_keeper_keeper_proto_init() }
@@ -2577,6 +2834,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		(*Request_RemoveVolumes)(nil),
 		(*Request_Resize)(nil),
 		(*Request_SetNetwork)(nil),
+		(*Request_Probe)(nil),
 	}
 	file_internal_wire_keeper_keeper_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Hello)(nil),
@@ -2584,6 +2842,11 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		(*Response_File)(nil),
 		(*Response_Files)(nil),
 		(*Response_Event)(nil),
+		(*Response_Probed)(nil),
+	}
+	file_internal_wire_keeper_keeper_proto_msgTypes[24].OneofWrappers = []any{
+		(*Probe_Connect)(nil),
+		(*Probe_Command)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2591,7 +2854,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_keeper_keeper_proto_rawDesc), len(file_internal_wire_keeper_keeper_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
