@@ -66,9 +66,9 @@ func updateRecords(t *task.Task) []*journal.Record {
 		}
 	}
 	if len(t.Pending) == 0 && t.Latest != mesosv1.TaskState_TASK_STAGING {
-		// Stands for all that were acknowledged: it only has to say the state.
+		// Stands for all that were acknowledged: it only has to say the state and what checks found.
 		uuid := make([]byte, 16)
-		status, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.TaskStatus{TaskId: t.Info.GetTaskId(), State: t.Latest.Enum(), Uuid: uuid})
+		status, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.TaskStatus{TaskId: t.Info.GetTaskId(), State: t.Latest.Enum(), Uuid: uuid, Healthy: t.Checked.Healthy, CheckStatus: t.Checked.CheckStatus})
 		if err == nil {
 			updated(status)
 			out = append(out, &journal.Record{Body: &journal.Record_Acknowledged{Acknowledged: &journal.Acknowledged{ContainerId: t.ContainerID, Uuid: uuid}}})

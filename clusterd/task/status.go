@@ -21,6 +21,7 @@ func encode(t Task, now time.Time, uuid [16]byte, s mesosv1.TaskState, src mesos
 		Uuid:            uuid[:],
 		ContainerStatus: containerStatus(t),
 	}
+	sayChecked(t, st)
 	if msg != "" {
 		st.Message = proto.String(msg)
 	}

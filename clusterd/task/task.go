@@ -3,7 +3,8 @@
 //	Next(task, event) → (task, actions)
 //
 // Events are what the leader asked (Run, Kill, Acknowledged), what the container keeper
-// saw (Observed, Missing) and what the clock brought (Overdue). Actions come in the
+// saw (Observed, Missing), what a check found (Probed) and what the clock brought
+// (Overdue). Actions come in the
 // order in which they must be done: a Record before the deed it announces, because a
 // program that dies between two actions finds the records again and Resume says what
 // is still to be done. Every deed may be repeated without harm.
@@ -71,6 +72,7 @@ type Task struct {
 	Done          bool       // the terminal update is acknowledged
 	Given         Given      // to its executor
 	Heard         [][16]byte // the executor's newest updates
+	Checked       Checked
 }
 
 // Terminal says whether the task's last update was made.
@@ -93,7 +95,7 @@ type Stamp struct {
 	UUIDs [2][16]byte // an event makes at most two updates
 }
 
-// Event is one of Run, Kill, Observed, Missing, Overdue, Acknowledged, Adopted,
+// Event is one of Run, Kill, Observed, Missing, Overdue, Probed, Acknowledged, Adopted,
 // Forgotten, and of Gave, Subscribed, Reported, ExecutorGone.
 type Event interface{ event() }
 
@@ -194,6 +196,8 @@ func Next(t Task, e Event) (Task, []Action) {
 		}
 		t.Overdue = true
 		return t, []Action{KillContainer{Grace: policyGrace(t.Info)}}
+	case Probed:
+		return probed(t, e)
 	case Acknowledged:
 		return acknowledged(t, e)
 	}
@@ -426,7 +430,7 @@ func Recorded(t Task, u Update) Task {
 	if t.Executed() {
 		t.heard(u.UUID)
 	}
-	return t
+	return rememberChecked(t, u.Status)
 }
 
 const (
