@@ -97,6 +97,7 @@ type Agent struct {
 	strays     bool            // some that are nobody's could not be ended yet
 	runtime    string          // of the keeper
 	started    time.Time
+	checks     checks
 }
 
 // New opens nothing yet.
@@ -104,6 +105,8 @@ func New(cfg Config) *Agent {
 	a := &Agent{cfg: cfg, log: cfg.Log, asks: make(chan func()), tasks: map[string]*task.Task{}, due: map[string]time.Time{}, again: map[string]bool{}, executions: map[string]*execution{}, started: time.Now()}
 	a.loops.masters = make(chan masterEvent, 256)
 	a.loops.keeper = make(chan keeperEvent, 256)
+	a.checks = newChecks()
+	a.checks.probe = prober{keeper: Sandbox{Socket: cfg.KeeperSocket, dial: cfg.DialKeeper}}.probe
 	return a
 }
 
@@ -123,6 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, name := range a.cfg.Masters {
 		links.start(func() { a.keepMaster(ctx, name) })
 	}
+	a.checks.start = func(f func(context.Context)) { links.start(func() { f(ctx) }) }
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -136,6 +140,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			err = a.onKeeper(e)
 		case f := <-a.asks:
 			f()
+		case now := <-a.checks.timer.C:
+			a.onChecksDue(now)
+		case r := <-a.checks.results:
+			err = a.onProbed(r)
 		case now := <-tick.C:
 			err = a.onTick(now)
 		}
@@ -358,6 +366,7 @@ func (a *Agent) happen(t *task.Task, e task.Event, before ...*journal.Record) er
 		fault.After(journalled(r), t.ContainerID)
 	}
 	*t = next
+	a.noteChecks(t)
 	for _, act := range actions {
 		a.do(t, act)
 		fault.After(done(act), t.ContainerID)

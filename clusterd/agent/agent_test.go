@@ -178,6 +178,7 @@ type playedKeeper struct {
 
 	mu         sync.Mutex
 	refuse     func(*keeper.Request) *keeper.Error // nil: nothing
+	probe      func(*keeper.Probe) (*keeper.Probed, *os.File)
 	conn       net.Conn
 	containers map[string]*keeper.Container
 	launches   map[string]*keeper.Launch
@@ -227,12 +228,18 @@ func (k *playedKeeper) serve(c net.Conn) {
 		if err := wire.Read(c, r, wire.MaxFrame); err != nil {
 			return
 		}
+		if r.GetProbe() != nil {
+			k.probed(c, r)
+			continue
+		}
 		resp := &keeper.Response{Id: r.GetId()}
 		k.mu.Lock()
 		switch r.GetBody().(type) {
 		case *keeper.Request_Hello:
 			resp.Body = &keeper.Response_Hello{Hello: &keeper.Hello{Protocol: 1, Runtime: "containers"}}
-			k.conn = c
+			if r.GetHello().GetProgram() == "clusterd" {
+				k.conn = c
+			}
 		case *keeper.Request_Launch:
 			k.launches[r.GetLaunch().GetContainerId()] = r.GetLaunch()
 		case *keeper.Request_List:

@@ -16,7 +16,10 @@ import (
 
 // Sandbox reads tasks' files through isolated, which resolves paths and opens them:
 // clusterd itself has no right to. Each call takes a connection of its own.
-type Sandbox struct{ Socket string }
+type Sandbox struct {
+	Socket string
+	dial   func(ctx context.Context) (net.Conn, error) // nil: by the socket
+}
 
 // Open gives an open descriptor and what the file is.
 func (s Sandbox) Open(ctx context.Context, path string) (*os.File, *keeper.FileInfo, error) {
@@ -46,18 +49,34 @@ func (s Sandbox) ReadDir(ctx context.Context, path string) ([]*keeper.FileInfo, 
 }
 
 func (s Sandbox) ask(ctx context.Context, req *keeper.Request) (*keeper.Response, *os.File, error) {
-	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", s.Socket)
+	return s.askAs(ctx, "clusterd-files", 30*time.Second, req)
+}
+
+// askAs asks as a program of this name and waits for the answer at most for a time.
+func (s Sandbox) askAs(ctx context.Context, program string, within time.Duration, req *keeper.Request) (*keeper.Response, *os.File, error) {
+	dial := s.dial
+	if dial == nil {
+		dial = func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", s.Socket)
+		}
+	}
+	c, err := dial(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask isolated: %w", err)
 	}
-	conn := c.(*net.UnixConn)
-	defer conn.Close()
-	deadline := time.Now().Add(30 * time.Second)
+	defer c.Close()
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, nil, fmt.Errorf("ask isolated: a connection of the kind %T carries no descriptors", c)
+	}
+	deadline := time.Now().Add(within)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	conn.SetDeadline(deadline)
-	if err := wire.Write(conn, &keeper.Request{Id: 1, Body: &keeper.Request_Hello{Hello: &keeper.Hello{Protocol: 1, Program: "clusterd-files"}}}); err != nil {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := wire.Write(conn, &keeper.Request{Id: 1, Body: &keeper.Request_Hello{Hello: &keeper.Hello{Protocol: 1, Program: program}}}); err != nil {
 		return nil, nil, err
 	}
 	if err := wire.Write(conn, req); err != nil {

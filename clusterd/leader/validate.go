@@ -135,13 +135,8 @@ func checkFramework(info *mesosv1.FrameworkInfo, suppressed []string) error {
 // unsupported names what a task asks for and nothing here would act on: saying so is
 // better than running it without.
 func unsupported(t *mesosv1.TaskInfo) string {
-	switch {
-	case t.GetExecutor() != nil && !builtIn(t.GetExecutor()):
+	if t.GetExecutor() != nil && !builtIn(t.GetExecutor()) {
 		return "" // it is the executor's to understand
-	case t.GetHealthCheck() != nil:
-		return "health checks are not supported yet; leave health_check out"
-	case t.GetCheck() != nil:
-		return "checks are not supported yet; leave check out"
 	}
 	return unsupportedIn(t.GetCommand(), t.GetContainer())
 }
@@ -182,6 +177,9 @@ func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string, grouped bo
 	}
 	if m := t.GetMaxCompletionTime(); m != nil && m.GetNanoseconds() < 0 {
 		return nil, fmt.Errorf("task's 'max_completion_time' must be non-negative")
+	}
+	if err := checkChecks(t); err != nil {
+		return nil, err
 	}
 	asks, err = fromWire(t.GetResources())
 	if err != nil {

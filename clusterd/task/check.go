@@ -77,9 +77,16 @@ func inferred(command, http, tcp bool) mesosv1.CheckInfo_Type {
 	return mesosv1.CheckInfo_UNKNOWN
 }
 
+// ours says whether the agent makes a task's checks: an executor makes those of its own
+// tasks.
+func ours(info *mesosv1.TaskInfo) bool { return info.GetExecutor() == nil }
+
 // ChecksOf gives the checks of a task; one that cannot be made out is left out.
 func ChecksOf(info *mesosv1.TaskInfo) []Check {
 	var out []Check
+	if !ours(info) {
+		return nil
+	}
 	if h := info.GetHealthCheck(); h != nil {
 		out = append(out, Check{
 			Kind: Health, Type: HealthCheckTypeOf(h), Delay: seconds(h.GetDelaySeconds()), Interval: seconds(h.GetIntervalSeconds()), Timeout: seconds(h.GetTimeoutSeconds()),
@@ -287,6 +294,9 @@ func emptyStatus(of mesosv1.CheckInfo_Type) *mesosv1.CheckStatusInfo {
 // sayChecked puts into a status what the checks found: of a task with a check always
 // something, if only its type, because programs read it unguarded.
 func sayChecked(t Task, st *mesosv1.TaskStatus) {
+	if !ours(t.Info) {
+		return
+	}
 	if t.Info.GetHealthCheck() != nil {
 		st.Healthy = t.Checked.Healthy
 	}

@@ -93,35 +93,43 @@ func TestHealthChecks(t *testing.T) {
 	}{
 		{"the first success is told, the others are not", command(), []at{{late, ok}, {late, ok}}, []string{"RUNNING health healthy=true", ""}},
 		{
-			"every failure is told, and the third in a row ends the task", command(), []at{{late, bad}, {late, bad}, {late, bad}},
+			"every failure is told, and the third in a row ends the task", command(),
+			[]at{{late, bad}, {late, bad}, {late, bad}},
 			[]string{"RUNNING health healthy=false", "RUNNING health healthy=false", "RUNNING health healthy=false, kill 3s"},
 		},
 		{
-			"a success is told after failures, and their count begins again", command(), []at{{late, bad}, {late, bad}, {late, ok}, {late, bad}, {late, bad}},
+			"a success is told after failures, and their count begins again", command(),
+			[]at{{late, bad}, {late, bad}, {late, ok}, {late, bad}, {late, bad}},
 			[]string{"RUNNING health healthy=false", "RUNNING health healthy=false", "RUNNING health healthy=true", "RUNNING health healthy=false", "RUNNING health healthy=false"},
 		},
 		{
-			"failures within the grace period do not count", command(), []at{{9 * time.Second, bad}, {10 * time.Second, bad}, {10*time.Second + 1, bad}},
+			"failures within the grace period do not count", command(),
+			[]at{{9 * time.Second, bad}, {10 * time.Second, bad}, {10*time.Second + 1, bad}},
 			[]string{"", "", "RUNNING health healthy=false"},
 		},
 		{
-			"but for those after the first success", command(), []at{{time.Second, ok}, {2 * time.Second, bad}},
+			"but for those after the first success", command(),
+			[]at{{time.Second, ok}, {2 * time.Second, bad}},
 			[]string{"RUNNING health healthy=true", "RUNNING health healthy=false"},
 		},
 		{
-			"without a grace period all count", with(func(h *mesosv1.HealthCheck) { h.GracePeriodSeconds = proto.Float64(0) }), []at{{0, bad}},
+			"without a grace period all count", with(func(h *mesosv1.HealthCheck) { h.GracePeriodSeconds = proto.Float64(0) }),
+			[]at{{0, bad}},
 			[]string{"RUNNING health healthy=false"},
 		},
 		{
-			"the first failure ends it where one is allowed", with(func(h *mesosv1.HealthCheck) { h.ConsecutiveFailures = proto.Uint32(1) }), []at{{late, bad}},
+			"the first failure ends it where one is allowed", with(func(h *mesosv1.HealthCheck) { h.ConsecutiveFailures = proto.Uint32(1) }),
+			[]at{{late, bad}},
 			[]string{"RUNNING health healthy=false, kill 3s"},
 		},
 		{
-			"and where none is", with(func(h *mesosv1.HealthCheck) { h.ConsecutiveFailures = proto.Uint32(0) }), []at{{late, bad}},
+			"and where none is", with(func(h *mesosv1.HealthCheck) { h.ConsecutiveFailures = proto.Uint32(0) }),
+			[]at{{late, bad}},
 			[]string{"RUNNING health healthy=false, kill 3s"},
 		},
 		{
-			"once it is being ended nothing is looked at", with(func(h *mesosv1.HealthCheck) { h.ConsecutiveFailures = proto.Uint32(1) }), []at{{late, bad}, {late, ok}, {late, bad}},
+			"once it is being ended nothing is looked at", with(func(h *mesosv1.HealthCheck) { h.ConsecutiveFailures = proto.Uint32(1) }),
+			[]at{{late, bad}, {late, ok}, {late, bad}},
 			[]string{"RUNNING health healthy=false, kill 3s", "", ""},
 		},
 	} {
@@ -173,12 +181,14 @@ func TestStatusChecks(t *testing.T) {
 		want  []string
 	}{
 		{
-			"each change is told, no failure ends the task", command, []Found{{ExitCode: 1}, {ExitCode: 1}, {ExitCode: 1}, {ExitCode: 1}, {}, {}},
+			"each change is told, no failure ends the task", command,
+			[]Found{{ExitCode: 1}, {ExitCode: 1}, {ExitCode: 1}, {ExitCode: 1}, {}, {}},
 			[]string{"RUNNING check COMMAND(1)", "", "", "", "RUNNING check COMMAND(0)", ""},
 		},
 		{"no answer from the first on is nothing new", http, []Found{none, none}, []string{"", ""}},
 		{
-			"no answer any more is told as nothing", http, []Found{{StatusCode: 503}, none, none, {StatusCode: 503}},
+			"no answer any more is told as nothing", http,
+			[]Found{{StatusCode: 503}, none, none, {StatusCode: 503}},
 			[]string{"RUNNING check HTTP(503)", "RUNNING check HTTP()", "", "RUNNING check HTTP(503)"},
 		},
 		{"a port without an answer is a result", tcp, []Found{none, none, {}}, []string{"RUNNING check TCP(false)", "", "RUNNING check TCP(true)"}},
@@ -356,6 +366,9 @@ func TestChecksOf(t *testing.T) {
 		},
 		{"two things and no type", &mesosv1.HealthCheck{Command: command, Tcp: &mesosv1.HealthCheck_TCPCheckInfo{Port: proto.Uint32(7)}}, &mesosv1.CheckInfo{}, nil},
 	} {
+		if got := ChecksOf(&mesosv1.TaskInfo{HealthCheck: test.health, Check: test.check, Executor: &mesosv1.ExecutorInfo{}}); got != nil {
+			t.Errorf("%s: an executor's task is checked by us: %v", test.name, got)
+		}
 		got := ChecksOf(&mesosv1.TaskInfo{HealthCheck: test.health, Check: test.check})
 		if len(got) == 0 {
 			got = nil
