@@ -26,6 +26,9 @@ type Task struct {
 	Hostname string
 	Labels   *mesosv1.Labels
 	Grace    *mesosv1.KillPolicy
+	// HealthCheck ends the task when it fails too often; Check is reported only.
+	HealthCheck *mesosv1.HealthCheck
+	Check       *mesosv1.CheckInfo
 	// Limits are what it may use at most of cpus and of mem; without, that is what it
 	// has of mem, and of cpus whatever nobody else wants. Infinity is no limit.
 	Limits map[string]float64

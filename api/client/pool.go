@@ -66,6 +66,7 @@ func (p *pool) place(t Task, o *mesosv1.Offer) (*mesosv1.TaskInfo, []uint64, boo
 	info := &mesosv1.TaskInfo{
 		Name: proto.String(t.Name), TaskId: &mesosv1.TaskID{Value: proto.String(t.ID)}, AgentId: o.GetAgentId(),
 		Container: t.Container, Labels: t.Labels, KillPolicy: t.Grace,
+		HealthCheck: t.HealthCheck, Check: t.Check,
 	}
 	if t.Name == "" {
 		info.Name = proto.String(t.ID)
