@@ -190,9 +190,10 @@ func TestRandomEventsKeepTheSequence(t *testing.T) {
 	for range 2000 {
 		var s stamps
 		task, all := launched(), []mesosv1.TaskState{}
+		task.Info.HealthCheck = &mesosv1.HealthCheck{Tcp: &mesosv1.HealthCheck_TCPCheckInfo{}, ConsecutiveFailures: proto.Uint32(2), GracePeriodSeconds: proto.Float64(0)}
 		for step := range 30 {
 			var e Event
-			switch r.IntN(7) {
+			switch r.IntN(8) {
 			case 0:
 				e = Run{s.next()}
 			case 1:
@@ -205,6 +206,8 @@ func TestRandomEventsKeepTheSequence(t *testing.T) {
 				if len(task.Pending) > 0 {
 					e = Acknowledged{task.Pending[r.IntN(len(task.Pending))].UUID}
 				}
+			case 5:
+				e = Probed{Stamp: s.next(), Found: Found{Why: []string{"", "refused", "refused"}[r.IntN(3)]}}
 			default:
 				e = seen(&s, uint64(r.IntN(step+2)), keeper.Container_Phase(r.IntN(6)), func(c *keeper.Container) {
 					c.Failure = keeper.Container_Failure(r.IntN(7))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -59,7 +60,11 @@ func (r Containers) Probe(ctx context.Context, j *Job, command *mesosv1.CommandI
 		return 0, fmt.Errorf("make control group of a probe: %w", err)
 	}
 	status, err := r.enter(ctx, j, &program, group)
-	if ended := errors.Join(cgroup.Kill(group), cgroup.Remove(group)); ended != nil && err == nil {
+	ended := errors.Join(cgroup.Kill(group), cgroup.Remove(group))
+	if err != nil {
+		reapStrays(group)
+	}
+	if ended != nil && err == nil {
 		err = fmt.Errorf("end what a probe left behind: %w", ended)
 	}
 	return status, err
@@ -91,7 +96,6 @@ func (r Containers) enter(ctx context.Context, j *Job, program *specs.Process, g
 	err = c.Start(lp)
 	<-starting
 	if err != nil {
-		reapStrays(group)
 		if strings.HasPrefix(err.Error(), "unable to create new parent process") {
 			return 0, err // this program's own fault, or the node's
 		}
@@ -101,7 +105,7 @@ func (r Containers) enter(ctx context.Context, j *Job, program *specs.Process, g
 	if state == nil {
 		return 0, fmt.Errorf("wait for a probe: %w", err)
 	}
-	ws, ok := state.Sys().(unix.WaitStatus)
+	ws, ok := state.Sys().(syscall.WaitStatus)
 	if !ok {
 		return 0, errors.New("wait for a probe: no wait status")
 	}
@@ -126,8 +130,8 @@ func endWhenOver(ctx context.Context, group string, ended <-chan struct{}) {
 	}
 }
 
-// reapStrays takes the status of processes that libcontainer started in a group and did
-// not wait for: it does not always know them when it is stopped half way.
+// reapStrays takes the status of ended processes of a group that libcontainer started and
+// did not wait for: it does not always know them when it is stopped half way.
 func reapStrays(group string) {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
@@ -146,7 +150,7 @@ func reapStrays(group string) {
 		if f := statFields(raw); len(f) < 2 || f[0] != "Z" || f[1] != self {
 			continue
 		}
-		if raw, err = os.ReadFile(filepath.Join("/proc", n.Name(), "cgroup")); err == nil && bytes.HasPrefix(bytes.TrimSpace(raw), []byte("0::"+group)) {
+		if raw, err = os.ReadFile(filepath.Join("/proc", n.Name(), "cgroup")); err == nil && bytes.Contains(append([]byte{'\n'}, raw...), []byte("\n0::"+group)) {
 			_, _ = reap(pid)
 		}
 	}
