@@ -77,16 +77,9 @@ func inferred(command, http, tcp bool) mesosv1.CheckInfo_Type {
 	return mesosv1.CheckInfo_UNKNOWN
 }
 
-// ours says whether the agent makes a task's checks: an executor makes those of its own
-// tasks.
-func ours(info *mesosv1.TaskInfo) bool { return info.GetExecutor() == nil }
-
 // ChecksOf gives the checks of a task; one that cannot be made out is left out.
 func ChecksOf(info *mesosv1.TaskInfo) []Check {
 	var out []Check
-	if !ours(info) {
-		return nil
-	}
 	if h := info.GetHealthCheck(); h != nil {
 		out = append(out, Check{
 			Kind: Health, Type: HealthCheckTypeOf(h), Delay: seconds(h.GetDelaySeconds()), Interval: seconds(h.GetIntervalSeconds()), Timeout: seconds(h.GetTimeoutSeconds()),
@@ -164,9 +157,9 @@ type Probed struct {
 func (Probed) event() {}
 
 // MayBeChecked says whether the task is to be probed now: from the moment that it runs
-// until its end is asked for.
+// until its end is asked for. An executor makes the checks of its tasks itself.
 func (t Task) MayBeChecked() bool {
-	return t.Latest == mesosv1.TaskState_TASK_RUNNING && t.Container.GetPhase() == keeper.Container_RUNNING && !t.KillRequested && !t.Overdue && !t.Tombstone
+	return t.Execution.ID == "" && t.Latest == mesosv1.TaskState_TASK_RUNNING && t.Container.GetPhase() == keeper.Container_RUNNING && !t.KillRequested && !t.Overdue && !t.Tombstone
 }
 
 func probed(t Task, e Probed) (Task, []Action) {
@@ -294,8 +287,8 @@ func emptyStatus(of mesosv1.CheckInfo_Type) *mesosv1.CheckStatusInfo {
 // sayChecked puts into a status what the checks found: of a task with a check always
 // something, if only its type, because programs read it unguarded.
 func sayChecked(t Task, st *mesosv1.TaskStatus) {
-	if !ours(t.Info) {
-		return
+	if t.Execution.ID != "" {
+		return // its executor knows
 	}
 	if t.Info.GetHealthCheck() != nil {
 		st.Healthy = t.Checked.Healthy
