@@ -147,14 +147,22 @@ func TestWhoCannotLookCountsNothing(t *testing.T) {
 	bad := func(*keeper.Probe) (*keeper.Probed, *os.File) { return &keeper.Probed{ExitCode: 1}, nil }
 	good := func(*keeper.Probe) (*keeper.Probed, *os.File) { return &keeper.Probed{}, nil }
 	k.play(good)
-	m.healthy("c1", true)
+	told := m.healthy("c1", true)
 	n.stop()
 
 	n = startNode(t, dir, k)
 	m = n.master(1, 1)
 	m.attach("S1")
-	k.play(bad) // told well before: the first thing to be heard is that it is not
-	m.healthy("c1", false)
+	k.play(bad) // told well before: the first thing that is new is that it is not
+	st := m.update(mesosv1.TaskState_TASK_RUNNING)
+	if string(st.GetUuid()) == string(told.GetUuid()) { // it ended before it heard
+		m.ack("c1", st)
+		st = m.update(mesosv1.TaskState_TASK_RUNNING)
+	}
+	if st.Healthy == nil || st.GetHealthy() {
+		t.Fatalf("after a restart: %v", st)
+	}
+	m.ack("c1", st)
 	if kill := k.request().GetKill(); kill.GetContainerId() != "c1" {
 		t.Errorf("asked %v", kill)
 	}

@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -30,9 +31,18 @@ func (r Processes) Probe(ctx context.Context, j *Job, command *mesosv1.CommandIn
 		return 0, err
 	}
 	defer g.close()
-	defer cmd.Process.Release()
-	// It leads a session and a group of its own: -pid are all that did not leave it.
-	kill := func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	// It leads a session and a group of its own: -pid are all that did not leave it. Until
+	// its end is taken, its number is nobody else's.
+	pid := cmd.Process.Pid
+	var mu sync.Mutex
+	taken := false
+	kill := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !taken {
+			_ = unix.Kill(-pid, unix.SIGKILL)
+		}
+	}
 	stop := context.AfterFunc(ctx, kill)
 	failed := g.tell(h)
 	if failed == nil {
@@ -41,11 +51,14 @@ func (r Processes) Probe(ctx context.Context, j *Job, command *mesosv1.CommandIn
 	if failed != nil {
 		kill()
 	}
-	_, err = peekEnd(context.Background(), cmd.Process.Pid)
+	_, err = peekEnd(context.Background(), pid)
 	stop()
-	// Until its end is taken, its number is nobody else's.
 	kill()
-	status, reapErr := reap(cmd.Process.Pid)
+	mu.Lock()
+	status, reapErr := reap(pid)
+	taken = true
+	mu.Unlock()
+	_ = cmd.Process.Release()
 	if failed != nil {
 		return 0, probeFailure{failed}
 	}
