@@ -159,8 +159,11 @@ func (Probed) event() {}
 // MayBeChecked says whether the task is to be probed now: from the moment that it runs
 // until its end is asked for. An executor makes the checks of its tasks itself.
 func (t Task) MayBeChecked() bool {
-	return t.Execution.ID == "" && t.Latest == mesosv1.TaskState_TASK_RUNNING && t.Container.GetPhase() == keeper.Container_RUNNING && !t.KillRequested && !t.Overdue && !t.Tombstone
+	return t.checkedHere() && t.Latest == mesosv1.TaskState_TASK_RUNNING && t.Container.GetPhase() == keeper.Container_RUNNING && !t.KillRequested && !t.Overdue && !t.Tombstone
 }
+
+// checkedHere: the agent makes the checks, as it does all that the built-in executor would.
+func (t Task) checkedHere() bool { return t.Execution.ID == "" || t.Inside() }
 
 func probed(t Task, e Probed) (Task, []Action) {
 	if !t.MayBeChecked() {
@@ -287,7 +290,7 @@ func emptyStatus(of mesosv1.CheckInfo_Type) *mesosv1.CheckStatusInfo {
 // sayChecked puts into a status what the checks found: of a task with a check always
 // something, if only its type, because programs read it unguarded.
 func sayChecked(t Task, st *mesosv1.TaskStatus) {
-	if t.Execution.ID != "" {
+	if !t.checkedHere() {
 		return // its executor knows
 	}
 	if t.Info.GetHealthCheck() != nil {

@@ -252,12 +252,14 @@ func TestWhenATaskIsChecked(t *testing.T) {
 	lost, _ := Next(runs, Missing{s.next()})
 	given := runs
 	given.Execution = Execution{ID: "e", Container: "c2"}
+	inside := runs
+	inside.Execution = Execution{ID: "e", Container: "c2", Inside: true}
 	for name, test := range map[string]struct {
 		task Task
 		want bool
 	}{
 		"launched": {begun, false}, "in preparation": {prepared, false}, "running": {runs, true},
-		"killed": {killed, false}, "out of time": {overdue, false}, "ended": {ended, false}, "lost": {lost, false}, "given to an executor": {given, false},
+		"killed": {killed, false}, "out of time": {overdue, false}, "ended": {ended, false}, "lost": {lost, false}, "given to an executor": {given, false}, "inside of a pod": {inside, true},
 	} {
 		if got := test.task.MayBeChecked(); got != test.want {
 			t.Errorf("%s: %v", name, got)

@@ -307,8 +307,13 @@ func (r Containers) Waiting(_ *Job, p *Process) bool {
 
 func (r Containers) netns(j *Job) string { return filepath.Join(netnsDir, r.NetNSPrefix+j.ID) }
 
-// NetNS is where PinNetNS keeps the network namespace.
-func (r Containers) NetNS(j *Job) string { return r.netns(j) }
+// NetNS is where PinNetNS keeps the network namespace; inside a pod it is the pod's.
+func (r Containers) NetNS(j *Job) string {
+	if pod := j.Launch.GetParent(); pod != "" {
+		return filepath.Join(netnsDir, r.NetNSPrefix+pod)
+	}
+	return r.netns(j)
+}
 
 // PinNetNS gives the network namespace a name, as CNI plugins want it.
 func (r Containers) PinNetNS(j *Job, p *Process) error {
