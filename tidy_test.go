@@ -47,6 +47,7 @@ var pureExceptions = map[string]string{
 	"clusterd/task:syscall":       "WaitStatus decodes a number; nothing is called",
 	"clusterd/alloc:math/rand/v2": "a generator seeded by an argument",
 	"net/cni:net":                 "hardware addresses as values",
+	"isolation/spec:net/url":      "the parts of a word",
 }
 
 // decides reports whether a file only decides: those of pure rooms, and a room's plan.

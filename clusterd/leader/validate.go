@@ -144,8 +144,6 @@ func unsupported(t *mesosv1.TaskInfo) string {
 // unsupportedIn is that of a container, a task's or an executor's.
 func unsupportedIn(command *mesosv1.CommandInfo, container *mesosv1.ContainerInfo) string {
 	switch {
-	case len(command.GetUris()) > 0:
-		return "command.uris are not supported yet; put the files into an image"
 	case len(container.GetVolumes()) > 0:
 		return "volumes are not supported yet; leave container.volumes out"
 	}

@@ -7,6 +7,7 @@
 //	                          character devices, opaque directories carry user.overlay.opaque)
 //	DIR/images/KEY.json       an Image; KEY is the hash of the reference that was asked for
 //	DIR/staging/              what is being unpacked; nothing in it is ever used
+//	DIR/uris/KEY              a file that tasks want fetched once; KEY is the hash of who and what
 //
 // Invariant: a layer's directory exists under its name only if its bytes had the digest
 // that the name gives. Fetching and unpacking are isolation/images'; mounting is
@@ -95,6 +96,9 @@ func (s Store) Images() string { return filepath.Join(s.Dir, "images") }
 
 // Staging is the directory for what is not complete.
 func (s Store) Staging() string { return filepath.Join(s.Dir, "staging") }
+
+// URIs is the directory of files that are kept for the next task.
+func (s Store) URIs() string { return filepath.Join(s.Dir, "uris") }
 
 // ImageFile is the path of the file that describes a reference.
 func (s Store) ImageFile(reference string) string {

@@ -1,6 +1,7 @@
-// Package images fetches images into a node's store: what `clusterd pull` runs, as a
-// process and user of its own, because everything that reads a registry's answers or
-// unpacks a stranger's archive lives here and nowhere else.
+// Package images fetches images into a node's store, and files into tasks' sandboxes: what
+// `clusterd pull` and `clusterd pull --fetch` run, as processes and users of their own,
+// because everything that reads a registry's or a server's answers or unpacks a stranger's
+// archive lives here and nowhere else.
 //
 // It speaks to any registry that go-containerregistry speaks to, takes the node's
 // platform out of an index, unpacks gzip, zstd and plain layers, each once (a layer's

@@ -11,16 +11,28 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/mesolith/mesolith/internal/fetchplan"
 )
 
-// Main is `clusterd pull`: it pulls one image and returns the exit status. Its last
-// line on stderr is, on failure, the reason for people.
+// Main is `clusterd pull`: it pulls one image, or with --fetch as its first argument carries
+// out the plan on its standard input, and returns the exit status. Its last line on stderr
+// is, on failure, the reason for people.
 func Main(args []string, stdin io.Reader, stderr io.Writer) int {
-	if err := mainErr(args, stdin, stderr); err != nil {
+	do := mainErr
+	if len(args) > 0 && args[0] == "--fetch" {
+		do = fetchErr
+	}
+	switch err := do(args, stdin, stderr); {
+	case err == nil:
+		return 0
+	case errors.Is(err, errTooMuch):
+		fmt.Fprintln(stderr, oneLine(err))
+		return fetchplan.TooMuch
+	default:
 		fmt.Fprintln(stderr, oneLine(err))
 		return 1
 	}
-	return 0
 }
 
 func mainErr(args []string, stdin io.Reader, stderr io.Writer) error {
@@ -33,6 +45,7 @@ func mainErr(args []string, stdin io.Reader, stderr io.Writer) error {
 	flags.StringVar(&c.Certificates, "certificates", "/"+certificatesInTask, "CA certificates that the built-in root file system gets")
 	flags.BoolVar(&c.Offline, "offline", false, "ask mirrors only")
 	flags.StringVar(&c.Platform, "platform", "", "os/arch; default: this machine's")
+	flags.Bool("fetch", false, "as the first argument: carry out the plan of files on standard input (the keeper of containers does)")
 	auth := flags.Bool("auth-stdin", false, "read a docker config.json from standard input")
 	flags.Func("mirror", "HOST=URL, repeatable, in order", func(v string) error {
 		host, endpoint, ok := strings.Cut(v, "=")

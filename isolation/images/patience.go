@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// patience is how long a registry may keep the puller waiting beyond what leastRate
+// patience is how long a server may keep the puller waiting beyond what leastRate
 // allows it: pulls are few at once, and one that never ends would keep others out.
 const patience = time.Minute
 
-// leastRate is what a registry has to send, in bytes a second of waiting.
+// leastRate is what a server has to send, in bytes a second of waiting.
 const leastRate = 1 << 10
 
 // patient is an answer's body that is given up when the waiting for it gets too long.
@@ -22,7 +22,7 @@ type patient struct {
 }
 
 // errSlow is what a reader gets who has waited too long.
-var errSlow = errors.New("the registry sends less than 1 KiB a second")
+var errSlow = errors.New("the server sends less than 1 KiB a second")
 
 func (p *patient) Read(b []byte) (int, error) {
 	if p.left <= 0 {

@@ -271,7 +271,12 @@ func explain(err error) error {
 
 // newTransport bounds what a registry may make the puller wait for or read.
 func newTransport() http.RoundTripper {
-	return boundedTransport{patience: patience, next: &http.Transport{
+	return boundedTransport{patience: patience, next: plainTransport()}
+}
+
+// plainTransport bounds what a server may make us wait for before it answers.
+func plainTransport() *http.Transport {
+	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -279,7 +284,7 @@ func newTransport() http.RoundTripper {
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
 		MaxIdleConnsPerHost:   2,
 		IdleConnTimeout:       10 * time.Second,
-	}}
+	}
 }
 
 // isBlob tells a blob's bytes from all other answers; registries send them from

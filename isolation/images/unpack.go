@@ -27,8 +27,11 @@ func DefaultLimits() Limits {
 	return Limits{Bytes: 16 << 30, Entries: 1_000_000, Path: 4096, Ratio: 1000}
 }
 
-// ErrBadEntry says that an archive has an entry that no sound layer has.
+// ErrBadEntry says that an archive has an entry that no sound one has.
 var ErrBadEntry = errors.New("bad entry")
+
+// errTooMuch says that files are larger than what there is room for.
+var errTooMuch = fmt.Errorf("%w: more bytes of files than are allowed", ErrBadEntry)
 
 // idRange is how many ids a container's files can have.
 const idRange = 65536
@@ -38,11 +41,16 @@ const (
 	opaqueMarker   = ".wh..wh..opq"
 )
 
-// unpacker writes one layer below a directory. Every name is resolved by the kernel
+// unpacker writes one archive below a directory. Every name is resolved by the kernel
 // with that directory as its root (openat2, RESOLVE_IN_ROOT), so that neither "..",
 // nor a symbolic link, nor an absolute one can lead out of it.
+//
+// In a sandbox, which is no root of a file system, the kernel refuses what would lead out
+// (RESOLVE_BENEATH), and so are links that would; whiteouts are files as others, and no
+// device, owner or attribute comes from the archive.
 type unpacker struct {
-	root    int // descriptor of the layer's directory
+	root    int // descriptor of the directory
+	sandbox bool
 	limits  Limits
 	chown   bool
 	in      *counter // the archive, as it is read
@@ -52,11 +60,13 @@ type unpacker struct {
 	parentName string
 	parent     int // cached descriptor of parentName; -1: none
 	dirTimes   []dirTime
+	symlinks   []string // of a sandbox
 }
 
 type dirTime struct {
 	name string
 	at   time.Time
+	mode uint32 // of a sandbox's: one that may not be written to is filled first
 }
 
 // unpack reads a tar stream into the directory dir and returns the bytes of its files.
@@ -69,18 +79,24 @@ func unpack(dir string, r io.Reader, limits Limits, chown bool) (int64, error) {
 	}
 	u := &unpacker{root: root, limits: limits, chown: chown, parent: -1, in: &counter{r: r}}
 	defer unix.Close(root)
+	err = u.tar()
+	return u.bytes, err
+}
+
+// tar unpacks a tar stream.
+func (u *unpacker) tar() error {
 	defer u.dropParent()
 	archive := tar.NewReader(u.in)
 	for {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return u.bytes, u.setDirTimes()
+			return u.setDirTimes()
 		}
 		if err != nil {
-			return u.bytes, fmt.Errorf("read archive: %w", err)
+			return fmt.Errorf("read archive: %w", err)
 		}
 		if err := u.entry(h, archive); err != nil {
-			return u.bytes, fmt.Errorf("entry %q: %w", h.Name, err)
+			return fmt.Errorf("entry %q: %w", h.Name, err)
 		}
 	}
 }
@@ -95,7 +111,7 @@ func (u *unpacker) cleanName(name string) (string, error) {
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", fmt.Errorf("%w: name leaves the image's root", ErrBadEntry)
+			return "", fmt.Errorf("%w: name leaves %s", ErrBadEntry, u.place())
 		}
 	}
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
@@ -105,10 +121,18 @@ func (u *unpacker) cleanName(name string) (string, error) {
 	return name, nil
 }
 
+// place is what nothing leaves, in a message.
+func (u *unpacker) place() string {
+	if u.sandbox {
+		return "the sandbox"
+	}
+	return "the image's root"
+}
+
 func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	u.entries++
 	if u.entries > u.limits.Entries {
-		return fmt.Errorf("%w: more than %d entries in one layer", ErrBadEntry, u.limits.Entries)
+		return fmt.Errorf("%w: more than %d entries", ErrBadEntry, u.limits.Entries)
 	}
 	name, err := u.cleanName(h.Name)
 	if err != nil {
@@ -121,6 +145,9 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		if h.Typeflag != tar.TypeDir {
 			return fmt.Errorf("%w: the root is not a directory", ErrBadEntry)
 		}
+		if u.sandbox {
+			return nil
+		}
 		return u.meta(u.root, ".", h)
 	}
 	dir, base := path.Split(name)
@@ -128,7 +155,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if strings.HasPrefix(base, whiteoutPrefix) && !u.sandbox {
 		return u.whiteout(parent, base)
 	}
 	hidden, err := u.clear(parent, base, h.Typeflag == tar.TypeDir)
@@ -138,7 +165,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	if err := u.create(parent, name, base, h, body); err != nil {
 		return err
 	}
-	if hidden && h.Typeflag == tar.TypeDir {
+	if hidden && h.Typeflag == tar.TypeDir && !u.sandbox {
 		return opaque(parent, base)
 	}
 	return nil
@@ -150,12 +177,15 @@ func (u *unpacker) create(parent int, name, base string, h *tar.Header, body io.
 		if err := unix.Mkdirat(parent, base, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("make directory: %w", err)
 		}
-		u.dirTimes = append(u.dirTimes, dirTime{name, h.ModTime})
+		u.dirTimes = append(u.dirTimes, dirTime{name, h.ModTime, uint32(h.Mode) & 0o777})
 	case tar.TypeReg:
 		if err := u.file(parent, base, h, body); err != nil {
 			return err
 		}
 	case tar.TypeSymlink:
+		if err := u.checkLink(name, h.Linkname); err != nil {
+			return err
+		}
 		if err := unix.Symlinkat(h.Linkname, parent, base); err != nil {
 			return fmt.Errorf("make symbolic link: %w", err)
 		}
@@ -166,6 +196,9 @@ func (u *unpacker) create(parent int, name, base string, h *tar.Header, body io.
 			return fmt.Errorf("make pipe: %w", err)
 		}
 	case tar.TypeChar, tar.TypeBlock:
+		if u.sandbox {
+			return fmt.Errorf("%w: it is a device", ErrBadEntry)
+		}
 		return nil // containers get their devices from the keeper, never from an image
 	default:
 		return fmt.Errorf("%w: type %q is not one of a file system's", ErrBadEntry, h.Typeflag)
@@ -175,13 +208,16 @@ func (u *unpacker) create(parent int, name, base string, h *tar.Header, body io.
 
 func (u *unpacker) file(parent int, base string, h *tar.Header, body io.Reader) error {
 	if h.Size < 0 || h.Size > u.limits.Bytes-u.bytes {
-		return fmt.Errorf("%w: the layer has more than %d bytes of files", ErrBadEntry, u.limits.Bytes)
+		return fmt.Errorf("%w (%d)", errTooMuch, u.limits.Bytes)
 	}
 	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("make file: %w", err)
 	}
-	n, err := io.Copy(fdWriter(fd), u.dense(body))
+	n, err := io.Copy(fdWriter(fd), io.LimitReader(u.dense(body), u.limits.Bytes-u.bytes+1))
+	if err == nil && n > u.limits.Bytes-u.bytes {
+		err = fmt.Errorf("%w (%d)", errTooMuch, u.limits.Bytes)
+	}
 	if cerr := unix.Close(fd); err == nil {
 		err = cerr
 	}
@@ -281,6 +317,9 @@ func kindOf(parent int, base string) (uint32, error) {
 
 // meta gives an entry its owner, mode, extended attributes and time.
 func (u *unpacker) meta(parent int, base string, h *tar.Header) error {
+	if u.sandbox {
+		return u.sandboxMeta(parent, base, h)
+	}
 	if u.chown {
 		if h.Uid < 0 || h.Uid >= idRange || h.Gid < 0 || h.Gid >= idRange {
 			return fmt.Errorf("%w: owner %d:%d; a container has the ids 0 to %d", ErrBadEntry, h.Uid, h.Gid, idRange-1)
@@ -328,6 +367,9 @@ func (u *unpacker) setDirTimes() error {
 			continue // a later entry replaced it
 		}
 		err = setTime(parent, base, d.at)
+		if err == nil && u.sandbox {
+			err = unix.Fchmodat(parent, base, d.mode, 0)
+		}
 		unix.Close(parent)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("entry %q: %w", d.name, err)
@@ -391,9 +433,15 @@ func (u *unpacker) openDir(dir string, create bool) (int, error) {
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
+	if u.sandbox {
+		how.Resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
+	}
 	fd, err := unix.Openat2(u.root, dir, how)
 	if err == nil {
 		return fd, nil
+	}
+	if u.sandbox && errors.Is(err, unix.EXDEV) {
+		return -1, fmt.Errorf("%w: %q leads out of the sandbox", ErrBadEntry, dir)
 	}
 	if !create || !errors.Is(err, unix.ENOENT) {
 		return -1, fmt.Errorf("open directory %q: %w", dir, err)

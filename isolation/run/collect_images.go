@@ -13,14 +13,17 @@ import (
 	"github.com/mesolith/mesolith/isolation/tree"
 )
 
-// collectImages removes images that no container is made of, longest not pulled first,
-// for as long as more says so; then the layers that no image names.
+// collectImages removes kept files of tasks, and then images that no container is made of,
+// longest not pulled first, for as long as more says so; then the layers that no image names.
 func (k *Keeper) collectImages(more func() bool) error {
 	if !k.pulls.pause.TryLock() {
 		return nil // a pull under way counts on the layers that it found: the next time will do
 	}
 	defer k.pulls.pause.Unlock()
 	if err := k.clearStaging(); err != nil {
+		return err
+	}
+	if err := k.collectURIs(func(uint64) bool { return more() }); err != nil {
 		return err
 	}
 	inUse := k.layersInUse()

@@ -112,6 +112,22 @@ func (r Containers) Prepare(_ context.Context, j *Job) error {
 	return nil
 }
 
+// OpenGroup makes the container's group; libcontainer finds it, and sets all of its bounds.
+func (r Containers) OpenGroup(j *Job) (*os.File, error) {
+	if err := unix.Mkdir(filepath.Join(cgroup.Root, r.group(j)), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("make control group: %w", err)
+	}
+	if limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes()); limit != spec.NoMemoryLimit {
+		if err := cgroup.Set(r.group(j), "memory.max", strconv.FormatUint(limit, 10)); err != nil {
+			return nil, err
+		}
+	}
+	if err := cgroup.Set(r.group(j), "pids.max", strconv.Itoa(spec.MaxPIDs)); err != nil {
+		return nil, err
+	}
+	return cgroup.Open(r.group(j))
+}
+
 // Start makes the container with its first process stopped before the program.
 func (r Containers) Start(_ context.Context, j *Job) (*Process, error) {
 	s, err := r.spec(j)

@@ -172,6 +172,9 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := k.joinPod(j); err != nil {
 		return nil, failed(keeper.Container_LAUNCH, err)
 	}
+	if err := k.wantURIs(j, again); err != nil {
+		return nil, err
+	}
 	if _, err := portMappings(j); err != nil && !j.HostNetwork && j.Pod == nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
 	}
@@ -185,6 +188,9 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
 	j.lap("prepare")
+	if err := k.fetch(ctx, j); err != nil {
+		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
+	}
 	return k.start(ctx, c, j)
 }
 

@@ -43,6 +43,8 @@ func (Processes) LimitAll(uint64) error { return nil }
 // Limit does nothing: a plain process has no limits.
 func (Processes) Limit(*Job, uint64, uint64) error { return nil }
 
+func (Processes) OpenGroup(*Job) (*os.File, error) { return nil, nil }
+
 func (Processes) PinNetNS(*Job, *Process) error { return nil }
 
 func (Processes) NetNS(*Job) string { return "" }

@@ -23,10 +23,12 @@ import (
 // parallelPulls is how many pulls run at once; others wait.
 const parallelPulls = 2
 
-// pulls runs the puller: one process a reference, whoever else wants it waits for it.
+// pulls runs the puller: one process a reference, whoever else wants it waits for it. What
+// is kept of tasks' files (uris.go) comes the same way.
 type pulls struct {
 	k     *Keeper
-	slots chan struct{}
+	slots chan struct{} // of images
+	files chan struct{} // of tasks' files
 	// pause is held for reading from looking for an image until its layers are noted in
 	// a container's record, and for as long as a puller runs; the collector of images
 	// takes it whole.
@@ -41,7 +43,7 @@ type pullRun struct {
 }
 
 func newPulls(k *Keeper) *pulls {
-	return &pulls{k: k, slots: make(chan struct{}, parallelPulls), runs: map[string]*pullRun{}}
+	return &pulls{k: k, slots: make(chan struct{}, parallelPulls), files: make(chan struct{}, parallelFiles), runs: map[string]*pullRun{}}
 }
 
 // pull finds the task's image, or fetches it, and fills in the job.
@@ -80,14 +82,18 @@ func (k *Keeper) pull(ctx context.Context, c *container, j *Job) error {
 }
 
 func (p *pulls) get(ctx context.Context, ref string, auth []byte) error {
-	key := ref + "\x00" + string(auth)
+	return p.once(ctx, ref+"\x00"+string(auth), func(ctx context.Context) error { return p.run(ctx, ref, auth) })
+}
+
+// once does what a key stands for, unless that is being done: then it waits for its end.
+func (p *pulls) once(ctx context.Context, key string, do func(context.Context) error) error {
 	p.mu.Lock()
 	r, ok := p.runs[key]
 	if !ok {
 		r = &pullRun{done: make(chan struct{})}
 		p.runs[key] = r
 		p.k.lives.Go(func() {
-			r.err = p.run(p.k.ctx, ref, auth)
+			r.err = do(p.k.ctx)
 			p.mu.Lock()
 			delete(p.runs, key)
 			p.mu.Unlock()
@@ -135,32 +141,60 @@ func (p *pulls) run(ctx context.Context, ref string, auth []byte) error {
 	if len(auth) > 0 {
 		args = append(args, "--auth-stdin")
 	}
-	cmd := exec.CommandContext(ctx, k.cfg.Pull[0], args...)
-	cmd.Stdin = bytes.NewReader(auth)
+	k.log.Info("pull", "image", ref)
+	h := helper{args: args, stdin: auth}
+	if k.runtime.IDs() {
+		h.confine = p.confine
+	}
+	last, err := k.help(ctx, h)
+	switch {
+	case err == nil:
+		return nil
+	case killed(err) && ctx.Err() == nil:
+		return fmt.Errorf("image %s: the kernel ended its puller: images have no more memory on this node; use a smaller image, or raise ramStore in the cluster file", ref)
+	case last != "":
+		return errors.New(last)
+	}
+	return fmt.Errorf("image %s: the puller ended: %w", ref, err)
+}
+
+// helper is one run of the program that reads strangers' bytes.
+type helper struct {
+	args  []string // after the program
+	stdin []byte
+	files []*os.File // descriptors from 3 on
+	// confine gives it ids and a control group; started hears of it then. Either may be nil.
+	confine func(*exec.Cmd) (done func(), err error)
+	started func(pid int)
+}
+
+// help runs the program to its end, which comes at once when ctx ends or we do, and gives
+// the last line of what it said.
+func (k *Keeper) help(ctx context.Context, h helper) (last string, err error) {
+	cmd := exec.CommandContext(ctx, k.cfg.Pull[0], h.args...)
+	cmd.Stdin = bytes.NewReader(h.stdin)
+	cmd.ExtraFiles = h.files
 	said := &tail{max: 8 << 10}
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if k.runtime.IDs() {
-		done, err := p.confine(cmd)
+	if h.confine != nil {
+		done, err := h.confine(cmd)
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer done()
 	}
-	// The puller dies with us, which for the kernel means: with the thread that started it.
+	// It dies with us, which for the kernel means: with the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	k.log.Info("pull", "image", ref)
-	if err := cmd.Run(); err != nil {
-		if killed(err) && ctx.Err() == nil {
-			return fmt.Errorf("image %s: the kernel ended its puller: images have no more memory on this node; use a smaller image, or raise ramStore in the cluster file", ref)
-		}
-		if last := said.lastLine(); last != "" {
-			return errors.New(last)
-		}
-		return fmt.Errorf("image %s: the puller ended: %w", ref, err)
+	if err := cmd.Start(); err != nil {
+		return "", err
 	}
-	return nil
+	if h.started != nil {
+		h.started(cmd.Process.Pid)
+	}
+	err = cmd.Wait()
+	return said.lastLine(), err
 }
 
 // killed says whether a program was ended by SIGKILL.

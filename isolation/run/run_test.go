@@ -19,11 +19,17 @@ import (
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
+	"github.com/mesolith/mesolith/isolation/images"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "hold" {
-		Hold()
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "hold":
+			Hold()
+		case "pull":
+			os.Exit(images.Main(os.Args[2:], os.Stdin, os.Stderr))
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -66,7 +72,7 @@ func (h *house) open() {
 	}
 	store := filepath.Join(h.dir, "store")
 	h.k, err = New(Config{
-		StateDir: filepath.Join(h.dir, "state"), WorkDir: filepath.Join(h.dir, "work"), StoreDir: store, Self: self,
+		StateDir: filepath.Join(h.dir, "state"), WorkDir: filepath.Join(h.dir, "work"), StoreDir: store, Self: self, Pull: []string{self, "pull"},
 		Runtime: Processes{Self: self, Store: imagestore.Store{Dir: store}}, Network: h.network, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -3,9 +3,11 @@ package run
 import (
 	"context"
 	"log/slog"
+	"os"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/internal/fetchplan"
 	"github.com/mesolith/mesolith/internal/imagestore"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/spec"
@@ -17,6 +19,9 @@ type Runtime interface {
 	// Prepare mounts or makes the root file system; Remove undoes it and everything
 	// else that the runtime made. Both may be repeated.
 	Prepare(ctx context.Context, j *Job) error
+	// OpenGroup opens the container's control group, made with its bound of memory, for what is
+	// done in its name before it starts; nil where there are no groups.
+	OpenGroup(j *Job) (*os.File, error)
 	// Start makes the first process and stops it before the program.
 	Start(ctx context.Context, j *Job) (*Process, error)
 	// Exec lets the program begin. An error says that it did not.
@@ -71,6 +76,7 @@ type Job struct {
 	Rootfs   string // filled by Prepare; empty: the node's own
 	Env      []spec.Variable
 	Volumes  []spec.Volume // persistent ones
+	URIs     []fetchplan.Item
 	// HostNetwork: it has no network of its own.
 	HostNetwork bool
 	// Pod is the first process of the pod that it is inside of; nil: of none.

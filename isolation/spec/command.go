@@ -137,9 +137,6 @@ func Supported(t *mesosv1.TaskInfo) error {
 	if t.GetCommand() == nil && t.GetContainer() == nil {
 		return fmt.Errorf("%w: it has neither a command nor a container", ErrInvalidTask)
 	}
-	if len(t.GetCommand().GetUris()) > 0 {
-		return fmt.Errorf("%w: command.uris are not supported yet; put the files into the image", ErrInvalidTask)
-	}
 	c := t.GetContainer()
 	if len(c.GetVolumes()) > 0 {
 		return fmt.Errorf("%w: container.volumes are not supported yet; use the sandbox", ErrInvalidTask)
