@@ -210,7 +210,7 @@ func (b *member) newAgent() error {
 	}
 	k := &keeper.Configure{
 		RegistriesOffline: b.doc.Registries.Offline, TaskImage: b.doc.Tasks.Image, TasksMemoryBytes: memory,
-		NodeName: b.doc.Name, AdvertiseIp: b.address,
+		NodeName: b.doc.Name, AdvertiseIp: b.address, HostPaths: b.doc.Tasks.HostPaths,
 	}
 	for host, endpoints := range b.doc.Registries.Mirrors {
 		k.Mirrors = append(k.Mirrors, &keeper.Mirror{Host: host, Endpoints: endpoints})

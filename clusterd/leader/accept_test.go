@@ -81,10 +81,9 @@ func TestInvalidTasks(t *testing.T) {
 			{"neither command nor executor", "t", func(t *task) { t.Command = nil }, "task should have at least one (but not both) of CommandInfo or ExecutorInfo present"},
 			{"a health check of nothing", "t", func(t *task) { t.HealthCheck = &mesosv1.HealthCheck{} }, "task uses invalid health check: HealthCheck must specify 'type'"},
 			{"a check of nothing", "t", func(t *task) { t.Check = &mesosv1.CheckInfo{} }, "task uses invalid check: CheckInfo must specify 'type'"},
-			{"volumes", "t", func(t *task) { t.Container = &mesosv1.ContainerInfo{Volumes: []*mesosv1.Volume{{}}} }, "volumes are not supported yet"},
 			{"a secret in the environment", "t", func(t *task) {
 				t.Command.Environment = &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: proto.String("S"), Type: mesosv1.Environment_Variable_SECRET.Enum()}}}
-			}, `environment variable "S" is a secret`},
+			}, `environment variable "S" refers to a secret by name`},
 			{"negative grace", "t", func(t *task) {
 				t.KillPolicy = &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: proto.Int64(-1)}}
 			}, "task's 'kill_policy.grace_period' must be non-negative"},

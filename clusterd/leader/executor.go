@@ -302,7 +302,7 @@ func checkExecutor(x *mesosv1.ExecutorInfo, framework state.FrameworkID, role st
 			return fmt.Errorf("executor uses %s allocated to the role %q, its offers are of the role %q", r.GetName(), a.GetRole(), role)
 		}
 	}
-	if why := unsupportedIn(x.GetCommand(), x.GetContainer()); why != "" {
+	if why := unsupportedIn(x.GetCommand()); why != "" {
 		return fmt.Errorf("executor: %s", why)
 	}
 	if !group {

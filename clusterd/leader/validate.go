@@ -138,18 +138,14 @@ func unsupported(t *mesosv1.TaskInfo) string {
 	if t.GetExecutor() != nil && !builtIn(t.GetExecutor()) {
 		return "" // it is the executor's to understand
 	}
-	return unsupportedIn(t.GetCommand(), t.GetContainer())
+	return unsupportedIn(t.GetCommand())
 }
 
-// unsupportedIn is that of a container, a task's or an executor's.
-func unsupportedIn(command *mesosv1.CommandInfo, container *mesosv1.ContainerInfo) string {
-	switch {
-	case len(container.GetVolumes()) > 0:
-		return "volumes are not supported yet; leave container.volumes out"
-	}
+// unsupportedIn is that of a command, a task's or an executor's.
+func unsupportedIn(command *mesosv1.CommandInfo) string {
 	for _, v := range command.GetEnvironment().GetVariables() {
-		if v.GetType() == mesosv1.Environment_Variable_SECRET {
-			return fmt.Sprintf("environment variable %q is a secret, which is not supported yet", v.GetName())
+		if v.GetType() == mesosv1.Environment_Variable_SECRET && v.GetSecret().GetType() != mesosv1.Secret_VALUE {
+			return fmt.Sprintf("environment variable %q refers to a secret by name, and there is no store of those; give it by value", v.GetName())
 		}
 	}
 	return ""

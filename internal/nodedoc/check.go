@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"path"
 	"strings"
 	"time"
 )
@@ -241,6 +242,22 @@ func checkMachine(d Document) error {
 	return texts("kernelArgs", d.KernelArgs, maxText)
 }
 
+// nodesOwn are directories with what belongs to a node and its programs alone.
+var nodesOwn = []string{"/dev", "/etc", "/proc", "/run", "/store", "/sys", "/usr/lib/mesolith", "/var/lib/mesolith", "/var/lib/mesos"}
+
+// CheckHostPath says whether tasks can be given a path of a node's, and what lies below it.
+func CheckHostPath(p string) error {
+	if !path.IsAbs(p) || path.Clean(p) != p {
+		return fmt.Errorf("%.200q is not an absolute path in its shortest form", p)
+	}
+	for _, own := range nodesOwn {
+		if p == "/" || p == own || strings.HasPrefix(p, own+"/") || strings.HasPrefix(own, p+"/") {
+			return fmt.Errorf("%.200q is a place of the node's own files, or holds one (%s): name a directory that is there for tasks", p, own)
+		}
+	}
+	return nil
+}
+
 func checkTasks(d Document) error {
 	if d.Tasks.Image == "" || len(d.Tasks.Image) > maxText {
 		return fmt.Errorf("tasks.image is empty or too long")
@@ -253,6 +270,14 @@ func checkTasks(d Document) error {
 	}
 	if err := texts("tasks.hostNetworkRoles", d.Tasks.HostNetworkRoles, 255); err != nil {
 		return err
+	}
+	if err := texts("tasks.hostPaths", d.Tasks.HostPaths, maxText); err != nil {
+		return err
+	}
+	for _, p := range d.Tasks.HostPaths {
+		if err := CheckHostPath(p); err != nil {
+			return fmt.Errorf("tasks.hostPaths: %w", err)
+		}
 	}
 	if len(d.Registries.Mirrors) > maxList {
 		return fmt.Errorf("%d registries with mirrors, at most %d are allowed", len(d.Registries.Mirrors), maxList)

@@ -161,6 +161,8 @@ type Tasks struct {
 	Report           string   `json:"report"` // "container": tasks report their own address
 	HostNetworkRoles []string `json:"hostNetworkRoles,omitempty"`
 	Pool             string   `json:"pool"` // the addresses of all tasks of the cluster
+	// HostPaths are the paths of the node's that tasks may have as volumes, with all below them.
+	HostPaths []string `json:"hostPaths,omitempty"`
 }
 
 // Registries says where images come from.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -220,7 +221,7 @@ func (r Containers) spec(j *Job) (*specs.Spec, error) {
 		Task: j.Task, Image: j.Image.Config, HasImage: j.HasImage, ContainerID: j.ID, Hostname: j.Hostname, Rootfs: j.Rootfs,
 		Sandbox: j.Paths.sandbox, Etc: j.Paths.etc, Cgroup: r.own(j), HostNetwork: j.HostNetwork, User: j.User, FirstID: j.FirstID,
 		CPUMillis: j.Launch.GetCpuMillis(), CPULimit: j.Launch.GetCpuLimitMillis(), Memory: j.Launch.GetMemoryBytes(),
-		MemoryLimit: j.Launch.GetMemoryLimitBytes(), Env: j.Env, Volumes: j.Volumes,
+		MemoryLimit: j.Launch.GetMemoryLimitBytes(), Env: j.Env, Volumes: slices.Concat(j.Volumes, j.Mounts),
 		Unlimited: j.Launch.GetPod() || j.Launch.GetShareCgroups(),
 	}
 	if j.Pod != nil {

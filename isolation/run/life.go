@@ -175,6 +175,9 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := k.wantURIs(j, again); err != nil {
 		return nil, err
 	}
+	if err := k.wantVolumes(j); err != nil {
+		return nil, failed(keeper.Container_INVALID_TASK, err)
+	}
 	if _, err := portMappings(j); err != nil && !j.HostNetwork && j.Pod == nil {
 		return nil, failed(keeper.Container_INVALID_TASK, err)
 	}
@@ -189,6 +192,9 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	}
 	j.lap("prepare")
 	if err := k.fetch(ctx, j); err != nil {
+		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
+	}
+	if err := k.mountVolumes(j); err != nil {
 		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
 	return k.start(ctx, c, j)
@@ -230,6 +236,9 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
 	fault.After(fault.Start, j.ID)
+	if k.runtime.IDs() { // it has mounts of its own now
+		k.report(j, k.unmountVolumes(j.ID))
+	}
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Started
 		c.rec.Container.Pid, c.rec.Container.StartTime = int32(p.PID), p.StartTime
@@ -443,6 +452,9 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 	}
 	fault.After(fault.Detached, j.ID)
 	if err := k.runtime.Remove(j); err != nil {
+		errs = append(errs, err)
+	}
+	if err := k.unmountVolumes(j.ID); err != nil {
 		errs = append(errs, err)
 	}
 	if err := os.RemoveAll(j.Paths.pipes); err != nil {

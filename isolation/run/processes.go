@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -213,7 +214,7 @@ func (r Processes) held(j *Job) (held, error) {
 	h := held{Argv: argv, Argv0: spec.Argv0(j.Task.GetCommand()), Env: env, Cwd: inside}
 	if j.HasImage {
 		h.Chroot, h.Sandbox, h.Inside = j.Rootfs, j.Paths.sandbox, spec.ImageSandbox
-		for _, v := range j.Volumes {
+		for _, v := range slices.Concat(j.Volumes, j.Mounts) {
 			h.Volumes = append(h.Volumes, [2]string{v.From, v.Inside(spec.ImageSandbox)})
 		}
 		if image.WorkingDir != "" {

@@ -61,12 +61,14 @@ func (k *Keeper) removeStrangers(live map[string]bool) error {
 	for _, id := range ids {
 		found[id] = true
 	}
-	pipes, err := unknownIn(filepath.Join(k.cfg.StateDir, "pipes"), live)
-	if err != nil {
-		return fmt.Errorf("look for leftovers: %w", err)
-	}
-	for _, id := range pipes {
-		found[id] = true
+	for _, dir := range []string{"pipes", "mounts"} {
+		ids, err := unknownIn(filepath.Join(k.cfg.StateDir, dir), live)
+		if err != nil {
+			return fmt.Errorf("look for leftovers: %w", err)
+		}
+		for _, id := range ids {
+			found[id] = true
+		}
 	}
 	for id := range found {
 		if !containerID.MatchString(id) {

@@ -77,6 +77,8 @@ type Job struct {
 	Env      []spec.Variable
 	Volumes  []spec.Volume // persistent ones
 	URIs     []fetchplan.Item
+	Asked    []spec.Asked  // volumes that the task brought along
+	Mounts   []spec.Volume // what is made of these
 	// HostNetwork: it has no network of its own.
 	HostNetwork bool
 	// Pod is the first process of the pod that it is inside of; nil: of none.

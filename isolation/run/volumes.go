@@ -49,9 +49,9 @@ func volumesOf(workDir string, l *keeper.Launch) (out []spec.Volume, err error) 
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", spec.ErrInvalidTask, err)
 		}
-		p := path.Clean(v.GetContainerPath())
-		if v.GetContainerPath() == "" || p == ".." || strings.HasPrefix(p, "../") || p == "." || p == "/" {
-			return nil, fmt.Errorf("%w: volume %q has the container_path %q, which is no place for it", spec.ErrInvalidTask, v.GetId(), v.GetContainerPath())
+		p, err := spec.VolumePlace(v.GetContainerPath())
+		if err != nil {
+			return nil, fmt.Errorf("%w: persistent volume %q: %w", spec.ErrInvalidTask, v.GetId(), err)
 		}
 		for _, o := range out {
 			if o.Path == p || strings.HasPrefix(p, o.Path+"/") || strings.HasPrefix(o.Path, p+"/") {
@@ -124,21 +124,35 @@ func (k *Keeper) placeInSandbox(j *Job, v spec.Volume) error {
 		top = path.Dir(top)
 	}
 	if top != "." {
-		if err := rootfs.MkdirIn(j.Paths.sandbox, top); err != nil {
+		if err := k.mkdirInSandbox(j, top); err != nil {
 			return err
-		}
-	}
-	if os.Geteuid() == 0 {
-		uid, gid := k.owner(j)
-		for dir := top; dir != "."; dir = path.Dir(dir) {
-			if err := os.Lchown(filepath.Join(j.Paths.sandbox, dir), uid, gid); err != nil {
-				return fmt.Errorf("give directory of a volume to the task: %w", err)
-			}
 		}
 	}
 	if linked {
 		if err := os.Symlink(v.From, filepath.Join(j.Paths.sandbox, v.Path)); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("link volume into the sandbox: %w", err)
+		}
+	}
+	return nil
+}
+
+// mkdirInSandbox makes a directory, and those above it, the task's.
+func (k *Keeper) mkdirInSandbox(j *Job, dir string) error {
+	if err := rootfs.MkdirIn(j.Paths.sandbox, dir); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(j.Paths.sandbox)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	uid, gid := k.owner(j)
+	for ; dir != "."; dir = path.Dir(dir) {
+		if err := root.Lchown(dir, uid, gid); err != nil {
+			return fmt.Errorf("give directory of a volume to the task: %w", err)
 		}
 	}
 	return nil

@@ -61,10 +61,10 @@ func TestBadVolumes(t *testing.T) {
 		list []*keeper.Volume
 		want string
 	}{
-		{"no path", []*keeper.Volume{volumeAt("", 1)}, "is no place for it"},
-		{"the root", []*keeper.Volume{volumeAt("//", 1)}, "is no place for it"},
-		{"the sandbox", []*keeper.Volume{volumeAt("a/..", 1)}, "is no place for it"},
-		{"out of the sandbox", []*keeper.Volume{volumeAt("a/../../b", 1)}, "is no place for it"},
+		{"no path", []*keeper.Volume{volumeAt("", 1)}, "is no place for a volume"},
+		{"the root", []*keeper.Volume{volumeAt("//", 1)}, "is no place for a volume"},
+		{"the sandbox", []*keeper.Volume{volumeAt("a/..", 1)}, "is no place for a volume"},
+		{"out of the sandbox", []*keeper.Volume{volumeAt("a/../../b", 1)}, "is no place for a volume"},
 		{"twice one place", []*keeper.Volume{volumeAt("a", 1), volumeAt("a/", 2)}, "would cover each other"},
 		{"one in the other", []*keeper.Volume{volumeAt("/a/b", 1), volumeAt("/a", 2)}, "would cover each other"},
 		{"an id that is a path", []*keeper.Volume{{Role: "r", Id: "../x", ContainerPath: "a"}}, "cannot be the name of a directory"},

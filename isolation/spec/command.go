@@ -138,9 +138,6 @@ func Supported(t *mesosv1.TaskInfo) error {
 		return fmt.Errorf("%w: it has neither a command nor a container", ErrInvalidTask)
 	}
 	c := t.GetContainer()
-	if len(c.GetVolumes()) > 0 {
-		return fmt.Errorf("%w: container.volumes are not supported yet; use the sandbox", ErrInvalidTask)
-	}
 	if c.GetDocker().GetPrivileged() {
 		return fmt.Errorf("%w: container.docker.privileged is not allowed: tasks run in user namespaces", ErrInvalidTask)
 	}

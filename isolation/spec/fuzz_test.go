@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,6 +24,9 @@ func FuzzBuild(f *testing.F) {
 	add(&mesosv1.TaskInfo{TaskId: &mesosv1.TaskID{Value: proto.String("t")}, Command: &mesosv1.CommandInfo{Value: proto.String("true")}})
 	add(shell("x"))
 	add(&mesosv1.TaskInfo{})
+	add(&mesosv1.TaskInfo{Command: wanted("https://h/a.tgz", output("d/e")), Container: &mesosv1.ContainerInfo{Volumes: []*mesosv1.Volume{
+		{ContainerPath: proto.String("a"), HostPath: proto.String("/srv/../srv/x")}, {ContainerPath: proto.String("/b"), HostPath: proto.String("c")},
+	}}})
 	f.Fuzz(func(t *testing.T, raw []byte, user string, host bool, cpu, memory, limit uint64) {
 		task := &mesosv1.TaskInfo{}
 		if (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(raw, task) != nil {
@@ -30,6 +34,23 @@ func FuzzBuild(f *testing.F) {
 		}
 		_ = Supported(task)
 		_, _, _, _ = ImageReference(task)
+		if items, err := URIs(task.GetCommand(), host); err == nil {
+			for _, i := range items {
+				if !filepath.IsLocal(i.Output) || i.Output == "." {
+					t.Fatalf("file %q", i.Output)
+				}
+			}
+		}
+		if list, err := AskedVolumes(task.GetContainer(), []string{"/srv"}, nil); err == nil {
+			for _, a := range list {
+				if a.Host != "" && a.Host != "/srv" && !strings.HasPrefix(a.Host, "/srv/") {
+					t.Fatalf("path of the node %q", a.Host)
+				}
+				if a.InSandbox != "" && !filepath.IsLocal(a.InSandbox) {
+					t.Fatalf("path of the sandbox %q", a.InSandbox)
+				}
+			}
+		}
 		in := base(task)
 		in.User = ResolveUser(user, 70000, raw, raw, "/sandbox") // an image's passwd is a stranger's too
 		in.HostNetwork, in.CPUMillis, in.CPULimit, in.Memory, in.MemoryLimit = host, cpu, cpu, memory, limit

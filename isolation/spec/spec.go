@@ -72,12 +72,13 @@ type Input struct {
 	Unlimited bool
 }
 
-// Volume is a directory of the node that outlives containers. On disk it holds the ids that
-// tasks see.
+// Volume is a directory or a file of the node that a task sees. On disk it holds the ids that
+// tasks see, but for one that is of this task only.
 type Volume struct {
 	From     string // on the node
 	Path     string // in the container; not absolute: below the sandbox
 	ReadOnly bool
+	Own      bool   // its ids on the node are those of this task
 	Bytes    uint64 // that it may hold; 0: as many as there are
 }
 
@@ -306,7 +307,9 @@ func mounts(in Input) []specs.Mount {
 	out = append(out, bind(in.Sandbox, in.SandboxInside()))
 	for _, v := range in.Volumes {
 		m := bind(v.From, v.Inside(in.SandboxInside()))
-		m.Options = append(m.Options, "idmap")
+		if !v.Own {
+			m.Options = append(m.Options, "idmap")
+		}
 		if v.ReadOnly {
 			m.Options = append(m.Options, "ro")
 		}

@@ -45,6 +45,16 @@ func TestGolden(t *testing.T) {
 			in.User = User{Name: "alice", UID: 40000, GID: 40000, Home: in.Sandbox, Line: "alice:x:40000:40000::/s:/bin/sh\n", Groups: []uint32{7}}
 			return in
 		},
+		"volumes": func() Input {
+			in := base(shell("id"))
+			in.Volumes = []Volume{
+				{From: "/var/lib/mesos/volumes/roles/r/v/1", Path: "kept", Bytes: 1 << 20},
+				{From: "/mounts/c1/0", Path: "/data", ReadOnly: true},
+				{From: "/mounts/c1/1", Path: "own", Own: true},
+				{From: "/mounts/c1/secrets/2", Path: "/etc/key", ReadOnly: true, Own: true},
+			}
+			return in
+		},
 		"high-id-host-network": func() Input {
 			in := base(shell("id"))
 			in.User, in.HostNetwork, in.MemoryLimit = User{UID: 100000, GID: 100000}, true, NoMemoryLimit

@@ -113,7 +113,7 @@ func TestRender(t *testing.T) {
 		Time:            nodedoc.Time{Servers: []string{"dhcp", "pool.ntp.org"}, WaitMS: 20_000},
 		WatchdogSeconds: 60, Reserve: nodedoc.Reserve{CPUs: 0.2, MemoryMB: 256}, RAMStorePercent: 30,
 		KernelArgs: []string{"hugepagesz=1G", "hugepages=16"}, Modules: "late",
-		Tasks:      nodedoc.Tasks{Image: "base", Report: "container", HostNetworkRoles: []string{"infra"}, Pool: "10.96.0.0/12"},
+		Tasks:      nodedoc.Tasks{Image: "base", Report: "container", HostNetworkRoles: []string{"infra"}, HostPaths: []string{"/srv/data"}, Pool: "10.96.0.0/12"},
 		Registries: nodedoc.Registries{Mirrors: map[string][]string{"docker.io": {"http://10.7.0.9:5000"}}},
 		Peers: []nodedoc.Peer{
 			{Name: "m1", Address: "10.7.0.11"},

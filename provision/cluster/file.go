@@ -98,6 +98,7 @@ func (d *decoder) top() {
 		"tasks": d.table(fields{
 			"image":            d.text(&f.Tasks.Image),
 			"hostNetworkRoles": d.texts(&f.Tasks.HostNetworkRoles),
+			"hostPaths":        d.hostPaths,
 			"report":           d.laterUnless("container", d.choice(&f.Tasks.Report, "container", "host")),
 		}),
 		"modules": d.modules,
@@ -257,6 +258,15 @@ func (d *decoder) addressRange(into *string) setter {
 			return
 		}
 		*into = v.text
+	}
+}
+
+func (d *decoder) hostPaths(v *value, path string) {
+	d.texts(&d.file.Tasks.HostPaths)(v, path)
+	for i, p := range d.file.Tasks.HostPaths {
+		if err := nodedoc.CheckHostPath(p); err != nil && p != "" {
+			d.failAt(v.items[i], "%s: %v.", path, err)
+		}
 	}
 }
 

@@ -71,7 +71,7 @@ nodes:
     disks:
       data: { match: { wwid: "eui.0025" }, use: agent-work, wipe: always, confirm: "S4ABC123" }
 networks: { tasks: { pool: 10.96.0.0/12 }, storage: { pool: 10.40.0.0/24, start: 11 } }
-tasks: { image: base, hostNetworkRoles: [infra], report: container }
+tasks: { image: base, hostNetworkRoles: [infra], hostPaths: [/srv/data], report: container }
 modules: late
 `
 

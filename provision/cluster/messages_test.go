@@ -162,6 +162,10 @@ var messages = []struct {
 		"4:36: mirror \"10.0.0.1\" of docker.io has no scheme — write http://10.0.0.1 or https://10.0.0.1.",
 	},
 	{
+		"a path of the node's own for tasks", head + "tasks: {hostPaths: [/srv/data, /var]}\nnodes: [{name: a}]\n",
+		"4:32: tasks.hostPaths: \"/var\" is a place of the node's own files, or holds one (/var/lib/mesolith): name a directory that is there for tasks.",
+	},
+	{
 		"neither name nor mac", head + "nodes: [{zone: a}]\n",
 		"4:10: nodes[0] has neither name nor mac — one of them must say which machine it is.",
 	},

@@ -789,6 +789,7 @@ type Configure struct {
 	TasksMemoryBytes  uint64                 `protobuf:"varint,4,opt,name=tasks_memory_bytes,json=tasksMemoryBytes,proto3" json:"tasks_memory_bytes,omitempty"` // memory.max of /tasks; 0: leave
 	NodeName          string                 `protobuf:"bytes,5,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	AdvertiseIp       string                 `protobuf:"bytes,6,opt,name=advertise_ip,json=advertiseIp,proto3" json:"advertise_ip,omitempty"` // the agent's address, for tasks in the host's network
+	HostPaths         []string               `protobuf:"bytes,7,rep,name=host_paths,json=hostPaths,proto3" json:"host_paths,omitempty"`       // prefixes of paths of the node's that tasks may have as volumes
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -863,6 +864,13 @@ func (x *Configure) GetAdvertiseIp() string {
 		return x.AdvertiseIp
 	}
 	return ""
+}
+
+func (x *Configure) GetHostPaths() []string {
+	if x != nil {
+		return x.HostPaths
+	}
+	return nil
 }
 
 type Mirror struct {
@@ -2555,7 +2563,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\aprogram\x18\x02 \x01(\tR\aprogram\x12\x18\n" +
 	"\aruntime\x18\x03 \x01(\tR\aruntime\x12%\n" +
-	"\x0eruntime_reason\x18\x04 \x01(\tR\rruntimeReason\"\xff\x01\n" +
+	"\x0eruntime_reason\x18\x04 \x01(\tR\rruntimeReason\"\x9e\x02\n" +
 	"\tConfigure\x126\n" +
 	"\amirrors\x18\x01 \x03(\v2\x1c.mesolith.wire.keeper.MirrorR\amirrors\x12-\n" +
 	"\x12registries_offline\x18\x02 \x01(\bR\x11registriesOffline\x12\x1d\n" +
@@ -2563,7 +2571,9 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"task_image\x18\x03 \x01(\tR\ttaskImage\x12,\n" +
 	"\x12tasks_memory_bytes\x18\x04 \x01(\x04R\x10tasksMemoryBytes\x12\x1b\n" +
 	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12!\n" +
-	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\":\n" +
+	"\fadvertise_ip\x18\x06 \x01(\tR\vadvertiseIp\x12\x1d\n" +
+	"\n" +
+	"host_paths\x18\a \x03(\tR\thostPaths\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xbc\x06\n" +
