@@ -11,6 +11,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/operator"
+	"github.com/mesolith/mesolith/clusterd/secrets"
 )
 
 // AgentConfig is what an agent's /state needs.
@@ -214,7 +215,7 @@ func taskOn(agentID string, t agent.TaskView) taskObject {
 		ExecutorID: t.Executor,
 		ID:         t.Info.GetTaskId().GetValue(), Name: t.Info.GetName(), FrameworkID: t.FrameworkID, SlaveID: agentID,
 		State: t.State.String(), Resources: flat(t.Info.GetResources()), Role: t.Role, Statuses: []statusObject{}, User: t.User,
-		Labels: labels(t.Info.GetLabels()), Discovery: raw(t.Info.GetDiscovery()), Container: raw(t.Info.GetContainer()),
+		Labels: labels(t.Info.GetLabels()), Discovery: raw(t.Info.GetDiscovery()), Container: raw(secrets.Without(t.Info.GetContainer())),
 		HealthCheck: raw(t.Info.GetHealthCheck()),
 	}
 }

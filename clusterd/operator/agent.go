@@ -16,6 +16,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/agent"
 	"github.com/mesolith/mesolith/clusterd/files"
 	"github.com/mesolith/mesolith/clusterd/httpio"
+	"github.com/mesolith/mesolith/clusterd/secrets"
 )
 
 // AgentConfig is what the operator API of an agent needs.
@@ -294,7 +295,7 @@ func frameworksOn(v agent.View) *agentv1.Response_GetFrameworks {
 func executorsOn(v agent.View) *agentv1.Response_GetExecutors {
 	out := &agentv1.Response_GetExecutors{}
 	for _, x := range v.Executors {
-		e := &agentv1.Response_GetExecutors_Executor{ExecutorInfo: x.Info}
+		e := &agentv1.Response_GetExecutors_Executor{ExecutorInfo: secrets.Without(x.Info)}
 		if x.Terminal {
 			out.CompletedExecutors = append(out.CompletedExecutors, e)
 		} else {
@@ -307,7 +308,7 @@ func executorsOn(v agent.View) *agentv1.Response_GetExecutors {
 		}
 		e := &agentv1.Response_GetExecutors_Executor{ExecutorInfo: &mesosv1.ExecutorInfo{
 			ExecutorId: executorID(t), FrameworkId: frameworkID(t.FrameworkID), Name: proto.String(executorName(t)),
-			Source: proto.String(t.Info.GetTaskId().GetValue()), Command: t.Info.GetCommand(), Labels: t.Info.GetLabels(),
+			Source: proto.String(t.Info.GetTaskId().GetValue()), Command: secrets.Without(t.Info.GetCommand()), Labels: t.Info.GetLabels(),
 		}}
 		if t.Terminal {
 			out.CompletedExecutors = append(out.CompletedExecutors, e)
@@ -324,7 +325,7 @@ func tasksOn(v agent.View) *agentv1.Response_GetTasks {
 		task := &mesosv1.Task{
 			Name: proto.String(t.Info.GetName()), TaskId: t.Info.GetTaskId(), FrameworkId: frameworkID(t.FrameworkID),
 			AgentId: &mesosv1.AgentID{Value: proto.String(v.ID)}, State: t.State.Enum(), Resources: t.Info.GetResources(), Labels: t.Info.GetLabels(),
-			Discovery: t.Info.GetDiscovery(), Container: t.Info.GetContainer(), HealthCheck: t.Info.GetHealthCheck(), KillPolicy: t.Info.GetKillPolicy(),
+			Discovery: t.Info.GetDiscovery(), Container: secrets.Without(t.Info.GetContainer()), HealthCheck: t.Info.GetHealthCheck(), KillPolicy: t.Info.GetKillPolicy(),
 			Limits: t.Info.GetLimits(),
 		}
 		if t.User != "" {

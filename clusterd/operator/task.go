@@ -8,6 +8,7 @@ import (
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
 	"github.com/mesolith/mesolith/clusterd/leader"
+	"github.com/mesolith/mesolith/clusterd/secrets"
 	"github.com/mesolith/mesolith/clusterd/state"
 )
 
@@ -25,7 +26,7 @@ func wordTask(t *state.Task) (*mesosv1.Task, error) {
 		Resources:   leader.ToWire(t.Resources, t.Role),
 		Labels:      info.Labels,
 		Discovery:   info.Discovery,
-		Container:   info.Container,
+		Container:   secrets.Without(info.GetContainer()),
 		HealthCheck: info.HealthCheck,
 		KillPolicy:  info.KillPolicy,
 		Limits:      info.Limits,
@@ -53,7 +54,7 @@ func wordExecutor(t *state.Task) (*master.Response_GetExecutors_Executor, error)
 	if err := decode(t.Info, info); err != nil {
 		return nil, fmt.Errorf("executor %s: %w", t.Execution.ID, err)
 	}
-	return &master.Response_GetExecutors_Executor{ExecutorInfo: info, AgentId: &mesosv1.AgentID{Value: proto.String(string(t.AgentID))}}, nil
+	return &master.Response_GetExecutors_Executor{ExecutorInfo: secrets.Without(info), AgentId: &mesosv1.AgentID{Value: proto.String(string(t.AgentID))}}, nil
 }
 
 func wordStatus(t *state.Task, s state.Status) *mesosv1.TaskStatus {
