@@ -304,12 +304,12 @@ func observed(t Task, e Observed) (Task, []Action) {
 		return starting(t, e.Stamp)
 	case keeper.Container_RUNNING:
 		t, todo = starting(t, e.Stamp)
-		t, more = running(t, e.Stamp)
+		t, more = running(t, e.Stamp, c.GetMessage())
 		return t, append(todo, more...)
 	case keeper.Container_ENDED:
 		// An end seen without its beginning (the keeper was faster than we) still
 		// has run: frameworks expect TASK_RUNNING before TASK_FINISHED.
-		t, todo = running(t, e.Stamp)
+		t, todo = running(t, e.Stamp, "")
 		t, more = ended(t, e, c)
 		return t, append(todo, more...)
 	case keeper.Container_FAILED:
@@ -325,11 +325,12 @@ func starting(t Task, s Stamp) (Task, []Action) {
 	return add(t, s.Now, s.UUIDs[0], mesosv1.TaskState_TASK_STARTING, executorSource, nil, "")
 }
 
-func running(t Task, s Stamp) (Task, []Action) {
+// running tells what the keeper says of a container that runs: what it asked for and does not have.
+func running(t Task, s Stamp, msg string) (Task, []Action) {
 	if t.Latest != mesosv1.TaskState_TASK_STAGING && t.Latest != mesosv1.TaskState_TASK_STARTING {
 		return t, nil
 	}
-	return add(t, s.Now, s.UUIDs[1], mesosv1.TaskState_TASK_RUNNING, executorSource, nil, "")
+	return add(t, s.Now, s.UUIDs[1], mesosv1.TaskState_TASK_RUNNING, executorSource, nil, msg)
 }
 
 func ended(t Task, e Observed, c *keeper.Container) (Task, []Action) {

@@ -315,6 +315,7 @@ func (k *Keeper) keep(ctx context.Context, c *container, j *Job, p *Process) {
 	k.pump(c, j)
 	err := k.change(c, false, func(c *container) {
 		c.rec.Container.Phase = keeper.Container_RUNNING
+		c.sayIgnored(j)
 		if c.rec.Container.StartedUnixNs == 0 {
 			c.rec.Container.StartedUnixNs = time.Now().UnixNano()
 		}

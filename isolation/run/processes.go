@@ -190,7 +190,7 @@ func waitStatus(p *os.Process) (uint32, error) {
 }
 
 func (r Processes) held(j *Job) (held, error) {
-	argv, err := spec.Argv(j.Task.GetCommand(), j.Image.Config)
+	argv, err := spec.Program(j.Task, j.Image.Config)
 	if err != nil {
 		return held{}, err
 	}

@@ -25,6 +25,14 @@ func (j *Job) decode() error {
 	return nil
 }
 
+// sayIgnored says what a running container does without, unless there is worse to say: it may
+// be about to end for a limit.
+func (c *container) sayIgnored(j *Job) {
+	if c.rec.Container.GetLimitation() == keeper.Container_NO_LIMITATION {
+		c.rec.Container.Message = spec.IgnoredParameters(j.Task.GetContainer())
+	}
+}
+
 // hostname is a container's own name: the front of its id, as a DNS label.
 func hostname(id string) string {
 	var b strings.Builder

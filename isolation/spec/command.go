@@ -141,6 +141,13 @@ func Supported(t *mesosv1.TaskInfo) error {
 	if c.GetDocker().GetPrivileged() {
 		return fmt.Errorf("%w: container.docker.privileged is not allowed: tasks run in user namespaces", ErrInvalidTask)
 	}
+	if p, err := DockerParameters(c); err != nil {
+		return err
+	} else if p.Entrypoint != "" {
+		if _, err := Program(t, imagestore.Config{}); err != nil {
+			return err
+		}
+	}
 	if c.GetTtyInfo() != nil {
 		return fmt.Errorf("%w: container.tty_info is not supported yet", ErrInvalidTask)
 	}

@@ -59,14 +59,14 @@ const noLimit = ^uint64(0)
 // capped are those of which a task may not have more than it gets by default.
 var capped = map[string]uint64{"RLIMIT_NOFILE": maxOpenFiles, "RLIMIT_NICE": 0, "RLIMIT_RTPRIO": 0, "RLIMIT_MEMLOCK": 8 << 20, "RLIMIT_MSGQUEUE": 819200}
 
-func rlimits(info *mesosv1.RLimitInfo) ([]specs.POSIXRlimit, error) {
+func rlimits(asked []*mesosv1.RLimitInfo_RLimit) ([]specs.POSIXRlimit, error) {
 	out := []specs.POSIXRlimit{
 		{Type: "RLIMIT_CORE", Soft: 0, Hard: noLimit},
 		{Type: "RLIMIT_MEMLOCK", Soft: capped["RLIMIT_MEMLOCK"], Hard: capped["RLIMIT_MEMLOCK"]},
 		{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: maxOpenFiles},
 		{Type: "RLIMIT_NPROC", Soft: noLimit, Hard: noLimit},
 	}
-	for _, l := range info.GetRlimits() {
+	for _, l := range asked {
 		name, ok := rlimitNames[l.GetType()]
 		if !ok {
 			return nil, fmt.Errorf("%w: rlimit type %s is not known", ErrInvalidTask, l.GetType())

@@ -100,7 +100,7 @@ func (in Input) SandboxInside() string {
 
 // Build gives the specification.
 func Build(in Input) (*specs.Spec, error) {
-	argv, err := Argv(in.Task.GetCommand(), in.Image)
+	argv, err := Program(in.Task, in.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,14 @@ func Build(in Input) (*specs.Spec, error) {
 	if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
 		env = append(env, "HOME="+home(in))
 	}
-	limits, err := rlimits(in.Task.GetContainer().GetRlimitInfo())
+	parameters, err := DockerParameters(in.Task.GetContainer())
+	if err != nil {
+		return nil, err
+	}
+	if parameters.CPUMillis > 0 {
+		in.CPUMillis = min(in.CPUMillis, parameters.CPUMillis)
+	}
+	limits, err := rlimits(slices.Concat(in.Task.GetContainer().GetRlimitInfo().GetRlimits(), parameters.Rlimits))
 	if err != nil {
 		return nil, err
 	}
