@@ -236,9 +236,7 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
 	fault.After(fault.Start, j.ID)
-	if k.runtime.IDs() { // it has mounts of its own now
-		k.report(j, k.unmountVolumes(j.ID))
-	}
+	k.leaveVolumes(j)
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Started
 		c.rec.Container.Pid, c.rec.Container.StartTime = int32(p.PID), p.StartTime

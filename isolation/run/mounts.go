@@ -270,6 +270,16 @@ func (k *Keeper) writeSecrets(j *Job) error {
 	return nil
 }
 
+// leaveVolumes takes the places away when the container has mounts of its own.
+func (k *Keeper) leaveVolumes(j *Job) {
+	if !k.runtime.IDs() {
+		return // links lead there as long as it runs
+	}
+	if err := k.unmountVolumes(j.ID); err != nil {
+		k.log.Error("places of volumes are left until the container ends", "container", j.ID, "error", err)
+	}
+}
+
 // unmountVolumes takes away the places that mountVolumes made. What is mounted there is not
 // touched: names are removed one by one, and only when nothing is mounted at them.
 func (k *Keeper) unmountVolumes(id string) error {
