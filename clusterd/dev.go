@@ -45,9 +45,9 @@ to the others on the port two above its --listen.
 
 // devFlags are the options of --dev.
 type devFlags struct {
-	dir, listen, agentListen, peers, isolated, resources string
-	heartbeat                                            time.Duration
-	verbose                                              bool
+	dir, listen, agentListen, peers, isolated, resources, zookeeper string
+	heartbeat                                                       time.Duration
+	verbose                                                         bool
 }
 
 func parseDev(args []string, out io.Writer) (devFlags, error) {
@@ -65,6 +65,7 @@ func parseDev(args []string, out io.Writer) (devFlags, error) {
 	fs.StringVar(&f.peers, "peers", "", "API addresses of all 1, 3 or 5 members, this one included")
 	fs.StringVar(&f.isolated, "isolated", "", "the container keeper's program (default: beside this one)")
 	fs.StringVar(&f.resources, "resources", "", "what is offered, as in cpus:4;mem:8192;ports:[31000-32000] (default: the machine)")
+	fs.StringVar(&f.zookeeper, "zookeeper", "", "address, on loopback, where zk://ADDRESS/mesos finds the leader (default: nowhere)")
 	fs.DurationVar(&f.heartbeat, "heartbeat", 250*time.Millisecond, "Raft's heartbeat timeout")
 	fs.BoolVar(&f.verbose, "verbose", false, "log everything")
 	if err := fs.Parse(args); err != nil {
@@ -157,6 +158,9 @@ func runDev(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	m.keeper = k.socket
 	fmt.Fprintf(stderr, "clusterd: API http://%s, agent http://%s, everything in %s\n", f.listen, f.agentListen, f.dir)
+	if m.zookeeper != nil {
+		fmt.Fprintf(stderr, "clusterd: clients of ZooKeeper find the leader at zk://%s%s\n", f.zookeeper, m.doc.ZooKeeper)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return k.run(gctx) })
 	g.Go(func() error { return m.run(gctx) })
@@ -226,7 +230,10 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 		},
 		apiAddress: func(name string) string { return members[name].String() },
 	}
-	return m, m.listen(listen, agentListen)
+	if err := m.listen(listen, agentListen); err != nil {
+		return m, err
+	}
+	return m, f.openZooKeeper(&m)
 }
 
 func (m *membership) listen(api, agentAPI netip.AddrPort) error {
@@ -235,16 +242,24 @@ func (m *membership) listen(api, agentAPI netip.AddrPort) error {
 		at   netip.AddrPort
 		what string
 	}{{&m.api, api, "--listen"}, {&m.agentAPI, agentAPI, "--agent-listen"}, {&m.peer, netip.AddrPortFrom(api.Addr(), api.Port()+2), "the port for the other members (two above --listen)"}} {
-		ln, err := net.Listen("tcp", l.at.String())
+		ln, err := listenOn(l.what, l.at)
 		if err != nil {
-			if errors.Is(err, syscall.EADDRINUSE) {
-				return fmt.Errorf("%s: %s is in use by another program: end that one, or choose another address", l.what, l.at)
-			}
-			return fmt.Errorf("%s: %w", l.what, err)
+			return err
 		}
 		*l.to = ln
 	}
 	return nil
+}
+
+func listenOn(what string, at netip.AddrPort) (net.Listener, error) {
+	l, err := net.Listen("tcp", at.String())
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: %s is in use by another program: end that one, or choose another address", what, at)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return l, nil
 }
 
 // devIncarnation is kept with the rest: a directory is what a disk is to a machine.

@@ -58,7 +58,8 @@ type membership struct {
 	inventory   *noded.Inventory
 
 	api, agentAPI, peer net.Listener
-	certificate         func() *tls.Certificate // nil: no TLS
+	zookeeper           func(context.Context) (net.Listener, error) // nil: the shim is off
+	certificate         func() *tls.Certificate                     // nil: no TLS
 	policy              auth.Policy
 	resolve             func(name string) []string // node to node
 	apiAddress          func(name string) string   // host:port of another node's API
@@ -149,6 +150,9 @@ func (m membership) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return b.serve(ctx, m.api, handler, b.auth.PlainAllowed) })
 	g.Go(func() error { return b.serve(ctx, m.agentAPI, b.agentHandler(), b.plainFromTasks) })
+	if m.zookeeper != nil {
+		g.Go(func() error { return b.serveZooKeeper(ctx) })
+	}
 	if m.issuer != nil {
 		g.Go(func() error { return b.serveJoin(ctx) })
 	}
@@ -290,13 +294,13 @@ func (b *member) lead(ctx context.Context, t masters.Term) error {
 	b.present = l
 	b.desk.Lead(l, st)
 	b.mu.Unlock()
-	b.board.Post(calls.Standing{Leader: b.doc.Name, Address: b.apiHostPort(), Height: st.Height, Term: st.Term, Here: true, Ready: true})
+	b.board.Post(calls.Standing{Leader: b.doc.Name, Address: b.apiHostPort(), Height: st.Height, Term: st.Term, Generation: st.Generation, Here: true, Ready: true})
 	err := <-done
 	b.mu.Lock()
 	b.present = nil
 	b.desk.Follow(leader.Status{Height: st.Height, Term: st.Term, Generation: st.Generation})
 	b.mu.Unlock()
-	b.board.Post(calls.Standing{Height: st.Height, Term: st.Term})
+	b.board.Post(calls.Standing{Height: st.Height, Term: st.Term, Generation: st.Generation})
 	return err
 }
 
@@ -315,7 +319,7 @@ func (b *member) watchMasters(ctx context.Context) {
 		b.mu.Lock()
 		if b.present == nil {
 			b.desk.Follow(leader.Status{Height: s.Generation.Height, Term: s.Term, Generation: s.Generation.ID, Leader: s.Leader})
-			standing := calls.Standing{Leader: s.Leader, Height: s.Generation.Height, Term: s.Term, Here: s.Leader == b.doc.Name && s.Leader != ""}
+			standing := calls.Standing{Leader: s.Leader, Height: s.Generation.Height, Term: s.Term, Generation: s.Generation.ID, Here: s.Leader == b.doc.Name && s.Leader != ""}
 			if s.Leader != "" {
 				standing.Address = b.apiAddress(s.Leader)
 			}
@@ -343,7 +347,7 @@ func (b *member) watchLeader(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		standing := calls.Standing{Leader: v.Leader, Height: v.Height, Term: v.Term}
+		standing := calls.Standing{Leader: v.Leader, Height: v.Height, Term: v.Term, Generation: v.Generation}
 		if v.Leader != "" {
 			standing.Address = b.apiAddress(v.Leader)
 		}

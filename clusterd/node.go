@@ -270,10 +270,14 @@ func nodeMembership(ctx context.Context, client *machine.Client, listeners map[s
 	if err != nil {
 		log.Warn("the service that this node got its document from is not closed to tasks", "source", n.GetSource(), "error", err)
 	}
+	var shim func(context.Context) (net.Listener, error)
+	if doc.ZooKeeper != "" {
+		shim = func(ctx context.Context) (net.Listener, error) { return listenZooKeeper(ctx, log) }
+	}
 	return membership{
 		issuer: issuing, doc: doc, anchor: &anchor, incarnation: n.GetIncarnation(), bootID: n.GetBootId(), hardware: n.GetHardwareHash(), admitted: who.admitted, address: address.Addr().String(), mtu: n.GetMtu(), closed: closed,
 		apiPort: apiPort, agentPort: apiPort + 1, dataDir: dataDir, workDir: workDir, keeper: keeperSocket, inventory: n.GetInventory(),
-		api: listeners["api"], agentAPI: listeners["agent"], peer: listeners["peer"],
+		api: listeners["api"], agentAPI: listeners["agent"], peer: listeners["peer"], zookeeper: shim,
 		certificate: who.certificate, policy: policy, resolve: table.Resolve, now: who.now, report: client.Report,
 		apiAddress: func(name string) string {
 			for _, a := range table.Resolve(name) {

@@ -22,6 +22,8 @@ type View struct {
 	// Executors are frameworks' own, in order of launch, and none of the tasks.
 	Executors []ExecutorView
 	Drain     *Drain // nil: it is not drained
+
+	Generation string // id of the one at Height; empty: none was met, or an old journal does not say
 }
 
 // Drain is an operator's wish that nothing runs here.
@@ -82,7 +84,7 @@ func (a *Agent) View(ctx context.Context) (View, error) {
 }
 
 func (a *Agent) view() View {
-	v := View{ID: a.id, Attached: a.attached, Height: a.height, Term: a.term, Runtime: a.runtime, Info: a.cfg.Info, Started: a.started}
+	v := View{ID: a.id, Attached: a.attached, Height: a.height, Term: a.term, Generation: a.generation, Runtime: a.runtime, Info: a.cfg.Info, Started: a.started}
 	if a.leader != nil && a.attached {
 		v.Leader = a.leader.name
 	}

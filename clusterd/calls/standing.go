@@ -13,6 +13,8 @@ type Standing struct {
 	Term    uint64
 	Here    bool // this node is the leader
 	Ready   bool // and has everything it needs to answer
+
+	Generation string // id of the one at Height; empty: this node has met none
 }
 
 // answers tells whether calls may be answered here and now.

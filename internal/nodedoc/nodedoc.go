@@ -71,8 +71,11 @@ type Document struct {
 	// AgentsGraceMS is how long an agent may be unheard before it is unreachable.
 	AgentsGraceMS int64 `json:"agentsGraceMS"`
 	// AdoptWaitMS is how long returning agents may be adopted after an empty birth.
-	AdoptWaitMS     int64      `json:"adoptWaitMS"`
-	API             API        `json:"api"`
+	AdoptWaitMS int64 `json:"adoptWaitMS"`
+	API         API   `json:"api"`
+	// ZooKeeper is the path at which clients of ZooKeeper find the leader, as /mesos; empty:
+	// the port is closed.
+	ZooKeeper       string     `json:"zookeeper,omitempty"`
 	Networks        []Network  `json:"networks"`
 	Time            Time       `json:"time"`
 	WatchdogSeconds int        `json:"watchdogSeconds"`
