@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 )
 
 // View is what this node knows of the masters.
@@ -172,17 +171,4 @@ func (w watch) changed(before, after *tree) event {
 		return eventData
 	}
 	return 0
-}
-
-// ValidPath says what of a path could not be a group of masters.
-func ValidPath(p string) error {
-	switch {
-	case !strings.HasPrefix(p, "/") || p == "/":
-		return fmt.Errorf("%.80q is no path of a znode — write one as /mesos", p)
-	case len(p) > 255:
-		return fmt.Errorf("the path has %d characters, at most 255 are allowed", len(p))
-	case path.Clean(p) != p || strings.ContainsFunc(p, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return fmt.Errorf("%.80q is no path of a znode — write one as /mesos: no slash at the end, no empty part, no spaces", p)
-	}
-	return nil
 }

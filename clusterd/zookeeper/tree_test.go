@@ -85,18 +85,6 @@ func TestATreeIsWhatTheViewSays(t *testing.T) {
 	}
 }
 
-func TestPathsOfGroups(t *testing.T) {
-	for p, good := range map[string]bool{
-		"/mesos": true, "/a/b-c_1.x": true, "/" + strings.Repeat("x", 254): true,
-		"": false, "/": false, "mesos": false, "/mesos/": false, "//mesos": false, "/a/../b": false, "/a b": false, "/ä": false, "/a\x00": false,
-		"/" + strings.Repeat("x", 255): false,
-	} {
-		if err := ValidPath(p); (err == nil) != good {
-			t.Errorf("%q: %v", p, err)
-		}
-	}
-}
-
 // sink is a connection that keeps what is written to it.
 type sink struct {
 	net.Conn

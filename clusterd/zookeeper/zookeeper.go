@@ -63,7 +63,7 @@ const (
 
 // Config says what is served.
 type Config struct {
-	Path   string // of the group, as ValidPath accepts it
+	Path   string // of the group, as nodedoc.CheckZooKeeper accepts it
 	Limits Limits
 	Now    func() time.Time
 	Log    *slog.Logger

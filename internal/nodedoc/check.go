@@ -158,6 +158,22 @@ func checkAPI(d Document) error {
 	if len(d.API.Domain) > 253 {
 		return fmt.Errorf("api.domain has %d characters, at most 253 are allowed", len(d.API.Domain))
 	}
+	if d.ZooKeeper != "" {
+		if err := CheckZooKeeper(d.ZooKeeper); err != nil {
+			return fmt.Errorf("zookeeper: %w", err)
+		}
+	}
+	return nil
+}
+
+// CheckZooKeeper says what of a path could not be that of a group of masters.
+func CheckZooKeeper(p string) error {
+	switch {
+	case len(p) > 255:
+		return fmt.Errorf("the path has %d characters, at most 255 are allowed", len(p))
+	case !strings.HasPrefix(p, "/") || p == "/" || path.Clean(p) != p || strings.ContainsFunc(p, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return fmt.Errorf("%q is no path of a znode: it begins with a slash, does not end with one, and has no empty parts, spaces or letters beyond ASCII, as /mesos", p)
+	}
 	return nil
 }
 

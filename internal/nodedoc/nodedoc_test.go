@@ -119,6 +119,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"an unknown key", reseal(`{"formt":1,` + string(payload[1:])), testAnchor(), nil, "formt"},
 		{"an unknown format", reseal(strings.Replace(string(payload), `"format":1`, `"format":2`, 1)), testAnchor(), ErrFormat, ""},
 		{"two masters", reseal(strings.Replace(string(payload), `"m1","m2","m3"`, `"m1","m2"`, 1)), testAnchor(), nil, "2 masters, not 1, 3 or 5"},
+		{"a path of no znode", reseal(strings.Replace(string(payload), `"networks":`, `"zookeeper":"/a/","networks":`, 1)), testAnchor(), nil, "zookeeper: \"/a/\" is no path"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Open(c.raw, c.anchor)
@@ -132,6 +133,18 @@ func TestOpenRefuses(t *testing.T) {
 				t.Errorf("error %q does not contain %q", err, c.text)
 			}
 		})
+	}
+}
+
+func TestPathsOfZooKeeper(t *testing.T) {
+	for p, good := range map[string]bool{
+		"/mesos": true, "/a/b-c_1.x": true, "/" + strings.Repeat("x", 254): true,
+		"": false, "/": false, "mesos": false, "/mesos/": false, "//mesos": false, "/a/../b": false, "/a b": false, "/ä": false, "/a\x00": false,
+		"/" + strings.Repeat("x", 255): false,
+	} {
+		if err := CheckZooKeeper(p); (err == nil) != good {
+			t.Errorf("%q: %v", p, err)
+		}
 	}
 }
 

@@ -105,7 +105,7 @@ func TestRender(t *testing.T) {
 		Attributes: map[string]string{"gpu": "a100", "site": "fra", "floor": "1.10"},
 		Masters:    nodedoc.Masters{Version: 1, Names: []string{"m1", "n-525400000002", "w01"}, WaitMS: 40_000},
 		Raft:       nodedoc.Raft{HeartbeatMS: 300, StallMS: 3000}, AgentsGraceMS: 30_000, AdoptWaitMS: 300_000,
-		API: nodedoc.API{Plaintext: true, PlaintextFrom: []string{"10.7.0.0/24"}, Anonymous: "reader", Domain: "rack7.example"},
+		API: nodedoc.API{Plaintext: true, PlaintextFrom: []string{"10.7.0.0/24"}, Anonymous: "reader", Domain: "rack7.example"}, ZooKeeper: "/rack7/mesos",
 		Networks: []nodedoc.Network{{
 			Name: "lan", Match: nodedoc.Match{Link: "any-up"}, Address: "10.7.0.22/24",
 			Gateway: "10.7.0.1", MTU: 9000,

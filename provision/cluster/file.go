@@ -34,6 +34,7 @@ type File struct {
 	Stall        time.Duration
 	AgentsGrace  time.Duration
 	API          nodedoc.API
+	ZooKeeper    string // path; empty: off
 	Trust        string
 	Registries   nodedoc.Registries
 	SecretsPath  string
@@ -199,10 +200,23 @@ func (d *decoder) plaintext(v *value, path string) {
 	}, func() { a.PlaintextFrom = nil })(v, path)
 }
 
+// zookeeper is off, on, or the path at which the leader is found instead of the usual one.
 func (d *decoder) zookeeper(v *value, path string) {
-	on := false
-	if d.onOff(&on)(v, path); on {
-		d.notYet(v, "zookeeper: on")
+	f := &d.file
+	on := v.kind == mapping
+	if on {
+		d.object(v, path, fields{"path": d.text(&f.ZooKeeper)})
+	} else {
+		d.onOff(&on)(v, path)
+	}
+	if on && v.get("path") == nil {
+		f.ZooKeeper = "/mesos"
+	}
+	if !on {
+		return
+	}
+	if err := nodedoc.CheckZooKeeper(f.ZooKeeper); err != nil {
+		d.failAt(v.get("path"), "zookeeper.path: %v.", err)
 	}
 }
 

@@ -10,7 +10,7 @@ adopt: { wait: 5m }
 raft: { heartbeat: 300ms, stall: 3s }
 agents: { grace: 30s }
 api: { plaintext: [10.7.0.0/24], anonymous: reader, domain: rack7.example }
-zookeeper: off
+zookeeper: { path: /rack7/mesos }
 trust: medium
 provision:
   on: [lith]

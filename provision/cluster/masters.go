@@ -161,12 +161,15 @@ func (d *decoder) warnTime(n *Node) {
 	d.warnAt(at, "time.servers: [dhcp] but dhcp: false on every network of %s — %s would start unsynced after %s.", n.Name, n.Name, wait)
 }
 
-// apiOpen says when the file opens what is closed by default.
+// apiOpen says when the file opens what is closed by default, or half of it.
 func (d *decoder) apiOpen() {
 	a := d.file.API
 	if a.Plaintext && a.Anonymous == nodedoc.AnonymousFramework {
 		if at := d.root.get("api", "plaintext"); at != nil {
 			d.warnAt(at, "the API is open: plain HTTP, and who has no credentials may run tasks — right for a test cluster on one machine only.")
 		}
+	}
+	if d.file.ZooKeeper != "" && !a.Plaintext {
+		d.warnAt(d.root.get("zookeeper"), "zookeeper: on without api.plaintext — who looks for the leader there speaks plain HTTP to it and is refused; write api: {plaintext: true} or the networks of such clients.")
 	}
 }

@@ -20,6 +20,14 @@ var messages = []struct {
 		"4:10: masters: 2 — an even number of masters cannot outvote a split; use 1, 3 or 5.",
 	},
 	{
+		"zookeeper path", head + "zookeeper: {path: mesos/}\nnodes: [{name: a}]\n",
+		"4:19: zookeeper.path: \"mesos/\" is no path of a znode: it begins with a slash, does not end with one, and has no empty parts, spaces or letters beyond ASCII, as /mesos.",
+	},
+	{
+		"zookeeper value", head + "zookeeper: yes\nnodes: [{name: a}]\n",
+		"4:12: zookeeper: yes — it is one of on, off, true, false.",
+	},
+	{
 		"seven masters", "apiVersion: v1\ncluster: demo\nmasters: 7\nnodes: [{name: a}]\n",
 		"3:10: masters: 7 — more than 5 masters make every decision slower and none safer; use 1, 3 or 5.",
 	},
@@ -217,7 +225,10 @@ func TestWarnings(t *testing.T) {
 		},
 		{
 			"zookeeper", head + "zookeeper: on\nnodes: [{name: a}]\n",
-			"cluster.yaml:4:12: zookeeper: on is accepted and not acted on yet — this version does nothing about it.   [warning]",
+			"cluster.yaml:4:12: zookeeper: on without api.plaintext — who looks for the leader there speaks plain HTTP to it and is refused; write api: {plaintext: true} or the networks of such clients.   [warning]",
+		},
+		{
+			"zookeeper over plain HTTP", head + "zookeeper: {path: /mesos-2}\napi: {plaintext: [10.7.0.0/24]}\nnodes: [{name: a}]\n", "",
 		},
 		{
 			"what tasks report", head + "tasks: {report: host}\nnodes: [{name: a}]\n",

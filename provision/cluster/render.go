@@ -139,7 +139,7 @@ func nodeDocument(p *Plan, n *Node, c nodedoc.ClusterDocument, hash string, opt 
 		Name: n.Name, Mode: s.Mode, Zone: n.Zone, Attributes: s.Attributes, Masters: c.Masters,
 		Raft:          nodedoc.Raft{HeartbeatMS: heartbeat.Milliseconds(), StallMS: stall.Milliseconds()},
 		AgentsGraceMS: f.AgentsGrace.Milliseconds(), AdoptWaitMS: f.AdoptWait.Milliseconds(),
-		API: f.API, Networks: s.Networks, Time: s.Time, WatchdogSeconds: int(s.Watchdog / time.Second),
+		API: f.API, ZooKeeper: f.ZooKeeper, Networks: s.Networks, Time: s.Time, WatchdogSeconds: int(s.Watchdog / time.Second),
 		Reserve: s.Reserve, RAMStorePercent: s.RAMStore, Resources: s.Resources, KernelArgs: s.KernelArgs,
 		Modules: "early", Kexec: s.Kexec, Tasks: f.Tasks, Registries: f.Registries, SignedAt: c.SignedAt,
 	}
