@@ -193,6 +193,12 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 	if err != nil {
 		return m, err
 	}
+	var shim netip.AddrPort
+	if f.zookeeper != "" {
+		if shim, err = loopback("--zookeeper", f.zookeeper); err != nil {
+			return m, err
+		}
+	}
 	members, names, err := devMembers(f.peers, listen.String())
 	if err != nil {
 		return m, err
@@ -233,7 +239,7 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 	if err := m.listen(listen, agentListen); err != nil {
 		return m, err
 	}
-	return m, f.openZooKeeper(&m)
+	return m, m.openZooKeeper(shim)
 }
 
 func (m *membership) listen(api, agentAPI netip.AddrPort) error {

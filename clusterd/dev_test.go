@@ -28,6 +28,7 @@ type processes struct {
 	dirs     []string
 	ports    []int
 	running  []*exec.Cmd
+	options  func(i int) []string // more than the usual ones; may be nil
 }
 
 var buildOnce = sync.OnceValues(func() (string, error) {
@@ -126,6 +127,9 @@ func (p *processes) start(i int) {
 	}
 	cmd := exec.Command(p.program, "--dev", "--verbose", "--dir", p.dirs[i], "--isolated", p.isolated, "--listen", p.api(i),
 		"--agent-listen", p.agentAPI(i), "--peers", strings.Join(peers, ","))
+	if p.options != nil {
+		cmd.Args = append(cmd.Args, p.options(i)...)
+	}
 	out, err := os.OpenFile(filepath.Join(p.dirs[i], "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		p.t.Fatal(err)
@@ -297,6 +301,7 @@ func TestWrongFlagsSayWhatToDo(t *testing.T) {
 		{[]string{"--dev", "--dir", dir, "--peers", "127.0.0.1:5050,127.0.0.1:5060"}, "use 1, 3 or 5"},
 		{[]string{"--dev", "--dir", dir, "--peers", "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"}, "does not name this member"},
 		{[]string{"--dev", "--dir", dir, "--resources", "cpus:1"}, "names no cpus or no mem"},
+		{[]string{"--dev", "--dir", dir, "--zookeeper", "0.0.0.0:2181"}, "--zookeeper: 0.0.0.0:2181 is not on loopback"},
 		{[]string{"--dev", "--dir", dir, "extra"}, "unexpected argument"},
 	} {
 		cmd := exec.Command(program, test.args...)

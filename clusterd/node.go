@@ -21,6 +21,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/discovery/birth"
 	"github.com/mesolith/mesolith/clusterd/machine"
 	"github.com/mesolith/mesolith/clusterd/peers"
+	"github.com/mesolith/mesolith/clusterd/zookeeper"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/wire/noded"
 	"github.com/mesolith/mesolith/provision/node"
@@ -272,7 +273,7 @@ func nodeMembership(ctx context.Context, client *machine.Client, listeners map[s
 	}
 	var shim func(context.Context) (net.Listener, error)
 	if doc.ZooKeeper != "" {
-		shim = func(ctx context.Context) (net.Listener, error) { return listenZooKeeper(ctx, log) }
+		shim = func(ctx context.Context) (net.Listener, error) { return listenZooKeeper(ctx, zookeeper.Port, log) }
 	}
 	return membership{
 		issuer: issuing, doc: doc, anchor: &anchor, incarnation: n.GetIncarnation(), bootID: n.GetBootId(), hardware: n.GetHardwareHash(), admitted: who.admitted, address: address.Addr().String(), mtu: n.GetMtu(), closed: closed,

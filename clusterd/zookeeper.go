@@ -21,14 +21,14 @@ const devZooKeeperPath = "/mesos"
 // listenZooKeeper opens the port on a node. init does not hold it, because it knows no
 // document: whoever is turned away meanwhile tries the next node. Nor may a task in the
 // host's network that took the port end clusterd: it is tried again until it is free.
-func listenZooKeeper(ctx context.Context, log *slog.Logger) (net.Listener, error) {
+func listenZooKeeper(ctx context.Context, port int, log *slog.Logger) (net.Listener, error) {
 	for said := false; ; said = true {
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(zookeeper.Port))
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err == nil {
 			return l, nil
 		}
 		if !said {
-			log.Error("the port of zookeeper: on cannot be opened; it is tried again until it can", "port", zookeeper.Port, "error", err)
+			log.Error("the port of zookeeper: on cannot be opened; it is tried again until it can", "port", port, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -38,14 +38,10 @@ func listenZooKeeper(ctx context.Context, log *slog.Logger) (net.Listener, error
 	}
 }
 
-// openZooKeeper listens for --zookeeper.
-func (f devFlags) openZooKeeper(m *membership) error {
-	if f.zookeeper == "" {
+// openZooKeeper listens for --zookeeper, where that was given.
+func (m *membership) openZooKeeper(at netip.AddrPort) error {
+	if !at.IsValid() {
 		return nil
-	}
-	at, err := loopback("--zookeeper", f.zookeeper)
-	if err != nil {
-		return err
 	}
 	l, err := listenOn("--zookeeper", at)
 	if err != nil {

@@ -82,6 +82,9 @@ func TestAgentOutlivesItsCluster(t *testing.T) {
 		}
 		reasons[u.GetContainerId()] = st.GetReason()
 	}
+	if v, err := n.agent.View(t.Context()); err != nil || v.Generation != "new" || v.Height != 2 || v.Term != 1 || v.Leader != "m1" {
+		t.Errorf("it shows %+v, %v", v, err)
+	}
 	if reasons["c1"] != mesosv1.TaskStatus_REASON_AGENT_REREGISTERED || reasons["c2"] == mesosv1.TaskStatus_REASON_AGENT_REREGISTERED {
 		t.Errorf("reasons %v", reasons)
 	}

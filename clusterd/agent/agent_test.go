@@ -28,6 +28,7 @@ type node struct {
 	dir     string
 	keeper  *playedKeeper
 	masters chan net.Conn
+	agent   *Agent
 	stop    func()
 	done    chan error
 }
@@ -51,6 +52,7 @@ func startNode(t *testing.T, dir string, k *playedKeeper) *node {
 		},
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	})
+	n.agent = a
 	go func() { n.done <- a.Run(ctx) }()
 	n.stop = sync.OnceFunc(func() {
 		cancel()

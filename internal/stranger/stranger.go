@@ -1,5 +1,6 @@
 // Package stranger builds programs that nobody here wrote, for tests: those of mesos-go,
-// from the module proxy, each in a module of its own, so that they are no part of ours.
+// and small ones around its packages, from the module proxy, each in a module of its own,
+// so that they are no part of ours.
 package stranger
 
 import (
@@ -10,18 +11,35 @@ import (
 	"path/filepath"
 )
 
-// version is the newest release of mesos-go.
-const version = "v0.0.11"
+const (
+	// version is the newest release of mesos-go.
+	version = "v0.0.11"
+	// zooKeeper is the client that its detector of masters uses, which never had a release.
+	zooKeeper = "github.com/samuel/go-zookeeper v0.0.0-20190923202752-2cc03de413da"
+)
 
 // Build builds api/v1/cmd/NAME of mesos-go below dir, which must be empty, and gives the
 // program's path. Some of them need a C compiler.
 func Build(ctx context.Context, dir, name string) (program string, err error) {
-	mod := "module stranger\n\ngo 1.26\n\nrequire github.com/mesos/mesos-go " + version + "\n"
+	return build(ctx, dir, name, "github.com/mesos/mesos-go/api/v1/cmd/"+name)
+}
+
+// BuildMain builds the program whose one file is source, which imports packages of
+// mesos-go, below dir, which must be empty, and gives its path.
+func BuildMain(ctx context.Context, dir, source string) (program string, err error) {
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(source), 0o644); err != nil {
+		return "", err
+	}
+	return build(ctx, dir, "stranger", ".")
+}
+
+func build(ctx context.Context, dir, name, target string) (program string, err error) {
+	mod := "module stranger\n\ngo 1.26\n\nrequire (\n\tgithub.com/mesos/mesos-go " + version + "\n\t" + zooKeeper + "\n)\n"
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
 		return "", err
 	}
 	program = filepath.Join(dir, name)
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/mesos/mesos-go/api/v1/cmd/"+name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, target)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "CGO_ENABLED=1")
 	if said, err := cmd.CombinedOutput(); err != nil {
