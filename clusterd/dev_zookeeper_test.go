@@ -21,14 +21,20 @@ import (
 func newZooKeepers(t *testing.T, n int) (p *processes, servers []string) {
 	t.Helper()
 	p = newProcesses(t, n)
-	for range n {
-		servers = append(servers, fmt.Sprintf("127.0.0.1:%d", freePorts(t)))
-	}
-	p.options = func(i int) []string { return []string{"--zookeeper", servers[i]} }
+	servers = p.withZooKeeper()
 	for i := range p.running {
 		p.start(i)
 	}
 	return p, servers
+}
+
+// withZooKeeper opens the shim of each process that is started from now on.
+func (p *processes) withZooKeeper() (servers []string) {
+	for range p.running {
+		servers = append(servers, fmt.Sprintf("127.0.0.1:%d", freePorts(p.t)))
+	}
+	p.options = func(i int) []string { return []string{"--zookeeper", servers[i]} }
+	return servers
 }
 
 // found is a master as clients read it.

@@ -5,7 +5,7 @@
 # prints the one line to run.
 set -eu
 
-wanted="gcc libc6-dev make pkg-config libseccomp-dev qemu-system-x86 nbdkit e2fsprogs ca-certificates"
+wanted="gcc libc6-dev make pkg-config libseccomp-dev qemu-system-x86 nbdkit e2fsprogs ca-certificates nodejs npm"
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "setup: Go is missing; Mesolith needs Go 1.26 or newer: https://go.dev/dl/" >&2
@@ -18,9 +18,11 @@ fi
 
 missing=""
 for package in $wanted; do
-	# A virtual package (pkg-config where pkgconf provides it) counts by what it gives.
+	# Packages that come under other names too (pkgconf gives pkg-config, other packages
+	# of Node.js give npm) count by what they give.
 	case $package in
-	pkg-config) command -v pkg-config >/dev/null 2>&1 && continue ;;
+	pkg-config | npm) command -v "$package" >/dev/null 2>&1 && continue ;;
+	nodejs) command -v node >/dev/null 2>&1 && continue ;;
 	esac
 	state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
 	[ "$state" = installed ] || missing="$missing $package"

@@ -27,6 +27,8 @@ func newHost(t *testing.T, installed string, user string) *host {
 	for name, script := range map[string]string{
 		"go":         "exit 0",
 		"pkg-config": "exit 0",
+		"node":       "exit 0",
+		"npm":        "exit 0",
 		"id":         "echo " + user,
 		"dpkg-query": `for last; do :; done; case " ` + installed + ` " in *" $last "*) printf installed ;; *) exit 1 ;; esac`,
 		"apt-get":    `echo "$@" >>"` + h.log() + `"`,
@@ -99,6 +101,7 @@ func TestSetupAsksOnATerminalOnly(t *testing.T) {
 	for _, c := range []struct {
 		name, installed, user, answer string
 		env                           []string
+		without                       []string // programs that are not there
 		code                          int
 		said, apt                     string
 	}{
@@ -109,11 +112,18 @@ func TestSetupAsksOnATerminalOnly(t *testing.T) {
 		{name: "root, yes", installed: withoutQEMU, user: "0", answer: "\n", said: "install them now? [Y/n]", apt: installLine + "\n"},
 		{name: "root, no", installed: withoutQEMU, user: "0", answer: "n\n", code: 1, said: "the line is: apt-get " + installLine},
 		{name: "root, end of typing", installed: withoutQEMU, user: "0", answer: "\x04", code: 1, said: "not installed"},
+		{name: "no Node.js", installed: allPackages, user: "0", without: []string{"node", "npm"}, apt: "install --no-install-recommends -y nodejs npm\n"},
+		{name: "Node.js without npm", installed: allPackages, user: "0", without: []string{"npm"}, apt: "install --no-install-recommends -y npm\n"},
 		{name: "CI, on a terminal", installed: withoutQEMU, user: "0", answer: "n\n", env: []string{"CI=1"}, apt: installLine + "\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t, c.installed, c.user)
 			h.env = c.env
+			for _, program := range c.without {
+				if err := os.Remove(filepath.Join(h.dir, program)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			code, said, apt := h.setup(t, c.answer)
 			if code != c.code || apt != c.apt || !strings.Contains(said, c.said) || c.said == "" && said != "" {
 				t.Errorf("code %d, apt-get was given %q, said:\n%s", code, apt, said)

@@ -1,10 +1,12 @@
 // Package stranger builds programs that nobody here wrote, for tests: those of mesos-go,
 // and small ones around its packages, from the module proxy, each in a module of its own,
-// so that they are no part of ours.
+// so that they are no part of ours; and it fetches what programs in JavaScript need from
+// npm's registry, the versions and hashes of package-lock.json.
 package stranger
 
 import (
 	"context"
+	"embed"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,4 +48,28 @@ func build(ctx context.Context, dir, name, target string) (program string, err e
 		return "", fmt.Errorf("build %s of mesos-go %s: %w\n%s", name, version, err, said)
 	}
 	return program, nil
+}
+
+//go:embed javascript/package.json javascript/package-lock.json
+var javascript embed.FS
+
+// JavaScript makes dir, which must be empty, a folder from which node runs programs that
+// require mesos-framework: node and npm must be there (image/setup.sh sees to it). No
+// package runs a script of its own meanwhile.
+func JavaScript(ctx context.Context, dir string) error {
+	for _, name := range []string{"package.json", "package-lock.json"} {
+		raw, err := javascript.ReadFile("javascript/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+			return err
+		}
+	}
+	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--no-update-notifier")
+	cmd.Dir = dir
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("fetch the packages of javascript/package-lock.json: %w\n%s", err, said)
+	}
+	return nil
 }
