@@ -35,8 +35,38 @@ func (s *said) String() string {
 	return s.buf.String()
 }
 
+// inJSON watches as mwatch does, with mesos-go's own means, but in JSON; what it cannot read
+// ends it.
+const inJSON = `package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/mesos/mesos-go/api/v1/lib/encoding/codecs"
+	"github.com/mesos/mesos-go/api/v1/lib/httpcli"
+	"github.com/mesos/mesos-go/api/v1/lib/httpcli/httpmaster"
+	"github.com/mesos/mesos-go/api/v1/lib/master"
+	"github.com/mesos/mesos-go/api/v1/lib/master/calls"
+)
+
+func main() {
+	cli := httpmaster.NewSender(httpcli.New(httpcli.Endpoint(os.Args[1]), httpcli.Codec(codecs.ByMediaType[codecs.MediaTypeJSON])).Send)
+	resp, err := cli.Send(context.Background(), calls.NonStreaming(calls.Subscribe()))
+	for err == nil {
+		var e master.Event
+		if err = resp.Decode(&e); err == nil {
+			fmt.Println(e.GetType(), e.String())
+		}
+	}
+	fmt.Println("ended:", err)
+}
+`
+
 // mwatch of mesos-go sees a cluster's events, at a node that forwards too: it reads them in
-// protobuf, drops what lacks a required field, and says nothing about that.
+// protobuf, drops what lacks a required field, and says nothing about that. Beside it
+// others of its kind read them in JSON.
 func TestStrangersWatch(t *testing.T) {
 	p := newTaskProcesses(t, 3)
 	for i := range p.running {
@@ -52,20 +82,26 @@ func TestStrangersWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	strict, err := stranger.BuildMain(t.Context(), t.TempDir(), inJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out []*said
 	for i := range p.running {
 		host, port, err := net.SplitHostPort(p.api(i))
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &said{}
-		cmd := exec.CommandContext(t.Context(), program, "-master", host, "-port", port)
-		cmd.Stdout, cmd.Stderr = s, s
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		for _, args := range [][]string{{program, "-master", host, "-port", port}, {strict, "http://" + p.api(i) + "/api/v1"}} {
+			s := &said{}
+			cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+			cmd.Stdout, cmd.Stderr = s, s
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { cmd.Wait() })
+			out = append(out, s)
 		}
-		t.Cleanup(func() { cmd.Wait() })
-		out = append(out, s)
 	}
 	saw := func(text string) func() bool {
 		return func() bool {
