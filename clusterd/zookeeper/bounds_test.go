@@ -272,6 +272,29 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// Who is turned away again and again is written of once a minute.
+func TestTheLogIsNotFlooded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		s := New(Config{Path: "/mesos", Now: time.Now, Log: slog.New(slog.NewTextHandler(&out, nil))})
+		turn := func() {
+			near, far := net.Pipe()
+			s.turnAway(far, "too many")
+			if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("it was not ended: %v", err)
+			}
+		}
+		for range 100 {
+			turn()
+		}
+		time.Sleep(sayEvery)
+		turn()
+		if got := strings.Count(out.String(), "turned away"); got != 2 || !strings.Contains(out.String(), "connections=100") {
+			t.Errorf("written:\n%s", out.String())
+		}
+	})
+}
+
 func TestWatchesAreBounded(t *testing.T) {
 	s, at := serve(t, Limits{Watches: 2})
 	s.Post(view(7, 1))

@@ -75,10 +75,11 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	}
 }
 
-// dropped notes why a connection ended that its client did not end.
+// dropped notes why a connection ended that its client did not end, for who looks closely:
+// strangers must not push everything else out of the log.
 func (s *Server) dropped(nc net.Conn, err error) {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-		s.cfg.Log.Info("a zookeeper client's connection ended", "client", nc.RemoteAddr().String(), "why", err.Error())
+		s.cfg.Log.Debug("a zookeeper client's connection ended", "client", nc.RemoteAddr().String(), "why", err.Error())
 	}
 }
 

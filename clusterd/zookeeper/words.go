@@ -44,8 +44,14 @@ func (s *Server) word(w string) (answer string, is bool) {
 			name  string
 			value any
 		}{
-			{"version", protocol}, {"packets_received", s.received.Load()}, {"packets_sent", s.sent.Load()}, {"num_alive_connections", open},
-			{"outstanding_requests", 0}, {"server_state", mode}, {"znode_count", len(now.nodes)}, {"watch_count", s.watches.Load()},
+			{"version", protocol},
+			{"packets_received", s.received.Load()},
+			{"packets_sent", s.sent.Load()},
+			{"num_alive_connections", open},
+			{"outstanding_requests", 0},
+			{"server_state", mode},
+			{"znode_count", len(now.nodes)},
+			{"watch_count", s.watches.Load()},
 		} {
 			fmt.Fprintf(&b, "zk_%s\t%v\n", l.name, l.value)
 		}

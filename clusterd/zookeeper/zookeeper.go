@@ -79,6 +79,10 @@ type Server struct {
 	open    int
 	from    map[netip.Addr]int
 
+	// Owned by Serve.
+	turnedAway int       // since that was said last
+	said       time.Time // when that was
+
 	received, sent, watches atomic.Int64
 }
 
@@ -148,8 +152,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		pause = time.Millisecond
 		leave, why := s.enter(c)
 		if leave == nil {
-			s.cfg.Log.Warn("a zookeeper client was turned away", "client", c.RemoteAddr().String(), "why", why)
-			c.Close()
+			s.turnAway(c, why)
 			continue
 		}
 		wg.Go(func() {
@@ -157,6 +160,19 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			s.serve(ctx, c)
 		})
 	}
+}
+
+// sayEvery is how often clients that are turned away are written of: strangers must not
+// push everything else out of the log.
+const sayEvery = time.Minute
+
+func (s *Server) turnAway(c net.Conn, why string) {
+	s.turnedAway++
+	if now := s.cfg.Now(); now.Sub(s.said) >= sayEvery {
+		s.cfg.Log.Warn("a zookeeper client was turned away", "client", c.RemoteAddr().String(), "why", why, "connections", s.turnedAway)
+		s.said, s.turnedAway = now, 0
+	}
+	c.Close()
 }
 
 // enter counts a connection; nil: there are too many.
