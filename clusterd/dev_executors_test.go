@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -292,4 +294,33 @@ func TestPods(t *testing.T) {
 		t.Errorf("the killed task's message: %s", m)
 	}
 	p.eventually("the end of the first executor", func() bool { return len(g.failures()) == 2 })
+}
+
+// mesos-go's example scheduler brings its executor along by a URI that it serves itself; all
+// of its tasks finish, or it says why not and ends with an error. In protobuf alone: its JSON
+// knows no master with the capability QUOTA_V2, which those of Mesos 1.9 and later have.
+func TestStrangersSchedulerWithItsExecutor(t *testing.T) {
+	program, err := exampleExecutor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheduler, err := stranger.Build(t.Context(), t.TempDir(), "example-scheduler")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newTaskProcesses(t, 3)
+	for i := range p.running {
+		p.start(i)
+	}
+	for i := range p.running { // two of them forward
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		cmd := exec.CommandContext(ctx, scheduler, "-url", "http://"+p.api(i)+"/api/v1/scheduler", "-executor", program, "-exec.image", "",
+			"-server.address", "127.0.0.1", "-metrics.port", strconv.Itoa(freePorts(t)), "-tasks", "5", "-cpu", "0.1", "-memory", "32", "-verbose")
+		out, err := cmd.CombinedOutput()
+		cancel()
+		// It ends with a status of 1 in either case: its own end cancels its own stream.
+		if !strings.Contains(string(out), "mission accomplished") || strings.Contains(string(out), "unexpected state") {
+			t.Errorf("at node %d: %v\n%s", i, err, out[max(0, len(out)-4000):])
+		}
+	}
 }

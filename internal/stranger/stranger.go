@@ -20,6 +20,9 @@ const (
 	zooKeeper = "github.com/samuel/go-zookeeper v0.0.0-20190923202752-2cc03de413da"
 )
 
+// prometheus is the last version with what the example scheduler calls.
+const prometheus = "github.com/prometheus/client_golang v0.9.4"
+
 // Build builds api/v1/cmd/NAME of mesos-go below dir, which must be empty, and gives the
 // program's path. Some of them need a C compiler.
 func Build(ctx context.Context, dir, name string) (program string, err error) {
@@ -36,7 +39,7 @@ func BuildMain(ctx context.Context, dir, source string) (program string, err err
 }
 
 func build(ctx context.Context, dir, name, target string) (program string, err error) {
-	mod := "module stranger\n\ngo 1.26\n\nrequire (\n\tgithub.com/mesos/mesos-go " + version + "\n\t" + zooKeeper + "\n)\n"
+	mod := "module stranger\n\ngo 1.26\n\nrequire (\n\tgithub.com/mesos/mesos-go " + version + "\n\t" + zooKeeper + "\n\t" + prometheus + "\n)\n"
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
 		return "", err
 	}

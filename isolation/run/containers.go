@@ -118,7 +118,7 @@ func (r Containers) OpenGroup(j *Job) (*os.File, error) {
 	if err := unix.Mkdir(filepath.Join(cgroup.Root, r.group(j)), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("make control group: %w", err)
 	}
-	if limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes()); limit != spec.NoMemoryLimit {
+	if limit := spec.MemoryMax(j.Launch.GetMemoryBytes(), j.Launch.GetMemoryLimitBytes()); limit != spec.NoMemoryLimit && !j.Launch.GetShareCgroups() {
 		if err := cgroup.Set(r.group(j), "memory.max", strconv.FormatUint(limit, 10)); err != nil {
 			return nil, err
 		}
