@@ -37,7 +37,7 @@ var reserved = []struct {
 // net/netip, whose addresses are values.
 var pure = []string{
 	"clusterd/state", "clusterd/alloc", "clusterd/offers", "clusterd/task", "clusterd/discovery/birth",
-	"init/service", "isolation/spec",
+	"init/service", "isolation/spec", "internal/acl", "internal/jsontree", "internal/ratelimit",
 }
 
 var impure = []string{"os", "net", "net/http", "os/exec", "syscall", "golang.org/x/sys", "math/rand", "crypto/rand", "log", "log/slog"}

@@ -3,6 +3,7 @@ package nodedoc
 import (
 	"crypto/ed25519"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/netip"
@@ -158,6 +159,9 @@ func checkAPI(d Document) error {
 	if len(d.API.Domain) > 253 {
 		return fmt.Errorf("api.domain has %d characters, at most 253 are allowed", len(d.API.Domain))
 	}
+	if n := d.API.RuleBytes(); n > MaxAPIRules {
+		return fmt.Errorf("api.acls and api.rateLimits have %d bytes as JSON, at most %d are allowed", n, MaxAPIRules)
+	}
 	if d.ZooKeeper != "" {
 		if err := CheckZooKeeper(d.ZooKeeper); err != nil {
 			return fmt.Errorf("zookeeper: %w", err)
@@ -175,6 +179,15 @@ func CheckZooKeeper(p string) error {
 		return fmt.Errorf("%q is no path of a znode: it begins with a slash, does not end with one, and has no empty parts, spaces or letters beyond ASCII, as /mesos", p)
 	}
 	return nil
+}
+
+// RuleBytes is how long ACLs and rate limits are as JSON.
+func (a API) RuleBytes() int {
+	raw, err := json.Marshal(API{ACLs: a.ACLs, RateLimits: a.RateLimits})
+	if err != nil {
+		return math.MaxInt
+	}
+	return len(raw)
 }
 
 func checkNetworks(d Document) error {

@@ -15,6 +15,9 @@ package nodedoc
 import (
 	"crypto/ed25519"
 	"time"
+
+	"github.com/mesolith/mesolith/internal/acl"
+	"github.com/mesolith/mesolith/internal/ratelimit"
 )
 
 // Format is the number of the present form of anchors and documents. Numbers are never
@@ -27,6 +30,8 @@ const (
 	MaxNodeDocument    = 16 << 10
 	MaxClusterDocument = 4 << 20
 	MaxIssuerSecrets   = 256 << 10
+	// MaxAPIRules is what ACLs and rate limits together may take of a node document.
+	MaxAPIRules = 8 << 10
 )
 
 // Modes of a node.
@@ -125,6 +130,10 @@ type API struct {
 	PlaintextFrom []string `json:"plaintextFrom,omitempty"`
 	Anonymous     string   `json:"anonymous"`
 	Domain        string   `json:"domain,omitempty"`
+	// ACLs are who may do what to which object; nil: what roles allow.
+	ACLs *acl.ACLs `json:"acls,omitempty"`
+	// RateLimits are how often each principal may call; nil: as often as it likes.
+	RateLimits *ratelimit.Limits `json:"rateLimits,omitempty"`
 }
 
 // Network is one interface of the node, found by Match and configured by DHCP or with a

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesolith/mesolith/internal/acl"
+	"github.com/mesolith/mesolith/internal/ratelimit"
 )
 
 const testClusterID = "0123456789abcdef0123456789abcdef"
@@ -33,7 +36,7 @@ func testDocument() Document {
 		Masters:       Masters{Version: 1, Names: []string{"m1", "m2", "m3"}, WaitMS: 30_000},
 		Raft:          Raft{HeartbeatMS: 250, StallMS: 2000},
 		AgentsGraceMS: 25_000, AdoptWaitMS: 600_000,
-		API:             API{Anonymous: AnonymousNone},
+		API:             testAPI(),
 		Networks:        []Network{{Name: "lan", Match: Match{Link: "any-up"}, DHCP: true}},
 		Time:            Time{Servers: []string{"dhcp"}, WaitMS: 30_000},
 		WatchdogSeconds: 30, Reserve: Reserve{CPUs: 0.1}, RAMStorePercent: 25, Modules: "early",
@@ -41,6 +44,20 @@ func testDocument() Document {
 		Peers:    []Peer{{Name: "m1", Address: "10.7.0.11"}},
 		SignedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	}
+}
+
+// testAPI has rules with what JSON escapes.
+func testAPI() API {
+	a := API{Anonymous: AnonymousNone, ACLs: &acl.ACLs{}, RateLimits: &ratelimit.Limits{}}
+	for text, into := range map[string]json.Unmarshaler{
+		`{"permissive":false,"run_tasks":[{"principals":{"values":["a<b&c"]},"users":{"type":"ANY"}}],"view_roles":[{"principals":{"type":"ANY"},"roles":{"values":["eng/%"]}}]}`: a.ACLs,
+		`{"limits":[{"principal":"a<b","qps":0.25}],"aggregate_default_qps":1e3}`:                                                                                                 a.RateLimits,
+	} {
+		if err := into.UnmarshalJSON([]byte(text)); err != nil {
+			panic(err)
+		}
+	}
+	return a
 }
 
 func testCluster() ClusterDocument {

@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mesolith/mesolith/internal/acl"
 	"github.com/mesolith/mesolith/internal/nodedoc"
+	"github.com/mesolith/mesolith/internal/ratelimit"
 	"github.com/mesolith/mesolith/provision/pki"
 )
 
@@ -100,12 +102,19 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	acls, err := acl.Parse([]byte(`{"register_frameworks":[{"principals":{"values":["marathon"]},"roles":{"values":["web","web/%"]}},{"principals":{"values":["marathon"]},"roles":{"type":"NONE"}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := &ratelimit.Limits{
+		Limits: []ratelimit.Limit{{Principal: "marathon", Rate: ratelimit.Rate{QPS: 50, Capacity: 200}}}, Aggregate: ratelimit.Rate{QPS: 100, Capacity: 100},
+	}
 	want := nodedoc.Document{
 		Format: 1, Cluster: "rack7", ClusterID: s.ClusterID, Revision: 12, DocumentHash: hash, Name: "w02", Mode: "ram", Zone: "c",
 		Attributes: map[string]string{"gpu": "a100", "site": "fra", "floor": "1.10"},
 		Masters:    nodedoc.Masters{Version: 1, Names: []string{"m1", "n-525400000002", "w01"}, WaitMS: 40_000},
 		Raft:       nodedoc.Raft{HeartbeatMS: 300, StallMS: 3000}, AgentsGraceMS: 30_000, AdoptWaitMS: 300_000,
-		API: nodedoc.API{Plaintext: true, PlaintextFrom: []string{"10.7.0.0/24"}, Anonymous: "reader", Domain: "rack7.example"}, ZooKeeper: "/rack7/mesos",
+		API: nodedoc.API{Plaintext: true, PlaintextFrom: []string{"10.7.0.0/24"}, Anonymous: "reader", Domain: "rack7.example", ACLs: acls, RateLimits: limits}, ZooKeeper: "/rack7/mesos",
 		Networks: []nodedoc.Network{{
 			Name: "lan", Match: nodedoc.Match{Link: "any-up"}, Address: "10.7.0.22/24",
 			Gateway: "10.7.0.1", MTU: 9000,

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mesolith/mesolith/internal/jsontree"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
@@ -45,7 +46,7 @@ func (r *report) unknownKey(e entry, path string, known []string) {
 	if path != "" {
 		in = " in " + path
 	}
-	if n := nearest(e.key, known); n != "" {
+	if n := jsontree.Nearest(e.key, known); n != "" {
 		r.fail(e.line, e.col, "unknown key %q%s — did you mean %q?", e.key, in, n)
 		return
 	}
@@ -141,7 +142,7 @@ func (r *report) choice(into *string, words ...string) setter {
 		}
 		if !slices.Contains(words, v.text) {
 			hint := ""
-			if n := nearest(v.text, words); n != "" {
+			if n := jsontree.Nearest(v.text, words); n != "" {
 				hint = fmt.Sprintf("did you mean %q? ", n)
 			}
 			r.failAt(v, "%s: %.80s — %sit is one of %s.", path, v.text, hint, strings.Join(words, ", "))

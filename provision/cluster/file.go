@@ -180,8 +180,13 @@ func (d *decoder) api(v *value, path string) {
 		"plaintext":   d.plaintext,
 		"anonymous":   d.choice(&a.Anonymous, nodedoc.AnonymousNone, nodedoc.AnonymousReader, nodedoc.AnonymousFramework),
 		"domain":      d.text(&a.Domain),
+		"acls":        d.acls,
+		"rateLimits":  d.rateLimits,
 		"certificate": func(v *value, path string) { d.notYet(v, path) },
 	})
+	if n := a.RuleBytes(); n > nodedoc.MaxAPIRules {
+		d.failAt(v, "api.acls and api.rateLimits have %d bytes as JSON — each node's document has room for %d of them; name several principals or objects in one rule.", n, nodedoc.MaxAPIRules)
+	}
 }
 
 // plaintext is true, false, or the list of networks from which plain HTTP is taken.

@@ -9,7 +9,7 @@ masters: { count: 3, wait: 40s }
 adopt: { wait: 5m }
 raft: { heartbeat: 300ms, stall: 3s }
 agents: { grace: 30s }
-api: { plaintext: [10.7.0.0/24], anonymous: reader, domain: rack7.example }
+api: { plaintext: [10.7.0.0/24], anonymous: reader, domain: rack7.example, acls: { permissive: true, register_frameworks: [{ principals: { values: [marathon] }, roles: { values: [web, web/%] } }, { principals: { values: [marathon] }, roles: { type: NONE } }] }, rateLimits: { limits: [{ principal: marathon, qps: 50, capacity: 200 }], aggregate_default_qps: 100 } }
 zookeeper: { path: /rack7/mesos }
 trust: medium
 provision:

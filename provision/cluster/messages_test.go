@@ -118,6 +118,22 @@ var messages = []struct {
 		"5:18: api.anonymous: readers — did you mean \"reader\"? it is one of none, reader, framework.",
 	},
 	{
+		"ACL of nothing that exists", head + "nodes: [{name: a}]\napi:\n  acls:\n    run_task:\n      - {principals: {values: [m]}, users: {type: ANY}}\n",
+		"7:5: api.acls: unknown key \"run_task\" in the ACLs — did you mean \"run_tasks\"? A rule under a wrong name would restrict nothing.",
+	},
+	{
+		"ACL that nobody fits", head + "nodes: [{name: a}]\napi:\n  acls:\n    run_tasks:\n      - {principals: {values: [m]}, users: {type: any}}\n",
+		"8:51: api.acls: run_tasks[0].users.type: \"any\" — it is one of ANY, NONE and SOME (with values). Write ANY.",
+	},
+	{
+		"rate of nothing", head + "nodes: [{name: a}]\napi: {rateLimits: {limits: [{principal: m, qps: 0}]}}\n",
+		"5:49: api.rateLimits: limits[0].qps must be a number of calls a second, more than 0 and at most 1000000 — leave it out for no limit.",
+	},
+	{
+		"more ACLs than a document holds", head + "nodes: [{name: a}]\napi:\n  acls:\n    run_tasks:\n      - {principals: {type: ANY}, users: {values: [" + strings.Repeat(strings.Repeat("x", 1000)+", ", 9) + "u]}}\n",
+		"6:3: api.acls and api.rateLimits have 9157 bytes as JSON — each node's document has room for 8192 of them; name several principals or objects in one rule.",
+	},
+	{
 		"yaml 1.1 boolean", head + "nodes:\n  - {name: a, network: {lan: {dhcp: yes}}}\n",
 		"5:37: nodes[0].network.lan.dhcp: yes — it is one of true, false.",
 	},

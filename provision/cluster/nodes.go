@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mesolith/mesolith/internal/jsontree"
 )
 
 // Roles that a node of the file may be pinned to.
@@ -87,7 +89,7 @@ func (d *decoder) node(v *value, path string) {
 		if g != "" && d.findGroup(g) == nil {
 			at := v.get("groups").items[i]
 			hint := "define it under groups:."
-			if near := nearest(g, d.groupNames()); near != "" {
+			if near := jsontree.Nearest(g, d.groupNames()); near != "" {
 				hint = fmt.Sprintf("did you mean %q?", near)
 			}
 			d.failAt(at, "unknown group %q in %s — %s", g, path, hint)
