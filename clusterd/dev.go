@@ -24,7 +24,6 @@ import (
 	"time"
 
 	"github.com/mesolith/mesolith/clusterd/agent"
-	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/wire/noded"
 	"golang.org/x/sync/errgroup"
@@ -46,6 +45,7 @@ to the others on the port two above its --listen.
 // devFlags are the options of --dev.
 type devFlags struct {
 	dir, listen, agentListen, peers, isolated, resources, zookeeper string
+	acls, rateLimits, credentials                                   string // files
 	heartbeat                                                       time.Duration
 	verbose                                                         bool
 }
@@ -67,6 +67,9 @@ func parseDev(args []string, out io.Writer) (devFlags, error) {
 	fs.StringVar(&f.resources, "resources", "", "what is offered, as in cpus:4;mem:8192;ports:[31000-32000] (default: the machine)")
 	fs.StringVar(&f.zookeeper, "zookeeper", "", "address, on loopback, where zk://ADDRESS/mesos finds the leader (default: nowhere)")
 	fs.DurationVar(&f.heartbeat, "heartbeat", 250*time.Millisecond, "Raft's heartbeat timeout")
+	fs.StringVar(&f.acls, "acls", "", "file with Mesos' ACLs in JSON: who may do what (default: everybody everything)")
+	fs.StringVar(&f.rateLimits, "rate-limits", "", "file with Mesos' rate limits in JSON")
+	fs.StringVar(&f.credentials, "credentials", "", "file with credentials in Mesos' JSON, so that ACLs can name somebody; others stay anonymous")
 	fs.BoolVar(&f.verbose, "verbose", false, "log everything")
 	if err := fs.Parse(args); err != nil {
 		return f, err
@@ -212,6 +215,10 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 	if err != nil {
 		return m, err
 	}
+	policy, err := f.policy()
+	if err != nil {
+		return m, err
+	}
 	id := sha256.Sum256([]byte("mesolith dev " + strings.Join(names, ",")))
 	inventory, err := devInventory(f.dir)
 	if err != nil {
@@ -227,7 +234,7 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 		},
 		incarnation: incarnation, address: listen.Addr().String(), apiPort: int(listen.Port()), agentPort: int(agentListen.Port()),
 		dataDir: f.dir, workDir: filepath.Join(f.dir, "work"), inventory: inventory, now: time.Now, log: log,
-		policy: auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousFramework},
+		policy: policy,
 		resolve: func(name string) []string {
 			if a, ok := members[name]; ok {
 				return []string{netip.AddrPortFrom(a.Addr(), a.Port()+2).String()}

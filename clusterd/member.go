@@ -116,6 +116,7 @@ func (p port) Peer(c net.Conn) (name, incarnation string) {
 // run serves until ctx ends or a part that cannot be done without fails.
 func (m membership) run(ctx context.Context) error {
 	b := &member{membership: m, machine: state.NewMachine(), pulse: &replica.Pulse{}, board: calls.NewBoard(), auth: auth.New(m.now), started: time.Now(), logging: operator.NewLogging(&logLevel)}
+	b.auth.AuditTo(m.log.With("room", "audit"))
 	if err := b.auth.Set(m.policy); err != nil {
 		return err
 	}
@@ -275,6 +276,7 @@ func (b *member) lead(ctx context.Context, t masters.Term) error {
 		Generation: t.Generation.ID, Height: t.Generation.Height, Term: t.Term, Round: t.Round, Log: t.Log, Machine: b.machine,
 		Address: leader.Address{Host: b.address, IP: b.address, Port: b.apiPort}, Pool: b.doc.Tasks.Pool,
 		AgentGrace: milliseconds(b.doc.AgentsGraceMS), AdoptWait: milliseconds(b.doc.AdoptWaitMS), HostNetworkRoles: b.doc.Tasks.HostNetworkRoles,
+		Authorize: b.auth.Allowed,
 		Handover: func() {
 			if err := t.Log.Handover(ctx); err != nil {
 				b.log.Warn("handing over", "error", err)
@@ -408,7 +410,7 @@ func (b *member) agentHandler() http.Handler {
 }
 
 func (b *member) files() files.Config {
-	return files.Config{Sandbox: agent.Sandbox{Socket: b.keeper}, Latest: faces.Latest(b.agent.View, b.workDir), Log: b.log.With("room", "files")}
+	return files.Config{Sandbox: agent.Sandbox{Socket: b.keeper}, Latest: faces.Latest(b.agent.View, b.workDir), Owner: faces.Owner(b.agent.View), Log: b.log.With("room", "files")}
 }
 
 func (b *member) flags() map[string]string {

@@ -11,9 +11,12 @@
 // a principal that is known with a wrong secret is refused, whatever anonymous callers may;
 // hashing for wrong secrets never takes more than two processors' worth.
 //
-// Which endpoint needs which role is said where the endpoint is (Guard). Per-object rules
-// are not here. Secrets are stored and compared by internal/nodedoc, certificates verified
-// by internal/nodecert.
+// Which endpoint needs which role is said where the endpoint is (Guard). Beyond roles there
+// are ACLs, which say who may do what to which object; handlers ask JudgeOf where they know
+// the object. Guard also counts calls against rate limits, and what is refused or changed
+// is written down here (Refused, Changed): a bounded number of lines a second.
+// Secrets are stored and compared by internal/nodedoc, certificates verified by
+// internal/nodecert, the rules of ACLs are internal/acl's.
 package auth
 
 import (
@@ -21,14 +24,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
 
+	"github.com/mesolith/mesolith/internal/acl"
 	"github.com/mesolith/mesolith/internal/nodecert"
 	"github.com/mesolith/mesolith/internal/nodedoc"
+	"github.com/mesolith/mesolith/internal/ratelimit"
 	"github.com/mesolith/mesolith/internal/wire/forward"
 )
 
@@ -97,11 +103,15 @@ type Policy struct {
 	Anchor *nodedoc.Anchor
 	// Credentials are known to masters only; nil elsewhere.
 	Credentials nodedoc.APICredentials
+	// ACLs restrict what roles allow; nil: they do not.
+	ACLs *acl.ACLs
+	// RateLimits bound how often principals may call; nil: nothing does.
+	RateLimits *ratelimit.Limits
 }
 
 // PolicyOf reads the API's part of a node document.
 func PolicyOf(api nodedoc.API, anchor *nodedoc.Anchor, credentials nodedoc.APICredentials) (Policy, error) {
-	p := Policy{Plaintext: api.Plaintext, Anonymous: api.Anonymous, Anchor: anchor, Credentials: credentials}
+	p := Policy{Plaintext: api.Plaintext, Anonymous: api.Anonymous, Anchor: anchor, Credentials: credentials, ACLs: api.ACLs, RateLimits: api.RateLimits}
 	for _, text := range api.PlaintextFrom {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
@@ -121,25 +131,33 @@ type Authenticator struct {
 	now     func() time.Time
 	current atomic.Pointer[judge]
 	slots   chan struct{}
+	audit   *recorder
+	log     atomic.Pointer[slog.Logger]
 }
 
 type judge struct {
 	Policy
 	checker    *nodedoc.Checker
 	principals map[string]bool
+	limits     *limiter
 }
 
 // New returns an Authenticator that lets nobody in until Set. now is the clock that
 // certificates are compared with; it may return zero while the node has no time.
 func New(now func() time.Time) *Authenticator {
 	a := &Authenticator{now: now, slots: make(chan struct{}, hashSlots)}
+	a.log.Store(slog.New(slog.DiscardHandler))
+	a.audit = &recorder{log: a.log.Load}
 	a.current.Store(&judge{})
 	return a
 }
 
+// AuditTo says where lines about refused and changing calls go; nowhere before.
+func (a *Authenticator) AuditTo(log *slog.Logger) { a.log.Store(log) }
+
 // Set replaces the policy.
 func (a *Authenticator) Set(p Policy) error {
-	j := &judge{Policy: p, principals: make(map[string]bool, len(p.Credentials))}
+	j := &judge{Policy: p, principals: make(map[string]bool, len(p.Credentials)), limits: newLimiter(p.RateLimits)}
 	if len(p.Credentials) > 0 {
 		c, err := nodedoc.NewChecker(p.Credentials)
 		if err != nil {

@@ -58,6 +58,11 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error, e
 		httpio.Error(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	if errors.Is(err, leader.ErrForbidden) {
+		auth.Refused(r.Context(), e.call.GetType().String(), "framework "+e.call.GetFrameworkId().GetValue(), err.Error())
+		httpio.Error(w, http.StatusForbidden, err.Error())
+		return
+	}
 	for _, s := range statuses {
 		if errors.Is(err, s.err) {
 			httpio.Error(w, s.status, s.text(e))

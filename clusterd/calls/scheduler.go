@@ -84,7 +84,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		httpio.Error(w, http.StatusBadRequest, "Mesos-Stream-Id is longer than 128 bytes")
 		return
 	}
-	if err := l.Do(r.Context(), principal.Name, streamID, call); err != nil {
+	err := l.Do(refusals(r.Context(), call), principal.Name, streamID, call)
+	changed(r.Context(), call, err)
+	if err != nil {
 		fail(w, r, h.Log, err, explanation{call, principal, streamID})
 		return
 	}
@@ -126,7 +128,9 @@ func (h *handler) subscribe(w http.ResponseWriter, r *http.Request, l *leader.Le
 		encoding = streams.Protobuf
 	}
 	s := streams.New(uuid.NewString(), encoding, streams.DefaultMaxBytes)
-	if err := l.Subscribe(r.Context(), p.Name, call, s); err != nil {
+	err := l.Subscribe(refusals(r.Context(), call), p.Name, call, s)
+	changed(r.Context(), call, err)
+	if err != nil {
 		fail(w, r, h.Log, err, explanation{call, p, ""})
 		// It may have been decided all the same.
 		l.Disconnected(s.ID(), h.Router.plainly(r))
@@ -134,7 +138,7 @@ func (h *handler) subscribe(w http.ResponseWriter, r *http.Request, l *leader.Le
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	err := s.Serve(ctx, w)
+	err = s.Serve(ctx, w)
 	// Who never heard that it is subscribed did not leave: we were too slow for it.
 	l.Disconnected(s.ID(), err != nil && !errors.Is(err, streams.ErrUnheard) && h.Router.plainly(r))
 	if err != nil {

@@ -3,6 +3,7 @@ package faces
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -28,6 +29,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/acl"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/wire"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
@@ -62,7 +64,9 @@ type cluster struct {
 	desk    *leader.Desk
 	term    uint64
 	end     func()
-	runs    bool // agents report what they are to run as running
+	runs    bool                // agents report what they are to run as running
+	auth    *auth.Authenticator // of m1
+	audit   *audited
 
 	mu      sync.Mutex
 	present *leader.Leader
@@ -78,7 +82,7 @@ type node struct {
 
 func newCluster(t *testing.T, policy auth.Policy, names ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, log: slog.New(slog.NewTextHandler(io.Discard, nil)), machine: state.NewMachine(), nodes: map[string]*node{}}
+	c := &cluster{t: t, log: slog.New(slog.NewTextHandler(io.Discard, nil)), machine: state.NewMachine(), nodes: map[string]*node{}, audit: &audited{}}
 	c.raft = &memoryLog{m: c.machine}
 	c.desk = leader.NewDesk("m1", "incarnation-1", c.log)
 	for _, name := range names {
@@ -104,6 +108,10 @@ func (c *cluster) add(name string, policy auth.Policy) {
 	}
 	if err := a.Set(policy); err != nil {
 		c.t.Fatal(err)
+	}
+	a.AuditTo(slog.New(slog.NewJSONHandler(c.audit, nil)))
+	if name == "m1" {
+		c.auth = a
 	}
 	router := calls.NewRouter(calls.Router{
 		Node: name, Board: n.board, Auth: a, Budget: httpio.NewBudget(4), Log: c.log, Stopping: ctx.Done(),
@@ -148,6 +156,9 @@ func (c *cluster) lead() {
 	l := leader.New(leader.Config{
 		Generation: generation, Height: 1, Term: c.term, Log: c.raft, Machine: c.machine,
 		Address: leader.Address{Host: "10.0.0.1", IP: "10.0.0.1", Port: 5050}, Pool: "10.88.0.0/16", Logger: c.log,
+		Authorize: func(principal string, action acl.Action, o acl.Object) bool {
+			return c.auth == nil || c.auth.Allowed(principal, action, o)
+		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -166,6 +177,32 @@ func (c *cluster) lead() {
 			c.t.Errorf("term ended: %v", err)
 		}
 	}
+}
+
+// audited are the lines of the audit log.
+type audited struct {
+	mu    sync.Mutex
+	lines []map[string]any
+}
+
+func (a *audited) Write(line []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m := map[string]any{}
+	if err := json.Unmarshal(line, &m); err != nil {
+		return 0, err
+	}
+	a.lines = append(a.lines, m)
+	return len(line), nil
+}
+
+// take gives the lines since it was last called.
+func (a *audited) take() []map[string]any {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := a.lines
+	a.lines = nil
+	return out
 }
 
 // agent joins a node with 4 cpus, 1 GiB and some ports.

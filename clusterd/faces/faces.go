@@ -62,7 +62,7 @@ func NewMasterMux(cfg MasterConfig) http.Handler {
 		{path: "/redirect", exact: true, handler: redirect(cfg.Router.Board)},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: measure},
 		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(cfg.Flags, cfg.Log)},
-		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: auth.RealmMasterReadwrite, handler: legacy.Toggle(cfg.Logging, cfg.Log)},
+		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: auth.RealmMasterReadwrite, handler: legacy.Toggle(cfg.Logging)},
 	}
 	old := legacy.Config{
 		Leader: cfg.Leader, Machine: cfg.Machine, Version: cfg.Version, Cluster: cfg.Cluster, Started: cfg.Started, Flags: cfg.Flags, Log: cfg.Log,
@@ -123,7 +123,7 @@ func NewAgentMux(cfg AgentConfig) http.Handler {
 		})},
 		{path: "/metrics/snapshot", role: nodedoc.RoleReader, realm: realm, handler: metrics.Handler(gauge)},
 		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(flags, cfg.Log)},
-		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: realm, handler: legacy.Toggle(cfg.Logging, cfg.Log)},
+		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: realm, handler: legacy.Toggle(cfg.Logging)},
 		{path: "/api/v1", role: nodedoc.RoleReader, realm: realm, handler: operator.AgentHandler(operator.AgentConfig{
 			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Files: cfg.Files, Logging: cfg.Logging, Log: cfg.Log,
 		})},
@@ -162,6 +162,30 @@ func Latest(view func(context.Context) (agent.View, error), workDir string) func
 			dir = filepath.Join(workDir, "slaves", v.ID, "frameworks", framework, "executors", executor, "runs", "latest")
 		}
 		return dir, dir != "", nil
+	}
+}
+
+// Owner finds whom the executor runs as whose sandbox a path lies in: of a task the agent
+// remembers by its sandbox, else by the ids in the path.
+func Owner(view func(context.Context) (agent.View, error)) func(context.Context, string) (string, bool, error) {
+	return func(ctx context.Context, name string) (string, bool, error) {
+		v, err := view(ctx)
+		if err != nil {
+			return "", false, err
+		}
+		if user, ok := operator.SandboxUser(v, name); ok {
+			return user, true, nil
+		}
+		framework, executor := "", ""
+		parts := strings.Split(name, "/")
+		for i := 0; i+5 < len(parts); i++ {
+			if parts[i] == "slaves" && parts[i+2] == "frameworks" && parts[i+4] == "executors" {
+				framework, executor = parts[i+3], parts[i+5]
+				break
+			}
+		}
+		user, ok := operator.ExecutorUser(v, framework, executor)
+		return user, ok, nil
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
+	"github.com/mesolith/mesolith/internal/acl"
 )
 
 // route is one line of a table.
@@ -44,6 +45,9 @@ func newMux(process string, a *auth.Authenticator, toLeader func(http.Handler) h
 	m := &mux{process: process, routes: make(map[string]served, len(table))}
 	for _, r := range table {
 		h := r.handler
+		if acl.IsEndpoint(r.path) {
+			h = endpoint(r.path, h)
+		}
 		if r.role != "" {
 			h = a.Guard(r.realm, r.role, h)
 		}
@@ -53,6 +57,18 @@ func newMux(process string, a *auth.Authenticator, toLeader func(http.Handler) h
 		m.routes[r.path] = served{r.exact, h}
 	}
 	return m
+}
+
+// endpoint serves h to those who may get the endpoint of a path.
+func endpoint(path string, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if why := auth.Forbidden(r.Context(), acl.GetEndpoint, "path", path); why != "" {
+			auth.Refused(r.Context(), r.Method+" "+path, path, why)
+			httpio.Error(w, http.StatusForbidden, why)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // ServeHTTP implements http.Handler.

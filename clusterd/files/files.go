@@ -6,7 +6,8 @@
 // beginning on a sandbox and asks the keeper, which opens below the sandbox and nowhere
 // else. One answer holds one page of a file, a download is copied, never held.
 //
-// Who may look is decided before (package faces), what exists by the keeper.
+// Who may look at all is decided before (package faces), what exists by the keeper. The ACLs
+// are asked for each path, by whom the executor runs as whose sandbox it lies in.
 package files
 
 import (
@@ -21,13 +22,16 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
+	"github.com/mesolith/mesolith/internal/acl"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 )
 
@@ -50,7 +54,10 @@ type Config struct {
 	Sandbox Sandbox
 	// Latest finds the sandbox of the newest run of an executor; false: there is none.
 	Latest func(ctx context.Context, framework, executor string) (dir string, ok bool, err error)
-	Log    *slog.Logger
+	// Owner is whom the executor runs as whose sandbox a path on the node lies in; false:
+	// nobody remembers. Nil: it is never known.
+	Owner func(ctx context.Context, path string) (user string, ok bool, err error)
+	Log   *slog.Logger
 }
 
 type handler struct{ Config }
@@ -65,8 +72,40 @@ func Handlers(cfg Config) map[string]http.Handler {
 	}
 }
 
-// resolve turns a path that was asked for into one on the node, cleaned and absolute.
+// logs are the virtual paths of the programs' own logs.
+var logs = []string{"/master/log", "/slave/log"}
+
+// resolve turns a path that was asked for into one on the node, cleaned and absolute, if
+// the caller may see what is there.
 func (c Config) resolve(ctx context.Context, asked string) (string, error) {
+	name, err := c.find(ctx, asked)
+	if err != nil {
+		return "", err
+	}
+	j := auth.JudgeOf(ctx)
+	action, o := acl.AccessSandbox, acl.Unknown()
+	switch {
+	case slices.ContainsFunc(logs, func(log string) bool { return name == log || strings.HasPrefix(name, log+"/") }):
+		action, o = acl.AccessMesosLog, acl.Object{}
+	case j.Restricts(action) && c.Owner != nil:
+		user, known, err := c.Owner(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		if known {
+			o = acl.Named(user)
+		}
+	}
+	if !j.May(action, o) {
+		why := j.Sentence(action, "path '"+asked+"'")
+		auth.Refused(ctx, action.String(), asked, why)
+		return "", fmt.Errorf("%s: %w", why, fs.ErrPermission)
+	}
+	return name, nil
+}
+
+// find is resolve for who may see everything.
+func (c Config) find(ctx context.Context, asked string) (string, error) {
 	switch {
 	case asked == "":
 		//lint:ignore ST1005 Mesos' own words, which clients show

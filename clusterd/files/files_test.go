@@ -16,7 +16,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/mesolith/mesolith/clusterd/auth"
+	"github.com/mesolith/mesolith/internal/nodedoc"
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 )
 
@@ -88,7 +91,11 @@ func handlers(t testing.TB) map[string]http.Handler {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	return Handlers(Config{
+	a := auth.New(time.Now)
+	if err := a.Set(auth.Policy{Plaintext: true, Anonymous: nodedoc.AnonymousReader}); err != nil {
+		t.Fatal(err)
+	}
+	hs := Handlers(Config{
 		Sandbox: folder{root}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Latest: func(_ context.Context, framework, executor string) (string, bool, error) {
 			if framework == "broken" {
@@ -97,6 +104,10 @@ func handlers(t testing.TB) map[string]http.Handler {
 			return "/sandbox", framework == "f" && executor == "e", nil
 		},
 	})
+	for path, h := range hs {
+		hs[path] = a.Guard(auth.RealmMasterReadonly, nodedoc.RoleReader, h)
+	}
+	return hs
 }
 
 func TestEndpoints(t *testing.T) {
@@ -163,7 +174,7 @@ func FuzzResolve(f *testing.F) {
 	}
 	h := &handler{Config{Latest: func(context.Context, string, string) (string, bool, error) { return "/sandbox", true, nil }}}
 	f.Fuzz(func(t *testing.T, p string) {
-		got, err := h.resolve(t.Context(), p)
+		got, err := h.find(t.Context(), p)
 		if err != nil {
 			return
 		}

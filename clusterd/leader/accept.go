@@ -24,9 +24,11 @@ type acceptance struct {
 	broken bool            // an operation was refused by the log
 	failed error
 	answer func(error)
+	// refused hears what is not authorized.
+	refused func(object, why string)
 }
 
-func (l *Leader) accept(f *framework, a *scheduler.Call_Accept, answer func(error)) {
+func (l *Leader) accept(f *framework, a *scheduler.Call_Accept, refused func(object, why string), answer func(error)) {
 	ids := make([]offers.ID, 0, len(a.GetOfferIds()))
 	for _, id := range a.GetOfferIds() {
 		ids = append(ids, offers.ID(id.GetValue()))
@@ -41,7 +43,7 @@ func (l *Leader) accept(f *framework, a *scheduler.Call_Accept, answer func(erro
 		answer(nil)
 		return
 	}
-	acc := &acceptance{f: f, agent: taken[0].Agent, role: taken[0].Role, answer: answer, open: 1}
+	acc := &acceptance{f: f, agent: taken[0].Agent, role: taken[0].Role, answer: answer, refused: refused, open: 1}
 	for _, o := range taken {
 		if acc.left, err = acc.left.Plus(o.Resources); err != nil {
 			answer(fmt.Errorf("sum of the offers: %w", err))
@@ -109,6 +111,13 @@ func (l *Leader) operate(acc *acceptance, op *mesosv1.Offer_Operation) {
 			}
 			return
 		}
+		if why := l.forbiddenGroup(acc.f, op.GetLaunchGroup()); why != "" {
+			for _, t := range group {
+				l.invalid(acc, t, state.ReasonTaskGroupUnauthorized, why)
+			}
+			acc.refused("a group of tasks", why)
+			return
+		}
 		l.launchExecuted(acc, op.GetLaunchGroup().GetExecutor(), group, true)
 	default:
 		l.convert(acc, op)
@@ -123,6 +132,11 @@ func (l *Leader) invalid(acc *acceptance, t *mesosv1.TaskInfo, reason state.Reas
 }
 
 func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
+	if why := l.forbiddenUser(acc.f.principal, taskUser(t, acc.f.info)); why != "" {
+		l.invalid(acc, t, state.ReasonTaskUnauthorized, why)
+		acc.refused("task "+t.GetTaskId().GetValue(), why)
+		return
+	}
 	if t.GetExecutor() != nil && t.GetCommand() == nil {
 		l.launchExecuted(acc, t.GetExecutor(), []*mesosv1.TaskInfo{t}, false)
 		return

@@ -30,7 +30,7 @@ func (l *Leader) Do(ctx context.Context, principal, streamID string, call *sched
 			answer(err)
 			return
 		}
-		l.dispatch(f, call, wants, answer)
+		l.dispatch(f, call, wants, refusedOf(ctx), answer)
 	})
 }
 
@@ -65,12 +65,13 @@ func (l *Leader) caller(principal, streamID string, call *scheduler.Call) (*fram
 	return f, nil
 }
 
-// dispatch carries a call out; wants is what an update says of offers.
-func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.Set, answer func(error)) {
+// dispatch carries a call out; wants is what an update says of offers, refused hears what is
+// not authorized.
+func (l *Leader) dispatch(f *framework, call *scheduler.Call, wants constraints.Set, refused func(object, why string), answer func(error)) {
 	l.count("master/messages_" + metricOf(call.GetType()))
 	switch call.GetType() {
 	case scheduler.Call_ACCEPT:
-		l.accept(f, call.GetAccept(), answer)
+		l.accept(f, call.GetAccept(), refused, answer)
 		return
 	case scheduler.Call_KILL:
 		l.kill(f, call.GetKill(), answer)

@@ -35,6 +35,11 @@ func (l *Leader) Subscribe(ctx context.Context, principal string, call *schedule
 		s.Close(errorEvent(err.Error()))
 		return nil
 	}
+	if why := l.forbiddenRoles(principal, rolesOf(info)); why != "" {
+		refusedOf(ctx)("framework "+info.GetName(), why)
+		s.Close(errorEvent(why))
+		return nil
+	}
 	wish := wish{info, sub.GetSuppressedRoles(), wants}
 	err = l.enter(ctx, func(answer func(error)) { l.subscribe(ctx, principal, wish, s, answer) })
 	if err != nil {

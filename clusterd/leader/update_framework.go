@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// refusal is a sentence for whoever called; kind is ErrInvalid or ErrConflict.
+// refusal is a sentence for whoever called; kind is ErrInvalid, ErrForbidden or ErrConflict.
 type refusal struct {
 	text string
 	kind error
@@ -37,6 +37,10 @@ func (l *Leader) updateFramework(f *framework, u *scheduler.Call_UpdateFramework
 	}
 	if err := checkUpdate(f, info, u); err != nil {
 		answer(err)
+		return
+	}
+	if why := l.forbiddenRoles(f.principal, rolesOf(info)); why != "" {
+		answer(refusal{why, ErrForbidden})
 		return
 	}
 	wire, err := proto.MarshalOptions{AllowPartial: true}.Marshal(info)

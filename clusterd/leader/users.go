@@ -48,9 +48,19 @@ func userName(own, framework string) string {
 
 // Numbers of fields of mesos.v1.
 const (
-	taskCommand = 7 // TaskInfo.command, and ExecutorInfo.command
-	commandUser = 5 // CommandInfo.user
+	taskExecutor = 5 // TaskInfo.executor
+	taskCommand  = 7 // TaskInfo.command, and ExecutorInfo.command
+	commandUser  = 5 // CommandInfo.user
 )
+
+// TaskUser is whom an encoded TaskInfo names as its command's user, or its executor's;
+// empty: its framework's.
+func TaskUser(info []byte) string {
+	if u := userIn(info); u != "" {
+		return u
+	}
+	return userIn(fieldIn(info, taskExecutor))
+}
 
 // userIn finds command.user in an encoded TaskInfo or ExecutorInfo without decoding the rest: this runs
 // for every launch.

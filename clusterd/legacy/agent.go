@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
@@ -94,20 +95,24 @@ func AgentState(cfg AgentConfig) http.Handler {
 			httpio.Error(w, http.StatusServiceUnavailable, "Agent has not finished recovery: "+err.Error())
 			return
 		}
-		h.send(w, r, cfg.describe(v))
+		see := operator.SightOf(r.Context(), v)
+		s := cfg.describe(v, see)
+		s.show(see)
+		h.send(w, r, s)
 	})
 }
 
-func (cfg AgentConfig) describe(v agent.View) agentState {
-	reserved, unreserved := perRole(v.Info.GetResources())
+func (cfg AgentConfig) describe(v agent.View, see operator.Sight) agentState {
+	resources := see.Resources(v.Info.GetResources())
+	reserved, unreserved := perRole(resources)
 	s := agentState{
 		build: buildOf(cfg.Version), StartTime: unix(v.Started), ID: v.ID, PID: "slave(1)@" + cfg.Address,
 		Hostname: v.Info.GetHostname(), Capabilities: []string{}, Domain: raw(v.Info.GetDomain()), ResourceProviders: []struct{}{},
-		Resources: flat(v.Info.GetResources()), ReservedResources: reserved, UnreservedResources: unreserved,
+		Resources: flat(resources), ReservedResources: reserved, UnreservedResources: unreserved,
 		Attributes: attributes(v.Info.GetAttributes()), MasterHostname: v.Leader,
 		Flags: map[string]string{"work_dir": cfg.WorkDir}, Frameworks: []agentFramework{}, CompletedFrameworks: []agentFramework{},
 	}
-	s.ReservedFull, s.UnreservedFull = fullPerRole(v.Info.GetResources())
+	s.ReservedFull, s.UnreservedFull = fullPerRole(resources)
 	if d := v.Drain; d != nil {
 		s.DrainConfig, s.DrainStart = raw(operator.DrainConfig(d.Grace, d.Gone)), new(unix(d.Began))
 	}
@@ -125,7 +130,7 @@ func (cfg AgentConfig) describe(v agent.View) agentState {
 			used = append(used, x.Info.GetResources()...)
 		}
 	}
-	s.ReservedAllocated, s.UnreservedAllocated = perRole(used)
+	s.ReservedAllocated, s.UnreservedAllocated = perRole(see.Resources(used))
 	for name, value := range cfg.Flags {
 		s.Flags[name] = value
 	}
@@ -182,6 +187,26 @@ func ownExecutor(v agent.View, x agent.ExecutorView) agentExecutor {
 		e.Resources = flat(nil)
 	}
 	return e
+}
+
+// show leaves in an agent's state what may be seen.
+func (s *agentState) show(see operator.Sight) {
+	s.Frameworks = slices.DeleteFunc(s.Frameworks, func(f agentFramework) bool { return !see.Framework(f.ID) })
+	for i := range s.Frameworks {
+		f := &s.Frameworks[i]
+		for _, list := range []*[]agentExecutor{&f.Executors, &f.CompletedExecutors} {
+			*list = slices.DeleteFunc(*list, func(e agentExecutor) bool { return !see.Executor(f.ID, e.ID) })
+			for k := range *list {
+				e := &(*list)[k]
+				for _, tasks := range []*[]taskObject{&e.Tasks, &e.QueuedTasks, &e.CompletedTasks} {
+					*tasks = slices.DeleteFunc(*tasks, func(t taskObject) bool { return !see.Task(f.ID, t.User) })
+				}
+			}
+		}
+	}
+	if !see.Flags() {
+		s.Flags = map[string]string{}
+	}
 }
 
 func agentFrameworkOf(id string, info *mesosv1.FrameworkInfo) agentFramework {

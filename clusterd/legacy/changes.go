@@ -11,6 +11,7 @@ import (
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/acl"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
@@ -21,7 +22,7 @@ func Changes(cfg Config) map[string]http.Handler {
 	return map[string]http.Handler{
 		"/teardown": http.HandlerFunc(h.teardown),
 		"/reserve":  h.convert("resources", operator.Reserve), "/unreserve": h.convert("resources", operator.Unreserve),
-		"/machine/down": h.machines((*leader.Leader).StartMaintenance), "/machine/up": h.machines((*leader.Leader).StopMaintenance),
+		"/machine/down": h.machines(acl.StartMaintenance, (*leader.Leader).StartMaintenance), "/machine/up": h.machines(acl.StopMaintenance, (*leader.Leader).StopMaintenance),
 		"/create-volumes": h.convert("volumes", operator.CreateVolumes), "/destroy-volumes": h.convert("volumes", operator.DestroyVolumes),
 	}
 }
@@ -37,8 +38,7 @@ func (h *handler) change(w http.ResponseWriter, r *http.Request) (body []byte, l
 		return nil, nil, false
 	}
 	if !from.May(nodedoc.RoleOperator) {
-		h.audit(r, "", "refused")
-		httpio.Error(w, http.StatusForbidden, r.Method+" "+r.URL.Path+" needs the role 'operator', and "+from.String()+" does not have it")
+		h.refuse(w, r, "", r.Method+" "+r.URL.Path+" needs the role 'operator', and "+from.String()+" does not have it")
 		return nil, nil, false
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
@@ -49,14 +49,20 @@ func (h *handler) change(w http.ResponseWriter, r *http.Request) (body []byte, l
 	return body, l, true
 }
 
+// refuse answers a change that its caller may not make, and writes that down.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, object, why string) {
+	auth.Refused(r.Context(), callOf(r), object, why)
+	httpio.Error(w, http.StatusForbidden, why)
+}
+
 // changed answers a change, and writes down who made it.
 func (h *handler) changed(w http.ResponseWriter, r *http.Request, object string, err error) {
-	outcome := "done"
-	if err != nil {
-		outcome = err.Error()
-	}
-	h.audit(r, object, outcome)
 	status, text, refused := operator.Refused(err)
+	if status == http.StatusForbidden {
+		h.refuse(w, r, object, text)
+		return
+	}
+	auth.Changed(r.Context(), callOf(r), object, auth.Outcome(err))
 	switch {
 	case refused:
 		httpio.Error(w, status, "Failed to validate the request: "+text)
@@ -68,9 +74,7 @@ func (h *handler) changed(w http.ResponseWriter, r *http.Request, object string,
 	}
 }
 
-func (h *handler) audit(r *http.Request, object, outcome string) {
-	operator.Audit(h.Log, auth.PrincipalOf(r.Context()), r.Method+" "+r.URL.Path, object, outcome)
-}
+func callOf(r *http.Request) string { return r.Method + " " + r.URL.Path }
 
 // teardown removes the framework that the form names.
 func (h *handler) teardown(w http.ResponseWriter, r *http.Request) {
@@ -88,9 +92,13 @@ func (h *handler) teardown(w http.ResponseWriter, r *http.Request) {
 		httpio.Error(w, http.StatusBadRequest, "Missing 'frameworkId' query parameter in the request body")
 		return
 	}
+	if why := operator.ForbiddenTeardown(r.Context(), h.Machine, state.FrameworkID(id)); why != "" {
+		h.refuse(w, r, id, why)
+		return
+	}
 	err = l.Teardown(r.Context(), state.FrameworkID(id))
 	if errors.Is(err, leader.ErrFrameworkUnknown) {
-		h.audit(r, id, err.Error())
+		auth.Changed(r.Context(), callOf(r), id, err.Error())
 		httpio.Error(w, http.StatusBadRequest, "No framework found with specified ID")
 		return
 	}

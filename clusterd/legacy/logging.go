@@ -2,7 +2,6 @@ package legacy
 
 import (
 	"io"
-	"log/slog"
 	"net/http"
 	"strconv"
 
@@ -10,12 +9,13 @@ import (
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/operator"
+	"github.com/mesolith/mesolith/internal/acl"
 	"github.com/mesolith/mesolith/internal/nodedoc"
 )
 
 // Toggle answers /logging/toggle of the node itself: with level and duration it logs more
 // for that long, as operators may; without, it says how much it logs.
-func Toggle(logging *operator.Logging, log *slog.Logger) http.Handler {
+func Toggle(logging *operator.Logging) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		level, duration := r.FormValue("level"), r.FormValue("duration")
@@ -28,8 +28,14 @@ func Toggle(logging *operator.Logging, log *slog.Logger) http.Handler {
 		}
 		from := auth.PrincipalOf(r.Context())
 		if !from.May(nodedoc.RoleOperator) {
-			operator.Audit(log, from, r.Method+" "+r.URL.Path, level+" "+duration, "refused")
-			httpio.Error(w, http.StatusForbidden, r.URL.Path+" with a level needs the role 'operator', and "+from.String()+" does not have it")
+			why := r.URL.Path + " with a level needs the role 'operator', and " + from.String() + " does not have it"
+			auth.Refused(r.Context(), callOf(r), level+" "+duration, why)
+			httpio.Error(w, http.StatusForbidden, why)
+			return
+		}
+		if why := auth.Forbidden(r.Context(), acl.SetLogLevel, ""); why != "" {
+			auth.Refused(r.Context(), callOf(r), level+" "+duration, why)
+			httpio.Error(w, http.StatusForbidden, why)
 			return
 		}
 		n, err := strconv.ParseUint(level, 10, 32)
@@ -47,7 +53,7 @@ func Toggle(logging *operator.Logging, log *slog.Logger) http.Handler {
 			return
 		}
 		logging.Set(uint32(n), d)
-		operator.Audit(log, from, r.Method+" "+r.URL.Path, level+" "+duration, "done")
+		auth.Changed(r.Context(), callOf(r), level+" "+duration, "done")
 		httpio.Empty(w, http.StatusOK)
 	})
 }

@@ -9,10 +9,12 @@ import (
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/maintenance"
 	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/acl"
 )
 
 // schedule shows who will be away when; operators replace that by POST.
@@ -20,7 +22,7 @@ func (h *handler) schedule(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 		h.with(operator.Want{}, func(w http.ResponseWriter, r *http.Request, _ *operator.Picture) {
-			h.send(w, r, json.RawMessage(mesosjson.Marshal(operator.Schedule(h.Machine))))
+			h.send(w, r, json.RawMessage(mesosjson.Marshal(operator.Schedule(h.Machine, auth.JudgeOf(r.Context())))))
 		}).ServeHTTP(w, r)
 	case http.MethodPost:
 		body, l, ok := h.change(w, r)
@@ -37,6 +39,10 @@ func (h *handler) schedule(w http.ResponseWriter, r *http.Request) {
 			httpio.Error(w, http.StatusBadRequest, "Failed to parse the schedule: "+err.Error())
 			return
 		}
+		if why := auth.Forbidden(r.Context(), acl.UpdateMaintenanceSchedule, ""); why != "" {
+			h.refuse(w, r, string(mesosjson.Marshal(asked)), why)
+			return
+		}
 		h.changed(w, r, string(mesosjson.Marshal(asked)), l.UpdateSchedule(r.Context(), windows))
 	default:
 		httpio.NotAllowed(w, r, http.MethodGet, http.MethodPost)
@@ -44,7 +50,7 @@ func (h *handler) schedule(w http.ResponseWriter, r *http.Request) {
 }
 
 // machines takes machines down or lets them come up again: the body is a JSON list of them.
-func (h *handler) machines(carryOut func(*leader.Leader, context.Context, []state.MachineID) error) http.Handler {
+func (h *handler) machines(action acl.Action, carryOut func(*leader.Leader, context.Context, []state.MachineID) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			httpio.NotAllowed(w, r, http.MethodPost)
@@ -57,6 +63,10 @@ func (h *handler) machines(carryOut func(*leader.Leader, context.Context, []stat
 		list, err := machineList(body)
 		if err != nil {
 			httpio.Error(w, http.StatusBadRequest, "Failed to parse the list of machines: "+err.Error())
+			return
+		}
+		if why := auth.Forbidden(r.Context(), action, ""); why != "" {
+			h.refuse(w, r, string(body), why)
 			return
 		}
 		h.changed(w, r, string(body), carryOut(l, r.Context(), list))

@@ -22,10 +22,12 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/acl"
 )
 
 // Config is what a master's endpoints need.
@@ -58,7 +60,7 @@ func Handlers(cfg Config) map[string]http.Handler {
 
 		"/maintenance/schedule": http.HandlerFunc(h.schedule),
 		"/maintenance/status": h.with(operator.Want{}, func(w http.ResponseWriter, r *http.Request, _ *operator.Picture) {
-			h.send(w, r, json.RawMessage(mesosjson.Marshal(operator.MaintenanceStatus(h.Machine))))
+			h.send(w, r, json.RawMessage(mesosjson.Marshal(operator.MaintenanceStatus(h.Machine, auth.JudgeOf(r.Context())))))
 		}),
 	}
 }
@@ -75,6 +77,10 @@ func Flags(flags map[string]string, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if flags == nil {
 			flags = map[string]string{}
+		}
+		if why := auth.Forbidden(r.Context(), acl.ViewFlags, ""); why != "" {
+			h.refuse(w, r, "", why)
+			return
 		}
 		h.send(w, r, struct {
 			Flags map[string]string `json:"flags"`
@@ -105,6 +111,7 @@ func (h *handler) with(want operator.Want, answer func(http.ResponseWriter, *htt
 			httpio.Error(w, http.StatusServiceUnavailable, "Failed to look at the cluster: "+err.Error())
 			return
 		}
+		p.For(auth.JudgeOf(r.Context()))
 		answer(w, r, p)
 	})
 }
@@ -168,7 +175,7 @@ func (h *handler) state(w http.ResponseWriter, r *http.Request, p *operator.Pict
 	for _, c := range m.GetCapabilities() {
 		s.Capabilities = append(s.Capabilities, c.GetType().String())
 	}
-	if s.Flags == nil {
+	if s.Flags == nil || auth.Forbidden(r.Context(), acl.ViewFlags, "") != "" {
 		s.Flags = map[string]string{}
 	}
 	for _, a := range p.Agents {

@@ -7,10 +7,12 @@ import (
 
 	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
 	"github.com/mesolith/mesolith/api/mesos/v1/quota"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/operator"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/acl"
 )
 
 // quota lists quotas; operators set one by POST and remove one by DELETE /quota/ROLE.
@@ -46,6 +48,10 @@ func (h *handler) setQuota(w http.ResponseWriter, r *http.Request) {
 		httpio.Error(w, http.StatusBadRequest, "Failed to parse set quota request JSON: "+err.Error())
 		return
 	}
+	if why := auth.Forbidden(r.Context(), acl.UpdateQuotaOld, "role", request.GetRole()); why != "" {
+		h.refuse(w, r, string(mesosjson.Marshal(request)), why)
+		return
+	}
 	h.changed(w, r, string(mesosjson.Marshal(request)), l.UpdateQuota(r.Context(), change))
 }
 
@@ -53,6 +59,10 @@ func (h *handler) removeQuota(w http.ResponseWriter, r *http.Request) {
 	_, role, _ := strings.Cut(strings.TrimSuffix(r.URL.Path, "/"), "/quota/")
 	_, l, ok := h.change(w, r)
 	if !ok {
+		return
+	}
+	if why := auth.Forbidden(r.Context(), acl.UpdateQuotaOld, "role", role); why != "" {
+		h.refuse(w, r, role, why)
 		return
 	}
 	h.changed(w, r, role, l.UpdateQuota(r.Context(), leader.QuotaChange{Quotas: []state.RoleQuota{{Role: role}}, Known: true}))

@@ -45,7 +45,7 @@ func (h *handler) convert(field string, word func([]*mesosv1.Resource) *mesosv1.
 		id := form.Get("slaveId")
 		err = operator.Conversion(l.ConvertResources(r.Context(), auth.PrincipalOf(r.Context()).Name, state.AgentID(id), word(list)))
 		if err == nil {
-			h.audit(r, id+" "+form.Get(field), "done")
+			auth.Changed(r.Context(), callOf(r), id+" "+form.Get(field), "done")
 			httpio.Empty(w, http.StatusAccepted)
 			return
 		}

@@ -49,5 +49,9 @@ func (h *handler) setWeights(w http.ResponseWriter, r *http.Request) {
 	for _, x := range list {
 		changed = append(changed, state.Weight{Role: strings.TrimSpace(x.Role), Weight: float64(x.Weight)})
 	}
+	if why := operator.ForbiddenWeights(r.Context(), changed); why != "" {
+		h.refuse(w, r, operator.Weighed(changed), why)
+		return
+	}
 	h.changed(w, r, operator.Weighed(changed), l.UpdateWeights(r.Context(), changed))
 }

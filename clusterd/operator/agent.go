@@ -107,7 +107,16 @@ func (h *agentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), viewTime)
 	defer cancel()
 	resp := &agentv1.Response{}
-	err := answer(h, &agentCall{call, ctx}, resp)
+	why, err := h.forbidden(ctx, call)
+	if err == nil && why != "" {
+		err = refuse(ctx, call.GetType().String(), "", why)
+	}
+	if err == nil {
+		err = answer(h, &agentCall{call, ctx}, resp)
+	}
+	if err == nil {
+		err = h.filter(ctx, resp)
+	}
 	var refused refusal
 	switch {
 	case errors.As(err, &refused):

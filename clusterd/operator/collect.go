@@ -48,6 +48,8 @@ type Picture struct {
 	// TasksUnreachable are those on agents that are not heard.
 	TasksUnreachable []*mesosv1.Task
 	TasksCompleted   []*mesosv1.Task
+
+	users map[string]string // of frameworks, by id; also of those that are over
 }
 
 // Want says which parts of a Picture are needed; the rest is left out.
@@ -70,6 +72,7 @@ type rows struct {
 	ended      []state.Framework
 	finished   []state.Task
 	gone       map[state.AgentID]bool // unreachable
+	users      map[string]string
 }
 
 type frameworkRow struct {
@@ -100,6 +103,9 @@ func Collect(ctx context.Context, l *leader.Leader, m *state.Machine, want Want)
 // picture words what was copied, with what is over by now.
 func picture(r *rows, m *state.Machine, want Want) (*Picture, error) {
 	m.History(func(h state.History) {
+		for i := range h.Frameworks {
+			r.users[string(h.Frameworks[i].ID)] = h.Frameworks[i].User
+		}
 		if want.Frameworks {
 			r.ended = slices.Clone(h.Frameworks)
 		}
@@ -107,7 +113,7 @@ func picture(r *rows, m *state.Machine, want Want) (*Picture, error) {
 			r.finished = slices.Clone(h.Tasks)
 		}
 	})
-	p := &Picture{Master: r.live.Master, Elected: r.live.Elected}
+	p := &Picture{Master: r.live.Master, Elected: r.live.Elected, users: r.users}
 	if want.Roles {
 		p.Roles = rolesOf(r)
 	}
@@ -122,7 +128,7 @@ func picture(r *rows, m *state.Machine, want Want) (*Picture, error) {
 }
 
 func (r *rows) copy(s *state.State, live leader.Live, want Want) {
-	r.live, r.weights, r.quotas = live, s.Weights(), s.Quotas()
+	r.live, r.weights, r.quotas, r.users = live, s.Weights(), s.Quotas(), usersOf(s)
 	for a := range s.Agents() {
 		r.gone[a.ID] = a.Unreachable
 		if want.Agents {

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/httpio"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/state"
@@ -52,10 +54,11 @@ func (h *handler) subscribe(w http.ResponseWriter, c *call, media string) {
 		encoding = streams.Protobuf
 	}
 	var r rows
-	early := &queue{}
+	early := &queue{see: &watcher{eyes: eyes{Judge: auth.JudgeOf(c.Context())}}}
 	end, err := c.leader.Watch(c.Context(), func(st *state.State, live leader.Live) {
 		r.gone = map[state.AgentID]bool{}
 		r.copy(st, live, Everything)
+		early.see.users = maps.Clone(r.users) // before the first change
 	}, early.change)
 	defer end()
 	if err != nil {
@@ -67,6 +70,7 @@ func (h *handler) subscribe(w http.ResponseWriter, c *call, media string) {
 		h.send(w, c, media, nil, err)
 		return
 	}
+	p.For(early.see.Judge)
 	first := &master.Event{Type: master.Event_SUBSCRIBED.Enum(), Subscribed: &master.Event_Subscribed{
 		GetState: p.getState(), HeartbeatIntervalSeconds: proto.Float64(streams.AnnouncedHeartbeat.Seconds()),
 	}}
@@ -91,6 +95,7 @@ func (h *handler) subscribe(w http.ResponseWriter, c *call, media string) {
 
 // queue keeps what happens while the first event is being worded.
 type queue struct {
+	see    *watcher // asked by the leader only
 	mu     sync.Mutex
 	stream *streams.Stream // nil before the first event
 	early  []*streams.Event
@@ -104,6 +109,9 @@ func (q *queue) change(c *leader.Change) {
 	}
 	e, ok := c.Worded.(*streams.Event)
 	if !ok {
+		return
+	}
+	if e = q.see.see(c, e); e == nil {
 		return
 	}
 	q.mu.Lock()

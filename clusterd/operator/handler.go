@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -154,27 +153,39 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !known:
 		httpio.Error(w, http.StatusNotImplemented, "The call "+c.GetType().String()+" is not supported yet")
 		return
-	case !c.from.May(kind.role):
-		h.audit(c, "refused")
-		httpio.Error(w, http.StatusForbidden, "The call "+c.GetType().String()+" needs the role '"+kind.role+"', and "+c.from.String()+" does not have it")
+	}
+	why := ""
+	if !c.from.May(kind.role) {
+		why = "The call " + c.GetType().String() + " needs the role '" + kind.role + "', and " + c.from.String() + " does not have it"
+	} else {
+		why = h.forbidden(c)
+	}
+	if why != "" {
+		h.send(w, c, media, nil, refuse(c.Context(), c.GetType().String(), object(c), why))
 		return
 	}
 	resp, err := kind.answer(h, c)
 	if kind.role != nodedoc.RoleReader {
-		h.audit(c, outcome(err))
+		audit(c.Context(), c.GetType().String(), object(c), err)
 	}
 	h.send(w, c, media, resp, err)
 }
 
-func outcome(err error) string {
-	if err != nil && err != (accepted{}) {
-		return err.Error()
+// audit writes down who changed what, or tried to.
+func audit(ctx context.Context, call, object string, err error) {
+	var r refusal
+	switch {
+	case errors.As(err, &r) && r.status == http.StatusForbidden:
+		auth.Refused(ctx, call, object, r.text)
+	case err == (accepted{}):
+		auth.Changed(ctx, call, object, "done")
+	default:
+		auth.Changed(ctx, call, object, auth.Outcome(err))
 	}
-	return "done"
 }
 
-// audit writes down who changed, or was not allowed to change, what.
-func (h *handler) audit(c *call, outcome string) {
+// object is what a call is about, in one line.
+func object(c *call) string {
 	object := c.Call.GetTeardown().GetFrameworkId().GetValue()
 	agent, operated := converting(c.Call)
 	switch {
@@ -203,18 +214,7 @@ func (h *handler) audit(c *call, outcome string) {
 	case c.Call.RemoveQuota != nil:
 		object = c.Call.GetRemoveQuota().GetRole()
 	}
-	Audit(h.Log, c.from, c.GetType().String(), object, outcome)
-}
-
-// longestObject is how much of what a call is about goes into one line of the log.
-const longestObject = 1024
-
-// Audit writes down who changed what, or was not allowed to.
-func Audit(log *slog.Logger, from auth.Principal, call, object, outcome string) {
-	if len(object) > longestObject {
-		object = strings.ToValidUTF8(object[:longestObject], "") + "…"
-	}
-	log.Info("audit", "principal", from.String(), "call", call, "object", object, "outcome", outcome)
+	return object
 }
 
 func (h *handler) send(w http.ResponseWriter, c *call, media string, resp *master.Response, err error) {
@@ -258,6 +258,7 @@ func (h *handler) collect(c *call, want Want) (*Picture, error) {
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
 	}
+	p.For(auth.JudgeOf(c.Context()))
 	return p, nil
 }
 

@@ -175,11 +175,10 @@ func (h *agentHandler) loggingLevel(_ *agentCall, r *agentv1.Response) error {
 func (h *agentHandler) setLoggingLevel(c *agentCall, r *agentv1.Response) error {
 	from := auth.PrincipalOf(c.ctx)
 	if !from.May(nodedoc.RoleOperator) {
-		Audit(h.Log, from, c.GetType().String(), "", "refused")
-		return refusal{http.StatusForbidden, "The call SET_LOGGING_LEVEL needs the role 'operator', and " + from.String() + " does not have it"}
+		return refuse(c.ctx, c.GetType().String(), "", "The call SET_LOGGING_LEVEL needs the role 'operator', and "+from.String()+" does not have it")
 	}
 	err := setLogging(h.Logging, c.GetSetLoggingLevel().GetLevel(), c.GetSetLoggingLevel().GetDuration())
-	Audit(h.Log, from, c.GetType().String(), "", outcome(err))
+	audit(c.ctx, c.GetType().String(), "", err)
 	r.Type = nil // 200 without a body
 	return err
 }

@@ -13,8 +13,10 @@ import (
 	"github.com/mesolith/mesolith/api/mesos/v1/allocator"
 	"github.com/mesolith/mesolith/api/mesos/v1/maintenance"
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/state"
+	"github.com/mesolith/mesolith/internal/acl"
 )
 
 // Windows reads a schedule.
@@ -70,9 +72,12 @@ func machineID(m state.MachineID) *mesosv1.MachineID {
 	return out
 }
 
-// Schedule is what is planned.
-func Schedule(m *state.Machine) *maintenance.Schedule {
+// Schedule is what is planned, for who may see it.
+func Schedule(m *state.Machine, j acl.Judge) *maintenance.Schedule {
 	out := &maintenance.Schedule{}
+	if !j.May(acl.GetMaintenanceSchedule, acl.Object{}) {
+		return out
+	}
 	m.View(func(s *state.State) {
 		for _, w := range s.Maintenance().Windows {
 			one := &maintenance.Window{Unavailability: leader.Unavailability(&w)}
@@ -86,9 +91,12 @@ func Schedule(m *state.Machine) *maintenance.Schedule {
 }
 
 // MaintenanceStatus is how far what is planned has come: of machines that are still up,
-// what the frameworks on them answered.
-func MaintenanceStatus(m *state.Machine) *maintenance.ClusterStatus {
+// what the frameworks on them answered. It is for who may see it.
+func MaintenanceStatus(m *state.Machine, j acl.Judge) *maintenance.ClusterStatus {
 	out := &maintenance.ClusterStatus{}
+	if !j.May(acl.GetMaintenanceStatus, acl.Object{}) {
+		return out
+	}
 	m.View(func(s *state.State) {
 		plan := s.Maintenance()
 		for _, w := range plan.Windows {
@@ -137,14 +145,14 @@ func (h *handler) schedule(c *call) (*master.Response, error) {
 	if _, err := h.collect(c, Want{}); err != nil { // that this master leads is sure then
 		return nil, err
 	}
-	return &master.Response{Type: master.Response_GET_MAINTENANCE_SCHEDULE.Enum(), GetMaintenanceSchedule: &master.Response_GetMaintenanceSchedule{Schedule: Schedule(h.Machine)}}, nil
+	return &master.Response{Type: master.Response_GET_MAINTENANCE_SCHEDULE.Enum(), GetMaintenanceSchedule: &master.Response_GetMaintenanceSchedule{Schedule: Schedule(h.Machine, auth.JudgeOf(c.Context()))}}, nil
 }
 
 func (h *handler) maintenanceStatus(c *call) (*master.Response, error) {
 	if _, err := h.collect(c, Want{}); err != nil {
 		return nil, err
 	}
-	return &master.Response{Type: master.Response_GET_MAINTENANCE_STATUS.Enum(), GetMaintenanceStatus: &master.Response_GetMaintenanceStatus{Status: MaintenanceStatus(h.Machine)}}, nil
+	return &master.Response{Type: master.Response_GET_MAINTENANCE_STATUS.Enum(), GetMaintenanceStatus: &master.Response_GetMaintenanceStatus{Status: MaintenanceStatus(h.Machine, auth.JudgeOf(c.Context()))}}, nil
 }
 
 func (h *handler) updateSchedule(c *call) (*master.Response, error) {

@@ -119,6 +119,8 @@ func refused(err error) error {
 	switch {
 	case errors.Is(err, leader.ErrConflict):
 		return refusal{http.StatusConflict, err.Error()}
+	case errors.Is(err, leader.ErrForbidden):
+		return refusal{http.StatusForbidden, err.Error()}
 	case errors.Is(err, leader.ErrInvalid):
 		return refusal{http.StatusBadRequest, err.Error()}
 	}

@@ -8,6 +8,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/master"
+	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/leader"
 	"github.com/mesolith/mesolith/clusterd/state"
 )
@@ -86,10 +87,11 @@ func Conversion(err error) error {
 
 // operations are those that were carried out and that their frameworks have not acknowledged.
 func (h *handler) operations(c *call) (*master.Response, error) {
-	if _, err := h.collect(c, Want{}); err != nil { // that this master leads is sure then
+	p, err := h.collect(c, Want{}) // that this master leads is sure then
+	if err != nil {
 		return nil, err
 	}
-	out := &master.Response_GetOperations{}
+	out, e := &master.Response_GetOperations{}, eyes{auth.JudgeOf(c.Context()), p.users}
 	h.Machine.View(func(s *state.State) {
 		for _, o := range s.AllOperations() {
 			st := leader.OperationStatus(o)
@@ -97,7 +99,7 @@ func (h *handler) operations(c *call) (*master.Response, error) {
 				FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(o.Framework))}, AgentId: &mesosv1.AgentID{Value: proto.String(string(o.Agent))},
 				Info: &mesosv1.Offer_Operation{}, LatestStatus: st, Statuses: []*mesosv1.OperationStatus{st}, Uuid: &mesosv1.UUID{Value: o.UUID},
 			}
-			if (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(o.Info, w.Info) == nil {
+			if (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(o.Info, w.Info) == nil && e.operation(w) {
 				out.Operations = append(out.Operations, w)
 			}
 		}

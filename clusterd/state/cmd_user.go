@@ -39,6 +39,14 @@ func (s *State) addUser(name string) {
 	s.users = append(s.users, name)
 }
 
+// UserNamed is the name that was given an id.
+func (s *State) UserNamed(id uint32) (name string, ok bool) {
+	if id < firstUser || id-firstUser >= uint32(len(s.users)) {
+		return "", false
+	}
+	return s.users[id-firstUser], true
+}
+
 // UserID is the id of a name that was given one.
 func (s *State) UserID(name string) (uint32, bool) {
 	id, ok := s.userIDs[name]

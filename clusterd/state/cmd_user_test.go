@@ -26,9 +26,17 @@ func TestNameUser(t *testing.T) {
 	}
 	for i, name := range []string{"web", "db", "cache"} {
 		for _, of := range []*State{s, restored} {
+			if back, ok := of.UserNamed(firstUser + uint32(i)); !ok || back != name {
+				t.Errorf("%d is %q, not %s", firstUser+i, back, name)
+			}
 			if id, ok := of.UserID(name); !ok || id != firstUser+uint32(i) {
 				t.Errorf("%s has %d", name, id)
 			}
+		}
+	}
+	for _, id := range []uint32{0, firstUser - 1, firstUser + maxUsers} {
+		if name, ok := s.UserNamed(id); ok {
+			t.Errorf("%d is %q", id, name)
 		}
 	}
 	if _, ok := s.UserID("nobody"); ok {

@@ -160,10 +160,14 @@ const (
 	ReasonAgentRemoved       Reason = 11
 	ReasonAgentRestarted     Reason = 12
 	ReasonTaskInvalid        Reason = 14
+	ReasonTaskUnauthorized   Reason = 15
 	ReasonResourcesUnknown   Reason = 18
 	ReasonTaskGroupInvalid   Reason = 25
-	ReasonGoneByOperator     Reason = 31
-	ReasonAgentReregistered  Reason = 32
+
+	ReasonTaskGroupUnauthorized Reason = 26
+
+	ReasonGoneByOperator    Reason = 31
+	ReasonAgentReregistered Reason = 32
 )
 
 // Status is one status of a task. What an agent reported has Wire; what the cluster

@@ -167,8 +167,26 @@ func (j Judge) May(action Action, o Object) bool {
 	return j.known && j.acls.Allowed(j.principal, action, o)
 }
 
+// Sentence says that something is not allowed to the caller.
+func (j Judge) Sentence(action Action, object string) string {
+	return Sentence(j.principal, action, object)
+}
+
 // Restricts says whether anything of an action might be refused.
 func (j Judge) Restricts(action Action) bool { return !j.known || j.acls.Restricts(action) }
+
+// Sentence says to a caller that something is not allowed to him, and where that stands.
+// object is what it was about, as "user 'root'"; it may be empty.
+func Sentence(principal string, action Action, object string) string {
+	who := "A caller without credentials"
+	if principal != "" {
+		who = "Principal '" + principal + "'"
+	}
+	if object != "" {
+		object = " of " + object
+	}
+	return who + " is not authorized for " + action.String() + object + ": the cluster's ACLs do not allow it (" + action.Key() + ")"
+}
 
 // Equal says whether both say the same in the same order.
 func (a *ACLs) Equal(b *ACLs) bool {
