@@ -50,7 +50,7 @@ func agentServer(t *testing.T, policy auth.Policy) *httptest.Server {
 		}, nil
 	}
 	srv := httptest.NewServer(NewAgentMux(AgentConfig{
-		Auth: a, View: view, Files: files.Config{Sandbox: newShelf(t), Latest: Latest(view, "/w"), Log: log}, Logging: operator.NewLogging(new(slog.LevelVar)), Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0")},
+		Auth: a, View: view, Files: files.Config{Sandbox: newShelf(t), Latest: Latest(view, "/w"), Owner: Owner(view), Log: log}, Logging: operator.NewLogging(new(slog.LevelVar)), Version: &mesosv1.VersionInfo{Version: proto.String("1.11.0")},
 		Address: "10.0.0.2:5051", WorkDir: "/var/lib/mesos", Started: time.Now(), Log: log,
 	}))
 	t.Cleanup(srv.Close)

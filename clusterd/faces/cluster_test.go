@@ -325,6 +325,12 @@ func (c *cluster) subscribeAs(via, info string, header ...string) *subscription 
 // until reads up to an event of a type.
 func (s *subscription) until(want scheduler.Event_Type) *scheduler.Event {
 	s.t.Helper()
+	return s.untilNoting(want, func(*scheduler.Event) {})
+}
+
+// untilNoting shows what it passes over.
+func (s *subscription) untilNoting(want scheduler.Event_Type, pass func(*scheduler.Event)) *scheduler.Event {
+	s.t.Helper()
 	for {
 		raw, err := s.r.Next()
 		if err != nil {
@@ -337,6 +343,7 @@ func (s *subscription) until(want scheduler.Event_Type) *scheduler.Event {
 		if e.GetType() == want {
 			return e
 		}
+		pass(e)
 	}
 }
 

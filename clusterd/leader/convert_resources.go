@@ -46,6 +46,11 @@ func (l *Leader) convert(acc *acceptance, op *mesosv1.Offer_Operation) {
 	fail := func(why string) {
 		l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_ERROR, acc.agent, "invalid "+op.GetType().String()+" operation: "+why)
 	}
+	if why := l.forbiddenOperation(acc.f.principal, op, acc.left); why != "" {
+		l.failOperation(acc.f, op, mesosv1.OperationState_OPERATION_ERROR, acc.agent, why)
+		acc.refused(op.GetType().String(), why)
+		return
+	}
 	c, err := conversionOf(op, converter{principal: acc.f.info.GetPrincipal(), role: acc.role, caps: acc.f.caps})
 	if err != nil {
 		fail(err.Error())

@@ -11,13 +11,17 @@ import (
 
 // ConvertResources makes resources of an agent something else, as an operator wants it; nil:
 // that is committed. Offers that stand in the way are taken back, tasks are not touched.
-// ErrInvalid: that cannot be asked; ErrConflict: as much is not free; ErrAgentUnknown.
+// ErrInvalid: that cannot be asked; ErrForbidden: not by this principal; ErrConflict: as much is not free; ErrAgentUnknown.
 func (l *Leader) ConvertResources(ctx context.Context, principal string, id state.AgentID, op *mesosv1.Offer_Operation) error {
 	c, err := conversionOf(op, converter{principal: principal})
 	if err != nil {
 		return invalidCall("Invalid %s operation on agent %s: %v", op.GetType(), id, err)
 	}
 	return l.enter(ctx, func(answer func(error)) {
+		if why := l.forbiddenOperation(principal, op, l.total(id)); why != "" {
+			answer(refusal{why, ErrForbidden})
+			return
+		}
 		if err := l.clear(id, c.take); err != nil {
 			answer(err)
 			return
@@ -44,6 +48,16 @@ func (l *Leader) ConvertResources(ctx context.Context, principal string, id stat
 			answer(err)
 		})
 	})
+}
+
+// total are the resources of an agent, with the volumes on them.
+func (l *Leader) total(id state.AgentID) (out state.Resources) {
+	l.cfg.Machine.View(func(s *state.State) {
+		if a, ok := s.Agent(id); ok {
+			out = a.Total
+		}
+	})
+	return out
 }
 
 // clear takes back what is offered of an agent until some of its resources are free of
