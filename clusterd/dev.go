@@ -39,7 +39,8 @@ tasks outlive both. Started again on the same DIR it knows everything again.
            --peers 127.0.0.1:5050,127.0.0.1:5060,127.0.0.1:5070
 
 With --peers three (or five) of them make a cluster with a real election; each one talks
-to the others on the port two above its --listen.
+to the others on the port two above its --listen. --acls, --rate-limits and --credentials
+try what a framework does when it is not allowed everything (docs/authorization.md).
 `
 
 // devFlags are the options of --dev.
