@@ -28,6 +28,20 @@ const sightACLs = `{
 	"access_sandboxes":[{"principals":{"values":["p"]},"users":{"values":["nobody"]}},{"principals":{"values":["p"]},"users":{"type":"NONE"}}],
 	"view_flags":[{"principals":{"values":["p"]},"flags":{"type":"NONE"}}]}`
 
+// execute runs one task by an executor of the framework's that runs as a user.
+func (s *subscription) execute(c *cluster, who, id, user string) {
+	s.t.Helper()
+	offer := s.until(scheduler.Event_OFFERS).GetOffers().GetOffers()[0]
+	const little = `"resources":[{"name":"cpus","type":"SCALAR","scalar":{"value":0.1}},{"name":"mem","type":"SCALAR","scalar":{"value":32}}]`
+	body := `"type":"ACCEPT","accept":{"offer_ids":[{"value":"` + offer.GetId().GetValue() + `"}],"filters":{"refuse_seconds":0},"operations":[{"type":"LAUNCH","launch":{"task_infos":[
+		{"name":"t","task_id":{"value":"` + id + `"},"agent_id":{"value":"` + offer.GetAgentId().GetValue() + `"},` + little + `,
+		"executor":{"type":"CUSTOM","executor_id":{"value":"` + id + `-executor"},"command":{"value":"x","user":"` + user + `"},` + little + `}}]}}]}`
+	if status, text := s.call(c, who, body); status != 202 {
+		s.t.Fatalf("%d %s", status, text)
+	}
+	eventually(s.t, id+" is launched", func() bool { _, ok := c.task(s.id, id); return ok })
+}
+
 // launch runs one task as a user; the rest of the offer is refused for a time.
 func (s *subscription) launch(c *cluster, who, id, user, seconds string) {
 	s.t.Helper()
@@ -57,6 +71,8 @@ func TestListsLeaveOutWhatMayNotBeSeen(t *testing.T) {
 		}
 	}
 	shown := c.subscribeAs("m1", multi("u", "eng"), "Authorization", basic("f"))
+	shown.execute(c, "f", "shown", "u")
+	shown.execute(c, "f", "hidden-executed", "root")
 	shown.launch(c, "f", "shown-task", "", "0")
 	shown.launch(c, "f", "hidden-task", "root", "3600") // another user's, of a framework that is seen
 	hidden := c.subscribeAs("m1", strings.Replace(multi("w", "eng"), "n-w", "hidden-framework", 1), "Authorization", basic("g"))
@@ -72,6 +88,7 @@ func TestListsLeaveOutWhatMayNotBeSeen(t *testing.T) {
 	for _, via := range []string{"m1", "a1"} {
 		for body, k := range map[string]struct{ shown, hidden string }{
 			`{"type":"GET_TASKS"}`:                {"shown-task", "hidden-task"},
+			`{"type":"GET_EXECUTORS"}`:            {"shown-executor", "hidden-executed-executor"},
 			`{"type":"GET_FRAMEWORKS"}`:           {"n-u", "hidden-framework"},
 			`{"type":"GET_STATE"}`:                {"shown-task", "hidden-other"},
 			`{"type":"GET_AGENTS"}`:               {`"cpus"`, "hidden-role"},
@@ -90,7 +107,7 @@ func TestListsLeaveOutWhatMayNotBeSeen(t *testing.T) {
 		}
 		for path, k := range map[string]struct{ shown, hidden string }{
 			"/state": {"shown-task", "hidden-other"}, "/state.json": {"shown-task", "hidden-task"}, "/state-summary": {"n-u", "hidden-framework"},
-			"/tasks": {"shown-task", "hidden-other"}, "/frameworks": {"shown-task", "hidden-framework"}, "/slaves": {`"cpus"`, "hidden-role"}, "/roles": {`"eng"`, "hidden-role"},
+			"/tasks": {"shown-task", "hidden-other"}, "/frameworks": {"shown-executor", "hidden-executed-executor"}, "/frameworks/x": {"shown-task", "hidden-framework"}, "/slaves": {`"cpus"`, "hidden-role"}, "/roles": {`"eng"`, "hidden-role"},
 			"/weights": {`"eng"`, "hidden-role"}, "/quota": {`"infos"`, "hidden-role"}, "/maintenance/schedule": {"{", "hidden-machine"}, "/maintenance/status": {"{", "hidden-machine"},
 		} {
 			_, _, all := c.request("GET", via, path, "", "Authorization", basic("o"))

@@ -2,6 +2,7 @@ package leader
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -12,6 +13,13 @@ import (
 
 // What the ACLs say of the calls of frameworks, and of what operators make of resources.
 // Who calls is the principal that was proven; a name in a FrameworkInfo alone is nobody's.
+
+// Authorize says whether a principal may do something to an object; an empty principal is a
+// caller that is not known.
+type Authorize func(principal string, action acl.Action, o acl.Object) bool
+
+// ErrForbidden: the caller is not authorized; the error that wraps it is the sentence.
+var ErrForbidden = errors.New("not authorized")
 
 type refusedKey struct{}
 

@@ -30,7 +30,6 @@ import (
 	"github.com/mesolith/mesolith/clusterd/offers"
 	"github.com/mesolith/mesolith/clusterd/state"
 	"github.com/mesolith/mesolith/clusterd/streams"
-	"github.com/mesolith/mesolith/internal/acl"
 	agentwire "github.com/mesolith/mesolith/internal/wire/agent"
 )
 
@@ -45,8 +44,6 @@ var (
 	ErrInvalid = errors.New("invalid call")
 	// ErrConflict: the call asks for what cannot be as the cluster is now; likewise.
 	ErrConflict = errors.New("conflict")
-	// ErrForbidden: the caller is not authorized; likewise.
-	ErrForbidden = errors.New("not authorized")
 	// ErrFrameworkGone: the framework was removed while the call was on its way.
 	ErrFrameworkGone = errors.New("framework was removed meanwhile")
 	// ErrNotLeader: nothing was done; the call may be sent again to the leader.
@@ -87,12 +84,9 @@ type Config struct {
 	// Handover is asked for when more than a third of the agents fall silent together:
 	// it is likelier that this master is cut off than that they died.
 	Handover func()
-	// NetworkNamespaces is false where tasks see the host's network whatever their role
-	// (processes without isolation).
+	// HostNetworkAlways: tasks see the host's network whatever their role (without isolation).
 	HostNetworkAlways bool
-	// Authorize says whether a principal (empty: a caller who is not known) may do something
-	// to an object; nil: everybody may everything.
-	Authorize func(principal string, action acl.Action, o acl.Object) bool
+	Authorize         Authorize // nil: everybody may everything
 	// Wall is the time of day, for people to read and for nothing else: no decision
 	// follows from it. time.Now by default.
 	Wall   func() time.Time

@@ -36,9 +36,6 @@ func wordTask(t *state.Task) (*mesosv1.Task, error) {
 			out.User = c.User
 		}
 	}
-	if c := info.GetExecutor().GetCommand(); out.User == nil && c != nil {
-		out.User = c.User
-	}
 	if info.GetExecutor() != nil {
 		out.ExecutorId = info.GetExecutor().ExecutorId
 	}
