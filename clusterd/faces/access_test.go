@@ -27,8 +27,10 @@ func ruled(t *testing.T, anybody, acls string) auth.Policy {
 		t.Fatal(err)
 	}
 	policy := auth.Policy{Plaintext: true, Anonymous: anybody, Credentials: nodedoc.APICredentials{
-		{Principal: "f", SecretHash: hash, Role: nodedoc.RoleFramework}, {Principal: "g", SecretHash: hash, Role: nodedoc.RoleFramework},
-		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator}, {Principal: "p", SecretHash: hash, Role: nodedoc.RoleOperator},
+		{Principal: "f", SecretHash: hash, Role: nodedoc.RoleFramework},
+		{Principal: "g", SecretHash: hash, Role: nodedoc.RoleFramework},
+		{Principal: "o", SecretHash: hash, Role: nodedoc.RoleOperator},
+		{Principal: "p", SecretHash: hash, Role: nodedoc.RoleOperator},
 	}}
 	if acls != "" {
 		if policy.ACLs, err = acl.Parse([]byte(acls)); err != nil {

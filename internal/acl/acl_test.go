@@ -97,7 +97,7 @@ func TestEveryActionHasAKey(t *testing.T) {
 	if n := len(keys()); n != 54 {
 		t.Errorf("%d keys", n)
 	}
-	if (Action(0)).String() != "UNKNOWN" || Action(0).Key() != "" {
+	if Action(0).String() != "UNKNOWN" || Action(0).Key() != "" {
 		t.Error("there is an action 0")
 	}
 }
