@@ -14,7 +14,6 @@ import (
 	"github.com/mesolith/mesolith/internal/wire/keeper"
 	"github.com/mesolith/mesolith/isolation/records"
 	"github.com/mesolith/mesolith/isolation/spec"
-	"github.com/mesolith/mesolith/isolation/stdio"
 )
 
 // Pauses between tries to remove what was left of an ended container.
@@ -479,37 +478,4 @@ func (k *Keeper) undoAgain(ctx context.Context, j *Job) {
 		}
 		k.log.Warn("something of a container is still left", "container", j.ID, "error", err)
 	}
-}
-
-// pump begins to move both streams, unless that has begun.
-func (k *Keeper) pump(c *container, j *Job) {
-	if c.pumpStop != nil {
-		return
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	c.pumpStop = stop
-	uid, gid := k.owner(j)
-	for _, name := range stdio.Streams {
-		pump, err := stdio.Open(j.Paths.pipes, j.Paths.sandbox, name, uid, gid, k.outputLimit(j))
-		if err != nil {
-			k.log.Error("output of a container is lost", "container", j.ID, "stream", name, "error", err)
-			continue
-		}
-		c.pumps.Go(func() {
-			if err := pump.Run(ctx); err != nil {
-				k.log.Error("output of a container", "container", j.ID, "stream", name, "error", err)
-			}
-			if n := pump.Dropped(); n > 0 {
-				k.log.Warn("output was dropped", "container", j.ID, "stream", name, "bytes", n)
-			}
-		})
-	}
-}
-
-// stopPumps makes the pumps empty their pipes and end.
-func (c *container) stopPumps() {
-	if c.pumpStop != nil {
-		c.pumpStop()
-	}
-	c.pumps.Wait()
 }
