@@ -45,10 +45,10 @@ try what a framework does when it is not allowed everything (docs/authorization.
 
 // devFlags are the options of --dev.
 type devFlags struct {
-	dir, listen, agentListen, peers, isolated, resources, zookeeper string
-	acls, rateLimits, credentials                                   string // files
-	heartbeat                                                       time.Duration
-	verbose                                                         bool
+	dir, listen, agentListen, peers, isolated, resources, zookeeper, domain string
+	acls, rateLimits, credentials                                           string // files
+	heartbeat                                                               time.Duration
+	verbose                                                                 bool
 }
 
 func parseDev(args []string, out io.Writer) (devFlags, error) {
@@ -67,6 +67,7 @@ func parseDev(args []string, out io.Writer) (devFlags, error) {
 	fs.StringVar(&f.isolated, "isolated", "", "the container keeper's program (default: beside this one)")
 	fs.StringVar(&f.resources, "resources", "", "what is offered, as in cpus:4;mem:8192;ports:[31000-32000] (default: the machine)")
 	fs.StringVar(&f.zookeeper, "zookeeper", "", "address, on loopback, where zk://ADDRESS/mesos finds the leader (default: nowhere)")
+	fs.StringVar(&f.domain, "domain", "", "REGION/ZONE where the master and the agent stand (default: not said)")
 	fs.DurationVar(&f.heartbeat, "heartbeat", 250*time.Millisecond, "Raft's heartbeat timeout")
 	fs.StringVar(&f.acls, "acls", "", "file with Mesos' ACLs in JSON: who may do what (default: everybody everything)")
 	fs.StringVar(&f.rateLimits, "rate-limits", "", "file with Mesos' rate limits in JSON")
@@ -212,6 +213,10 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 			return m, fmt.Errorf("--%w", err)
 		}
 	}
+	region, zone, err := devDomain(f.domain)
+	if err != nil {
+		return m, err
+	}
 	incarnation, err := devIncarnation(f.dir)
 	if err != nil {
 		return m, err
@@ -227,7 +232,7 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 	}
 	m = membership{
 		doc: nodedoc.Document{
-			Cluster: "dev", ClusterID: hex.EncodeToString(id[:16]), Name: devName(listen), Mode: nodedoc.ModeDisk,
+			Cluster: "dev", ClusterID: hex.EncodeToString(id[:16]), Name: devName(listen), Mode: nodedoc.ModeDisk, Region: region, Zone: zone,
 			Masters: nodedoc.Masters{Version: 1, Names: names, WaitMS: 30_000}, Raft: nodedoc.Raft{HeartbeatMS: f.heartbeat.Milliseconds(), StallMS: 5000},
 			AgentsGraceMS: 25_000, API: nodedoc.API{Plaintext: true, Anonymous: nodedoc.AnonymousFramework}, Resources: f.resources,
 			Reserve: nodedoc.Reserve{MemoryMB: min(1024, inventory.GetMemoryBytes()/2>>20)},
@@ -248,6 +253,18 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 		return m, err
 	}
 	return m, m.openZooKeeper(shim)
+}
+
+// devDomain reads --domain.
+func devDomain(text string) (region, zone string, err error) {
+	if text == "" {
+		return "", "", nil
+	}
+	region, zone, ok := strings.Cut(text, "/")
+	if !ok || !nodedoc.ValidName(region) || !nodedoc.ValidName(zone) {
+		return "", "", fmt.Errorf("--domain: %.80q is not REGION/ZONE, as in fra/a: two names of a-z, 0-9 and dashes", text)
+	}
+	return region, zone, nil
 }
 
 func (m *membership) listen(api, agentAPI netip.AddrPort) error {

@@ -303,6 +303,7 @@ func TestWrongFlagsSayWhatToDo(t *testing.T) {
 		{[]string{"--dev", "--dir", dir, "--resources", "cpus:1"}, "names no cpus or no mem"},
 		{[]string{"--dev", "--dir", dir, "--zookeeper", "0.0.0.0:2181"}, "--zookeeper: 0.0.0.0:2181 is not on loopback"},
 		{[]string{"--dev", "--dir", dir, "--acls", filepath.Join(dir, "none")}, "leave the option out"},
+		{[]string{"--dev", "--dir", dir, "--domain", "fra"}, "is not REGION/ZONE, as in fra/a"},
 		{[]string{"--dev", "--dir", dir, "extra"}, "unexpected argument"},
 	} {
 		cmd := exec.Command(program, test.args...)

@@ -212,6 +212,7 @@ func (b *member) newAgent() error {
 	}
 	info := &mesosv1.AgentInfo{
 		Hostname: proto.String(b.address), Port: proto.Int32(int32(b.agentPort)), Resources: resources, Attributes: agent.Attributes(b.doc),
+		Domain: agent.Domain(b.doc),
 	}
 	k := &keeper.Configure{
 		RegistriesOffline: b.doc.Registries.Offline, TaskImage: b.doc.Tasks.Image, TasksMemoryBytes: memory,
@@ -274,7 +275,7 @@ func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millis
 func (b *member) lead(ctx context.Context, t masters.Term) error {
 	l := leader.New(leader.Config{
 		Generation: t.Generation.ID, Height: t.Generation.Height, Term: t.Term, Round: t.Round, Log: t.Log, Machine: b.machine,
-		Address: leader.Address{Host: b.address, IP: b.address, Port: b.apiPort}, Pool: b.doc.Tasks.Pool,
+		Address: leader.Address{Host: b.address, IP: b.address, Port: b.apiPort, Domain: agent.Domain(b.doc)}, Pool: b.doc.Tasks.Pool,
 		AgentGrace: milliseconds(b.doc.AgentsGraceMS), AdoptWait: milliseconds(b.doc.AdoptWaitMS), HostNetworkRoles: b.doc.Tasks.HostNetworkRoles,
 		Authorize: b.auth.Allowed,
 		Handover: func() {

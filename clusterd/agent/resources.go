@@ -184,3 +184,15 @@ func Attributes(doc nodedoc.Document) []*mesosv1.Attribute {
 	}
 	return out
 }
+
+// Domain is the document's fault domain; nil: it has none.
+func Domain(doc nodedoc.Document) *mesosv1.DomainInfo {
+	region, zone, ok := doc.Domain()
+	if !ok {
+		return nil
+	}
+	return &mesosv1.DomainInfo{FaultDomain: &mesosv1.DomainInfo_FaultDomain{
+		Region: &mesosv1.DomainInfo_FaultDomain_RegionInfo{Name: proto.String(region)},
+		Zone:   &mesosv1.DomainInfo_FaultDomain_ZoneInfo{Name: proto.String(zone)},
+	}}
+}

@@ -42,6 +42,8 @@ type Agent struct {
 	ID    state.AgentID
 	Total state.Resources
 	Free  state.Resources // neither used nor offered
+	// Remote: it stands in another region than the masters.
+	Remote bool
 }
 
 // Member is a framework's interest in one role.
@@ -50,6 +52,7 @@ type Member struct {
 	Suppressed bool
 	GPUs       bool                     // it has the capability
 	Refined    bool                     // it has the capability: it knows reservations in several steps
+	Remote     bool                     // it has the capability REGION_AWARE
 	Holds      state.Resources          // allocated and offered, in this role
 	Minimum    [][]Quantity             // one of them must be met; empty: no minimum
 	Wants      func(state.AgentID) bool // its offer constraints; nil: every agent
@@ -228,7 +231,7 @@ func (r *round) taker(role *node, d *division, part state.Resources) (*node, sta
 			mine = simple
 		}
 		switch {
-		case d.gpus && !m.GPUs, !usable(mine), !meets(mine, m.Minimum), m.Wants != nil && !m.Wants(d.agent.ID):
+		case d.gpus && !m.GPUs, d.agent.Remote && !m.Remote, !usable(mine), !meets(mine, m.Minimum), m.Wants != nil && !m.Wants(d.agent.ID):
 		case r.filter != nil && r.filter.Blocks(m.Framework, role.name, d.agent.ID, mine, r.nowNS):
 		default:
 			return f, mine

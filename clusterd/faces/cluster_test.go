@@ -151,11 +151,17 @@ func (c *cluster) add(name string, policy auth.Policy) {
 	})
 }
 
+// standing is the fault domain of all.
+var standing = &mesosv1.DomainInfo{FaultDomain: &mesosv1.DomainInfo_FaultDomain{
+	Region: &mesosv1.DomainInfo_FaultDomain_RegionInfo{Name: proto.String("fra")},
+	Zone:   &mesosv1.DomainInfo_FaultDomain_ZoneInfo{Name: proto.String("a")},
+}}
+
 func (c *cluster) lead() {
 	c.term++
 	l := leader.New(leader.Config{
 		Generation: generation, Height: 1, Term: c.term, Log: c.raft, Machine: c.machine,
-		Address: leader.Address{Host: "10.0.0.1", IP: "10.0.0.1", Port: 5050}, Pool: "10.88.0.0/16", Logger: c.log,
+		Address: leader.Address{Host: "10.0.0.1", IP: "10.0.0.1", Port: 5050, Domain: standing}, Pool: "10.88.0.0/16", Logger: c.log,
 		Authorize: func(principal string, action acl.Action, o acl.Object) bool {
 			return c.auth == nil || c.auth.Allowed(principal, action, o)
 		},
@@ -225,6 +231,7 @@ func (c *cluster) agent(name string) {
 			{Name: state.Disk, Milli: 1000_000},
 			{Name: state.Ports, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 32000}}},
 		}, ""),
+		Domain:     standing,
 		Attributes: []*mesosv1.Attribute{{Name: proto.String("rack"), Type: mesosv1.Value_TEXT.Enum(), Text: &mesosv1.Value_Text{Value: proto.String("r1")}}},
 	})
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 // The fields of each object of the un-versioned endpoints; clients and user interfaces
 // read them unguarded.
 var shapes = map[string]string{
-	"master":          "version build_date build_time build_user git_tag start_time elected_time id pid hostname capabilities activated_slaves deactivated_slaves unreachable_slaves leader leader_info cluster flags slaves recovered_slaves frameworks completed_frameworks orphan_tasks unregistered_frameworks",
-	"leader_info":     "id pid port hostname",
-	"agent":           "id hostname port attributes pid registered_time resources used_resources offered_resources reserved_resources unreserved_resources active deactivated version capabilities",
+	"master":          "version build_date build_time build_user git_tag start_time elected_time id pid hostname capabilities activated_slaves deactivated_slaves unreachable_slaves domain leader leader_info cluster flags slaves recovered_slaves frameworks completed_frameworks orphan_tasks unregistered_frameworks",
+	"leader_info":     "id pid port hostname domain",
+	"agent":           "id hostname port attributes domain pid registered_time resources used_resources offered_resources reserved_resources unreserved_resources active deactivated version capabilities",
 	"slave":           "reserved_resources_full unreserved_resources_full used_resources_full offered_resources_full",
 	"resources":       "cpus mem disk gpus",
 	"framework":       "id name used_resources offered_resources capabilities hostname webui_url active connected recovered user failover_timeout checkpoint registered_time unregistered_time resources tasks unreachable_tasks completed_tasks offers executors labels",
@@ -95,6 +95,9 @@ func TestEveryFieldIsThere(t *testing.T) {
 	})
 	m := has(t, "master", decoded(t, text))
 	has(t, "leader_info", m["leader_info"])
+	if !strings.Contains(text, `"domain":{"fault_domain":{"region":{"name":"fra"},"zone":{"name":"a"}}}`) {
+		t.Errorf("domain %v", m["domain"])
+	}
 	a := has(t, "agent", first(t, m, "slaves"))
 	has(t, "resources", a["resources"], "ports")
 	has(t, "resources", a["unreserved_resources"])

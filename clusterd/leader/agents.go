@@ -132,6 +132,9 @@ func (l *Leader) attach(c *agentConn, at *agentwire.Attach) {
 func (l *Leader) attached(c *agentConn, at *agentwire.Attach, id state.AgentID, info *mesosv1.AgentInfo) {
 	info.Id = &mesosv1.AgentID{Value: proto.String(string(id))}
 	l.rescindAgent(id)
+	if was := l.agents[id]; was != nil && !sameSight(was.info, info) {
+		l.filters.ClearAgent(id) // what was refused is not what it is now
+	}
 	c.attached = id
 	l.agents[id] = &agent{id: id, node: c.node, conn: c, info: info, lastHeard: time.Now()}
 	l.toAgent(id, &agentwire.FromMaster{Body: &agentwire.FromMaster_Attached{Attached: &agentwire.Attached{
@@ -143,6 +146,26 @@ func (l *Leader) attached(c *agentConn, at *agentwire.Attach, id state.AgentID, 
 	l.settle(id, at.GetHeld())
 	l.sendDrain(id)
 	l.allocate = true
+}
+
+// sameSight says whether an agent is still what frameworks knew when they refused it.
+func sameSight(a, b *mesosv1.AgentInfo) bool {
+	if !proto.Equal(a.GetDomain(), b.GetDomain()) || len(a.GetAttributes()) != len(b.GetAttributes()) {
+		return false
+	}
+	for i, one := range a.GetAttributes() {
+		if !proto.Equal(one, b.GetAttributes()[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// remote says whether an agent stands in another region than the masters. Who does not say
+// where it stands is near.
+func (l *Leader) remote(info *mesosv1.AgentInfo) bool {
+	here, there := l.cfg.Address.Domain.GetFaultDomain(), info.GetDomain().GetFaultDomain()
+	return here != nil && there != nil && here.GetRegion().GetName() != there.GetRegion().GetName()
 }
 
 // settle makes the agent's journal and the state agree: what the state wants and the

@@ -25,6 +25,9 @@ type Address struct {
 	Host string // as clients dial it
 	IP   string
 	Port int
+	// Domain is where it stands; nil: nobody said. Agents of another region are offered to
+	// frameworks only that say they know what a region is.
+	Domain *mesosv1.DomainInfo
 }
 
 // MasterInfo is how a master introduces itself.
@@ -38,7 +41,7 @@ func MasterInfo(generation string, a Address) *mesosv1.MasterInfo {
 	return &mesosv1.MasterInfo{
 		Id: proto.String(generation), Ip: proto.Uint32(ip), Port: proto.Uint32(uint32(a.Port)),
 		Pid:      proto.String("master@" + a.IP + ":" + strconv.Itoa(a.Port)),
-		Hostname: proto.String(a.Host), Version: proto.String(Version),
+		Hostname: proto.String(a.Host), Version: proto.String(Version), Domain: a.Domain,
 		Address: &mesosv1.Address{Hostname: proto.String(a.Host), Ip: proto.String(a.IP), Port: proto.Int32(int32(a.Port))},
 		Capabilities: []*mesosv1.MasterInfo_Capability{
 			{Type: mesosv1.MasterInfo_Capability_AGENT_UPDATE.Enum()},

@@ -61,6 +61,10 @@ type cell struct {
 	l    *Leader
 	end  func()
 	term uint64
+	// domain is where the next masters stand.
+	domain *mesosv1.DomainInfo
+	// configure changes the next masters' configuration; may be nil.
+	configure func(*Config)
 }
 
 func newCell(t *testing.T) *cell {
@@ -72,10 +76,14 @@ func newCell(t *testing.T) *cell {
 
 func (c *cell) lead() {
 	c.term++
-	c.l = New(Config{
-		Generation: generation, Height: 1, Term: c.term, Log: c.log, Machine: c.m, Address: Address{Host: "10.0.0.1", IP: "10.0.0.1", Port: 5050},
+	cfg := Config{
+		Generation: generation, Height: 1, Term: c.term, Log: c.log, Machine: c.m, Address: Address{Host: "10.0.0.1", IP: "10.0.0.1", Port: 5050, Domain: c.domain},
 		Pool: "10.88.0.0/16", AdoptWait: 10 * time.Minute, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	}
+	if c.configure != nil {
+		c.configure(&cfg)
+	}
+	c.l = New(cfg)
 	ctx, cancel := context.WithCancel(c.t.Context())
 	done := make(chan error, 1)
 	l := c.l
@@ -102,6 +110,9 @@ type played struct {
 	disk int64                     // MB that it has
 	made []*agentwire.MadeResource // what it says was made of its resources
 	mute atomic.Bool               // answers no ping
+	// domain and extra are what else its AgentInfo says.
+	domain *mesosv1.DomainInfo
+	extra  state.Resources
 }
 
 func (c *cell) agent(node string) *played {
@@ -175,13 +186,13 @@ func (p *played) sendAttach(node string, held ...*agentwire.Held) {
 	p.t.Helper()
 	p.seq++
 	info, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&mesosv1.AgentInfo{
-		Hostname: proto.String(node), Port: proto.Int32(5051),
-		Resources: ToWire(state.Resources{
+		Hostname: proto.String(node), Port: proto.Int32(5051), Domain: p.domain,
+		Resources: append(ToWire(p.extra, ""), ToWire(state.Resources{
 			{Name: state.CPUs, Role: p.role, Milli: 4000},
 			{Name: state.Mem, Role: p.role, Milli: 1024_000},
 			{Name: state.Ports, Role: p.role, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 31009}}},
 			{Name: state.Disk, Role: p.role, Milli: p.disk * 1000},
-		}, ""),
+		}, "")...),
 	})
 	if err != nil {
 		p.t.Fatal(err)

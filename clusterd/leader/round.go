@@ -102,7 +102,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 		}
 		free, _ := a.Free().Minus(l.book.Offered(id))
 		free, _ = free.Minus(l.launching[id])
-		snap.Agents = append(snap.Agents, alloc.Agent{ID: id, Total: a.Total, Free: free})
+		snap.Agents = append(snap.Agents, alloc.Agent{ID: id, Total: a.Total, Free: free, Remote: l.remote(l.agents[id].info)})
 	}
 	sortAgents(snap.Agents)
 	holds := map[string]map[state.FrameworkID]state.Resources{}
@@ -146,7 +146,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 		}
 		for _, f := range members {
 			r.Members = append(r.Members, alloc.Member{
-				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources), Refined: f.caps.Has(state.CapReservationRefinement),
+				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources), Refined: f.caps.Has(state.CapReservationRefinement), Remote: f.caps.Has(state.CapRegionAware),
 				Holds: holds[role][f.id], Minimum: minimum(f.info, role), Wants: l.wanted(f, role),
 			})
 		}

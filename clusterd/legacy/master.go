@@ -144,6 +144,7 @@ type masterState struct {
 	ActivatedSlaves   number            `json:"activated_slaves"`
 	DeactivatedSlaves number            `json:"deactivated_slaves"`
 	UnreachableSlaves number            `json:"unreachable_slaves"`
+	Domain            json.RawMessage   `json:"domain,omitempty"`
 	Leader            string            `json:"leader"`
 	LeaderInfo        leaderInfo        `json:"leader_info"`
 	Cluster           string            `json:"cluster,omitempty"`
@@ -161,6 +162,8 @@ type leaderInfo struct {
 	PID      string `json:"pid"`
 	Port     uint32 `json:"port"`
 	Hostname string `json:"hostname"`
+
+	Domain json.RawMessage `json:"domain,omitempty"`
 }
 
 func (h *handler) state(w http.ResponseWriter, r *http.Request, p *operator.Picture) {
@@ -169,8 +172,8 @@ func (h *handler) state(w http.ResponseWriter, r *http.Request, p *operator.Pict
 		build: buildOf(h.Version), StartTime: unix(h.Started), ElectedTime: unix(p.Elected),
 		ID: m.GetId(), PID: m.GetPid(), Hostname: m.GetHostname(), Capabilities: []string{},
 		UnreachableSlaves: number(len(p.Unreachable)), Leader: m.GetPid(),
-		LeaderInfo: leaderInfo{m.GetId(), m.GetPid(), m.GetPort(), m.GetHostname()},
-		Cluster:    h.Cluster, Flags: h.Flags, OrphanTasks: []taskObject{}, Unregistered: []struct{}{},
+		LeaderInfo: leaderInfo{m.GetId(), m.GetPid(), m.GetPort(), m.GetHostname(), raw(m.GetDomain())}, Domain: raw(m.GetDomain()),
+		Cluster: h.Cluster, Flags: h.Flags, OrphanTasks: []taskObject{}, Unregistered: []struct{}{},
 	}
 	for _, c := range m.GetCapabilities() {
 		s.Capabilities = append(s.Capabilities, c.GetType().String())

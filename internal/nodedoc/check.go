@@ -60,7 +60,7 @@ func (a Anchor) Check() error {
 // Check verifies every field of a node document; Seal and Open call it.
 func (d Document) Check() error {
 	checks := []func(Document) error{
-		checkIdentity, checkMasters, checkTimes, checkAPI, checkNetworks, checkMachine, checkTasks,
+		checkIdentity, checkMasters, checkTimes, checkAPI, checkNetworks, checkMachine, checkAllocation, checkTasks,
 	}
 	for _, check := range checks {
 		if err := check(d); err != nil {
@@ -88,6 +88,8 @@ func checkIdentity(d Document) error {
 		return fmt.Errorf("signedAt is missing")
 	case len(d.Zone) > 63:
 		return fmt.Errorf("zone has %d characters, at most 63 are allowed", len(d.Zone))
+	case len(d.Region) > 63:
+		return fmt.Errorf("region has %d characters, at most 63 are allowed", len(d.Region))
 	case len(d.Attributes) > maxList:
 		return fmt.Errorf("%d attributes, at most %d are allowed", len(d.Attributes), maxList)
 	case len(d.Peers) > maxList*4:
@@ -252,6 +254,8 @@ func checkMachine(d Document) error {
 		return fmt.Errorf("modules %.80q is not early or late", d.Modules)
 	case math.IsNaN(d.Reserve.CPUs) || d.Reserve.CPUs < 0 || d.Reserve.CPUs > 4096:
 		return fmt.Errorf("reserve.cpus %v is not within 0 to 4096", d.Reserve.CPUs)
+	case math.IsNaN(d.Oversubscribe.CPUs) || d.Oversubscribe.CPUs < 0 || d.Oversubscribe.CPUs > 4096:
+		return fmt.Errorf("oversubscribe.cpus %v is not within 0 to 4096", d.Oversubscribe.CPUs)
 	case d.Reserve.MemoryMB > 1<<30:
 		return fmt.Errorf("reserve.memoryMB %d is too much", d.Reserve.MemoryMB)
 	case len(d.Resources) > maxText || len(d.Console) > maxText:
@@ -283,6 +287,18 @@ func CheckHostPath(p string) error {
 		if p == "/" || p == own || strings.HasPrefix(p, own+"/") || strings.HasPrefix(own, p+"/") {
 			return fmt.Errorf("%.200q is a place of the node's own files, or holds one (%s): name a directory that is there for tasks", p, own)
 		}
+	}
+	return nil
+}
+
+func checkAllocation(d Document) error {
+	for name, sorter := range map[string]string{"roleSorter": d.Allocation.RoleSorter, "frameworkSorter": d.Allocation.FrameworkSorter} {
+		if sorter != "" && sorter != SorterDRF && sorter != SorterRandom {
+			return fmt.Errorf("allocation.%s %.80q is not drf or random", name, sorter)
+		}
+	}
+	if n := len(d.Allocation.FairSharingExcluded); n > maxList {
+		return fmt.Errorf("allocation.fairSharingExcluded names %d resources, at most %d are allowed", n, maxList)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@
 package nodedoc
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"time"
 
@@ -47,6 +48,15 @@ const (
 	AnonymousFramework = "framework" // and what a reader may
 )
 
+// DefaultPlace is the region, or the zone, of a node that names only the other.
+const DefaultPlace = "default"
+
+// Domain is where a node stands, with its names filled in; ok is false for one that says
+// nothing of that.
+func (d Document) Domain() (region, zone string, ok bool) {
+	return cmp.Or(d.Region, DefaultPlace), cmp.Or(d.Zone, DefaultPlace), d.Region != "" || d.Zone != ""
+}
+
 // Anchor is all that a node must believe to recognise its cluster. It is public.
 type Anchor struct {
 	Format    int    `json:"format"`
@@ -66,13 +76,15 @@ type Document struct {
 	// Revision is the cluster file's; a node keeps the highest it saw.
 	Revision uint64 `json:"revision"`
 	// DocumentHash is the SHA-256 of the cluster document's payload, in lower-case hex.
-	DocumentHash string            `json:"documentHash"`
-	Name         string            `json:"name"`
-	Mode         string            `json:"mode"` // ModeRAM or ModeDisk
-	Zone         string            `json:"zone,omitempty"`
-	Attributes   map[string]string `json:"attributes,omitempty"`
-	Masters      Masters           `json:"masters"`
-	Raft         Raft              `json:"raft"`
+	DocumentHash string `json:"documentHash"`
+	Name         string `json:"name"`
+	Mode         string `json:"mode"` // ModeRAM or ModeDisk
+	// Region and Zone are the node's fault domain; both empty: it has none.
+	Region     string            `json:"region,omitempty"`
+	Zone       string            `json:"zone,omitempty"`
+	Attributes map[string]string `json:"attributes,omitempty"`
+	Masters    Masters           `json:"masters"`
+	Raft       Raft              `json:"raft"`
 	// AgentsGraceMS is how long an agent may be unheard before it is unreachable.
 	AgentsGraceMS int64 `json:"agentsGraceMS"`
 	// AdoptWaitMS is how long returning agents may be adopted after an empty birth.
@@ -80,19 +92,22 @@ type Document struct {
 	API         API   `json:"api"`
 	// ZooKeeper is the path at which clients of ZooKeeper find the leader, as /mesos; empty:
 	// the port is closed.
-	ZooKeeper       string     `json:"zookeeper,omitempty"`
-	Networks        []Network  `json:"networks"`
-	Time            Time       `json:"time"`
-	WatchdogSeconds int        `json:"watchdogSeconds"`
-	Reserve         Reserve    `json:"reserve"`
-	RAMStorePercent int        `json:"ramStorePercent"`
-	Resources       string     `json:"resources,omitempty"` // Mesos resources text; empty: what the machine has
-	Console         string     `json:"console,omitempty"`   // empty: automatic
-	KernelArgs      []string   `json:"kernelArgs,omitempty"`
-	Modules         string     `json:"modules"` // "early" or "late"
-	Kexec           bool       `json:"kexec"`
-	Tasks           Tasks      `json:"tasks"`
-	Registries      Registries `json:"registries"`
+	ZooKeeper       string    `json:"zookeeper,omitempty"`
+	Networks        []Network `json:"networks"`
+	Time            Time      `json:"time"`
+	WatchdogSeconds int       `json:"watchdogSeconds"`
+	Reserve         Reserve   `json:"reserve"`
+	// Oversubscribe is offered beyond what the node has, as what may be taken back.
+	Oversubscribe   Oversubscribe `json:"oversubscribe,omitzero"`
+	Allocation      Allocation    `json:"allocation,omitzero"`
+	RAMStorePercent int           `json:"ramStorePercent"`
+	Resources       string        `json:"resources,omitempty"` // Mesos resources text; empty: what the machine has
+	Console         string        `json:"console,omitempty"`   // empty: automatic
+	KernelArgs      []string      `json:"kernelArgs,omitempty"`
+	Modules         string        `json:"modules"` // "early" or "late"
+	Kexec           bool          `json:"kexec"`
+	Tasks           Tasks         `json:"tasks"`
+	Registries      Registries    `json:"registries"`
 	// Peers are the addresses of the cluster's nodes that the file states.
 	Peers    []Peer    `json:"peers,omitempty"`
 	SignedAt time.Time `json:"signedAt"`
@@ -165,6 +180,26 @@ type Time struct {
 type Reserve struct {
 	CPUs     float64 `json:"cpus"`
 	MemoryMB uint64  `json:"memoryMB"`
+}
+
+// Oversubscribe is what a node offers beyond what it has. Only CPUs can be: tasks that want
+// more than there are become slower, and memory that is not there ends them.
+type Oversubscribe struct {
+	CPUs float64 `json:"cpus"`
+}
+
+// How siblings compete for offers.
+const (
+	SorterDRF    = "drf" // dominant resource fairness
+	SorterRandom = "random"
+)
+
+// Allocation says how a leader divides what is free. Empty: the default, which is SorterDRF.
+type Allocation struct {
+	RoleSorter      string `json:"roleSorter,omitempty"`
+	FrameworkSorter string `json:"frameworkSorter,omitempty"`
+	// FairSharingExcluded are names of resources that do not count in shares.
+	FairSharingExcluded []string `json:"fairSharingExcluded,omitempty"`
 }
 
 // Tasks holds the defaults of tasks.

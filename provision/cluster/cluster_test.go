@@ -110,7 +110,7 @@ func TestRender(t *testing.T) {
 		Limits: []ratelimit.Limit{{Principal: "marathon", Rate: ratelimit.Rate{QPS: 50, Capacity: 200}}}, Aggregate: ratelimit.Rate{QPS: 100, Capacity: 100},
 	}
 	want := nodedoc.Document{
-		Format: 1, Cluster: "rack7", ClusterID: s.ClusterID, Revision: 12, DocumentHash: hash, Name: "w02", Mode: "ram", Zone: "c",
+		Format: 1, Cluster: "rack7", ClusterID: s.ClusterID, Revision: 12, DocumentHash: hash, Name: "w02", Mode: "ram", Region: "fra", Zone: "c",
 		Attributes: map[string]string{"gpu": "a100", "site": "fra", "floor": "1.10"},
 		Masters:    nodedoc.Masters{Version: 1, Names: []string{"m1", "n-525400000002", "w01"}, WaitMS: 40_000},
 		Raft:       nodedoc.Raft{HeartbeatMS: 300, StallMS: 3000}, AgentsGraceMS: 30_000, AdoptWaitMS: 300_000,
@@ -120,7 +120,8 @@ func TestRender(t *testing.T) {
 			Gateway: "10.7.0.1", MTU: 9000,
 		}},
 		Time:            nodedoc.Time{Servers: []string{"dhcp", "pool.ntp.org"}, WaitMS: 20_000},
-		WatchdogSeconds: 60, Reserve: nodedoc.Reserve{CPUs: 0.2, MemoryMB: 256}, RAMStorePercent: 30,
+		WatchdogSeconds: 60, Reserve: nodedoc.Reserve{CPUs: 0.2, MemoryMB: 256}, RAMStorePercent: 30, Oversubscribe: nodedoc.Oversubscribe{CPUs: 2},
+		Allocation: nodedoc.Allocation{RoleSorter: "random", FrameworkSorter: "drf", FairSharingExcluded: []string{"gpus"}},
 		KernelArgs: []string{"hugepagesz=1G", "hugepages=16"}, Modules: "late",
 		Tasks:      nodedoc.Tasks{Image: "base", Report: "container", HostNetworkRoles: []string{"infra"}, HostPaths: []string{"/srv/data"}, Pool: "10.96.0.0/12"},
 		Registries: nodedoc.Registries{Mirrors: map[string][]string{"docker.io": {"http://10.7.0.9:5000"}}},
@@ -241,6 +242,66 @@ nodes:
 `)
 	if d := cmp.Diff([]string{"a3", "b2", "c1"}, p.Masters); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// All masters are of one region, by the pinned ones or by the most nodes; who names no
+// region is where they are.
+func TestRegions(t *testing.T) {
+	for _, test := range []struct {
+		name, nodes string
+		masters     []string
+		regions     map[string]string // of the nodes' documents
+	}{
+		{
+			"by the pinned one", "[{name: a, region: far}, {name: b, region: far}, {name: c, region: far}, {name: d, region: fra, role: master}, {name: e, region: fra}, {name: f}]",
+			[]string{"d", "e", "f"}, map[string]string{"a": "far", "d": "fra", "f": "fra"},
+		},
+		{
+			"by the most", "[{name: a, region: fra}, {name: b, region: muc, zone: x}, {name: c, region: muc, zone: x}, {name: d, region: muc, zone: y}]",
+			[]string{"b", "c", "d"}, map[string]string{"a": "fra", "b": "muc"},
+		},
+		{
+			"nobody names one", "[{name: a}, {name: b}, {name: c}]",
+			[]string{"a", "b", "c"}, map[string]string{"a": ""},
+		},
+		{
+			"zones alone", "[{name: a, zone: x}, {name: b, zone: y}, {name: c}]",
+			[]string{"a", "b", "c"}, map[string]string{"a": "default", "c": "default"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := parse(t, "apiVersion: v1\ncluster: demo\nmasters: 3\nnodes: "+test.nodes+"\n")
+			if d := cmp.Diff(test.masters, p.Masters); d != "" {
+				t.Errorf("masters (-want +got):\n%s", d)
+			}
+			s, err := pki.NewCluster("demo", p.Names(), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := Render(p, s, Options{Now: time.Now()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, want := range test.regions {
+				doc, err := nodedoc.Open(b.Nodes[name].Document, b.Anchor)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if doc.Region != want {
+					t.Errorf("%s is in region %q, want %q", name, doc.Region, want)
+				}
+			}
+		})
+	}
+}
+
+func TestRegionOfAGroup(t *testing.T) {
+	p := parse(t, "apiVersion: v1\ncluster: demo\nmasters: 1\ndefaults: {region: fra}\ngroups: {west: {region: west, zone: w1}}\nnodes: [{name: a}, {name: b, groups: [west]}, {name: c, groups: [west], zone: w2}]\n")
+	for name, want := range map[string]string{"a": "fra/", "b": "west/w1", "c": "west/w2"} {
+		if n := p.Node(name); n.Region+"/"+n.Zone != want {
+			t.Errorf("%s is in %s/%s, want %s", name, n.Region, n.Zone, want)
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type File struct {
 	Heartbeat    time.Duration
 	Stall        time.Duration
 	AgentsGrace  time.Duration
+	Allocation   nodedoc.Allocation
 	API          nodedoc.API
 	ZooKeeper    string // path; empty: off
 	Trust        string
@@ -84,7 +85,12 @@ func (d *decoder) top() {
 			"heartbeat": d.duration(&f.Heartbeat, 50*time.Millisecond, time.Minute),
 			"stall":     d.duration(&f.Stall, 100*time.Millisecond, 10*time.Minute),
 		}),
-		"agents":     d.table(fields{"grace": d.duration(&f.AgentsGrace, time.Second, 24*time.Hour)}),
+		"agents": d.table(fields{"grace": d.duration(&f.AgentsGrace, time.Second, 24*time.Hour)}),
+		"allocation": d.table(fields{
+			"roleSorter":          d.choice(&f.Allocation.RoleSorter, nodedoc.SorterDRF, nodedoc.SorterRandom),
+			"frameworkSorter":     d.choice(&f.Allocation.FrameworkSorter, nodedoc.SorterDRF, nodedoc.SorterRandom),
+			"fairSharingExcluded": d.texts(&f.Allocation.FairSharingExcluded),
+		}),
 		"api":        d.api,
 		"zookeeper":  d.zookeeper,
 		"trust":      d.trust,

@@ -48,7 +48,7 @@ update:
   rollback: auto
   window: "Sat 02:00-05:00 Europe/Berlin"
 groups:
-  gpu: { attributes: { gpu: "a100" }, kernelArgs: [hugepagesz=1G, hugepages=16] }
+  gpu: { region: fra, oversubscribe: { cpus: 2 }, attributes: { gpu: "a100" }, kernelArgs: [hugepagesz=1G, hugepages=16] }
 nodes:
   - name: m1
     match: { mac: 52:54:00:00:00:01 }
@@ -73,6 +73,7 @@ nodes:
 networks: { tasks: { pool: 10.96.0.0/12 }, storage: { pool: 10.40.0.0/24, start: 11 } }
 tasks: { image: base, hostNetworkRoles: [infra], hostPaths: [/srv/data], report: container }
 modules: late
+allocation: { roleSorter: random, frameworkSorter: drf, fairSharingExcluded: [gpus] }
 `
 
 // smallFile is the smallest useful one.

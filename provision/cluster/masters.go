@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -9,7 +10,7 @@ import (
 )
 
 // chooseMasters prefers pinned nodes, then those that are masters already, then spreads
-// by zone, then takes the lowest name. The result is sorted.
+// by zone, then takes the lowest name. All are of one region. The result is sorted.
 func (d *decoder) chooseMasters(before []string) []string {
 	chosen, err := choose(d.nodes, d.file.Masters.Count, before)
 	if err != nil {
@@ -35,6 +36,15 @@ func choose(nodes []*Node, count int, before []string) ([]string, error) {
 	if n := len(chosen) + len(candidates); n < count {
 		return nil, fmt.Errorf("masters: %d — the file has only %d nodes that may be masters; add nodes or lower masters", count, n)
 	}
+	region, err := masterRegion(count, chosen, candidates, before)
+	if err != nil {
+		return nil, err
+	}
+	near := slices.DeleteFunc(slices.Clone(candidates), func(n *Node) bool { return !n.mayBeIn(region) })
+	if n := len(chosen) + len(near); n < count {
+		return nil, fmt.Errorf("masters: %d — region %s has only %d nodes that may be masters, and all masters are in one region; add nodes there, lower masters, or pin masters of another region with role: master", count, region, n)
+	}
+	candidates = near
 	for len(chosen) < count {
 		best := slices.MinFunc(candidates, func(a, b *Node) int {
 			if x, y := slices.Contains(before, a.Name), slices.Contains(before, b.Name); x != y {
@@ -57,6 +67,46 @@ func choose(nodes []*Node, count int, before []string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// mayBeIn says whether a node could stand in a region: one that names none is wherever the
+// masters are.
+func (n *Node) mayBeIn(region string) bool {
+	return n.Region == "" || region == "" || n.Region == region
+}
+
+// masterRegion is the region of all masters: of those that are pinned, else of those that are
+// masters already, else the one with the most nodes that may be, the lowest name on a tie.
+// Empty: no node names one.
+func masterRegion(count int, pinned, candidates []*Node, before []string) (string, error) {
+	region, first := "", ""
+	for _, n := range pinned {
+		switch {
+		case n.Region == "":
+		case region == "":
+			region, first = n.Region, n.Name
+		case n.Region != region:
+			return "", fmt.Errorf("masters: %d — nodes %s (region %s) and %s (region %s) are pinned with role: master, and all masters are in one region, which agents elsewhere are far from; pin nodes of one region", count, first, region, n.Name, n.Region)
+		}
+	}
+	if region != "" {
+		return region, nil
+	}
+	votes := map[string]int{}
+	for _, n := range candidates {
+		if n.Region == "" {
+			continue
+		}
+		if votes[n.Region]++; slices.Contains(before, n.Name) {
+			votes[n.Region] += len(candidates)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(votes)) {
+		if region == "" || votes[name] > votes[region] {
+			region = name
+		}
+	}
+	return region, nil
 }
 
 func inZone(nodes []*Node, zone string) int {

@@ -194,6 +194,26 @@ var messages = []struct {
 		"4:10: nodes[0] has neither name nor mac — one of them must say which machine it is.",
 	},
 	{
+		"masters pinned in two regions", "apiVersion: v1\ncluster: x\nmasters: 3\nnodes: [{name: a, region: fra, role: master}, {name: b, region: muc, role: master}, {name: c}]\n",
+		"3:10: masters: 3 — nodes a (region fra) and b (region muc) are pinned with role: master, and all masters are in one region, which agents elsewhere are far from; pin nodes of one region.",
+	},
+	{
+		"too few in the masters' region", "apiVersion: v1\ncluster: x\nmasters: 3\nnodes: [{name: a, region: fra, role: master}, {name: b, region: muc}, {name: c, region: fra}]\n",
+		"3:10: masters: 3 — region fra has only 2 nodes that may be masters, and all masters are in one region; add nodes there, lower masters, or pin masters of another region with role: master.",
+	},
+	{
+		"a sorter that is none", head + "allocation: {roleSorter: fair}\nnodes: [{name: a}]\n",
+		"4:26: allocation.roleSorter: fair — it is one of drf, random.",
+	},
+	{
+		"cpus that are less than none", head + "nodes: [{name: a, oversubscribe: {cpus: -1}}]\n",
+		"4:41: nodes[0].oversubscribe.cpus: -1 — it is a number from 0 to 4096.",
+	},
+	{
+		"memory promised twice", head + "nodes: [{name: a, oversubscribe: {mem: 1GB}}]\n",
+		"4:35: unknown key \"mem\" in nodes[0].oversubscribe — known are cpus.",
+	},
+	{
 		"nothing but a name", "cluster: x\n",
 		"1:1: apiVersion: is missing — the smallest file has apiVersion, cluster, masters and nodes.\n" +
 			"1:1: masters: is missing — the smallest file has apiVersion, cluster, masters and nodes.\n" +

@@ -24,6 +24,7 @@ type Node struct {
 	Name     string
 	Match    MachineMatch
 	Role     string // pinned; empty: automatic
+	Region   string // of its own or by its layers; empty: that of the masters
 	Zone     string
 	Groups   []string
 	Settings Settings
@@ -74,7 +75,6 @@ func (d *decoder) node(v *value, path string) {
 	table["mac"] = d.mac(&n.Match.MAC)
 	table["match"] = d.machineMatch(&n.Match)
 	table["role"] = d.choice(&n.Role, RoleMaster, RoleAgent)
-	table["zone"] = d.label(&n.Zone)
 	table["groups"] = d.texts(&n.Groups)
 	before := d.errors
 	d.object(v, path, table)
@@ -186,7 +186,7 @@ func ranged(path []string) bool {
 	last := path[len(path)-1]
 	switch {
 	case len(path) == 1:
-		return last == "name" || last == "mac" || last == "zone"
+		return last == "name" || last == "mac" || last == "zone" || last == "region"
 	case path[0] == "match":
 		return true
 	case path[0] == "network":
@@ -239,10 +239,11 @@ func (d *decoder) layers(base *value) {
 		}
 		own := *n.at
 		own.entries = slices.DeleteFunc(slices.Clone(n.at.entries), func(e entry) bool {
-			return slices.Contains([]string{"name", "mac", "match", "role", "zone", "groups"}, e.key)
+			return slices.Contains([]string{"name", "mac", "match", "role", "groups"}, e.key)
 		})
 		n.merged = merge(merged, own.stamp("node"))
 		d.settings(n.merged, n.path, &n.Settings)
+		n.Region, n.Zone = n.Settings.Region, n.Settings.Zone
 	}
 }
 

@@ -124,6 +124,9 @@ func (p *Plan) Print(w io.Writer) error {
 			roles = "agent and master"
 		}
 		fmt.Fprintf(&b, "\n%s (%s", n.Name, roles)
+		if n.Region != "" {
+			fmt.Fprintf(&b, ", region %s", n.Region)
+		}
 		if n.Zone != "" {
 			fmt.Fprintf(&b, ", zone %s", n.Zone)
 		}

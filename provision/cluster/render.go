@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -70,8 +71,9 @@ func Render(p *Plan, s *pki.Secrets, opt Options) (*Bundle, error) {
 	if b.Issuer, err = issuer.Encode(); err != nil {
 		return nil, err
 	}
+	home := p.home(b.Document.Masters.Names)
 	for _, n := range p.Nodes {
-		raw, err := nodedoc.Seal(nodeDocument(p, n, b.Document, hash, opt), owner)
+		raw, err := nodedoc.Seal(nodeDocument(p, n, b.Document, hash, home, opt), owner)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +129,23 @@ func addresses(n *Node) []string {
 	return out
 }
 
-func nodeDocument(p *Plan, n *Node, c nodedoc.ClusterDocument, hash string, opt Options) nodedoc.Document {
+// home is the region of the masters, and of all nodes that name none. Where no node of the
+// file names a region or a zone, it is empty.
+func (p *Plan) home(masters []string) string {
+	used := false
+	for _, n := range p.Nodes {
+		if n.Region != "" && slices.Contains(masters, n.Name) {
+			return n.Region
+		}
+		used = used || n.Region != "" || n.Zone != ""
+	}
+	if used {
+		return nodedoc.DefaultPlace
+	}
+	return ""
+}
+
+func nodeDocument(p *Plan, n *Node, c nodedoc.ClusterDocument, hash, home string, opt Options) nodedoc.Document {
 	f, s := p.File, n.Settings
 	heartbeat, stall := f.Heartbeat, f.Stall
 	if opt.Heartbeat > 0 {
@@ -136,11 +154,11 @@ func nodeDocument(p *Plan, n *Node, c nodedoc.ClusterDocument, hash string, opt 
 	}
 	doc := nodedoc.Document{
 		Format: nodedoc.Format, Cluster: c.Cluster, ClusterID: c.ClusterID, Revision: c.Revision, DocumentHash: hash,
-		Name: n.Name, Mode: s.Mode, Zone: n.Zone, Attributes: s.Attributes, Masters: c.Masters,
+		Name: n.Name, Mode: s.Mode, Region: cmp.Or(n.Region, home), Zone: n.Zone, Attributes: s.Attributes, Masters: c.Masters,
 		Raft:          nodedoc.Raft{HeartbeatMS: heartbeat.Milliseconds(), StallMS: stall.Milliseconds()},
 		AgentsGraceMS: f.AgentsGrace.Milliseconds(), AdoptWaitMS: f.AdoptWait.Milliseconds(),
 		API: f.API, ZooKeeper: f.ZooKeeper, Networks: s.Networks, Time: s.Time, WatchdogSeconds: int(s.Watchdog / time.Second),
-		Reserve: s.Reserve, RAMStorePercent: s.RAMStore, Resources: s.Resources, KernelArgs: s.KernelArgs,
+		Reserve: s.Reserve, Oversubscribe: s.Oversubscribe, Allocation: f.Allocation, RAMStorePercent: s.RAMStore, Resources: s.Resources, KernelArgs: s.KernelArgs,
 		Modules: "early", Kexec: s.Kexec, Tasks: f.Tasks, Registries: f.Registries, SignedAt: c.SignedAt,
 	}
 	if s.Console != "auto" {

@@ -19,9 +19,13 @@ type Settings struct {
 	Kexec      bool
 	Networks   []nodedoc.Network
 	Reserve    nodedoc.Reserve
-	RAMStore   int // percent
-	Resources  string
-	Attributes map[string]string
+	// Oversubscribe is offered beyond what the machine has.
+	Oversubscribe nodedoc.Oversubscribe
+	RAMStore      int // percent
+	Resources     string
+	Attributes    map[string]string
+	Region        string
+	Zone          string
 }
 
 // builtIn is what every node gets before the file says anything. It is read by the same
@@ -55,15 +59,18 @@ func (d *decoder) settingFields(s *Settings) fields {
 				s.Time.WaitMS = wait.Milliseconds()
 			},
 		}),
-		"watchdog":   d.duration(&s.Watchdog, 0, time.Hour),
-		"kexec":      d.kexec(&s.Kexec),
-		"network":    d.networks(s),
-		"disks":      d.disks,
-		"reserve":    d.table(fields{"cpus": d.number(&s.Reserve.CPUs, 0, 4096), "mem": d.memory(&s.Reserve.MemoryMB)}),
-		"ramStore":   d.percent(&s.RAMStore, 1, 90),
-		"resources":  d.resources(&s.Resources),
-		"attributes": d.attributes(s),
-		"logs":       d.logs,
+		"watchdog":      d.duration(&s.Watchdog, 0, time.Hour),
+		"kexec":         d.kexec(&s.Kexec),
+		"network":       d.networks(s),
+		"disks":         d.disks,
+		"reserve":       d.table(fields{"cpus": d.number(&s.Reserve.CPUs, 0, 4096), "mem": d.memory(&s.Reserve.MemoryMB)}),
+		"oversubscribe": d.table(fields{"cpus": d.number(&s.Oversubscribe.CPUs, 0, 4096)}),
+		"ramStore":      d.percent(&s.RAMStore, 1, 90),
+		"resources":     d.resources(&s.Resources),
+		"attributes":    d.attributes(s),
+		"region":        d.label(&s.Region),
+		"zone":          d.label(&s.Zone),
+		"logs":          d.logs,
 	}
 }
 
