@@ -253,15 +253,9 @@ func (c AdoptTask) adopt(s *State, by Execution) (Result, error) {
 		return Result{}, fmt.Errorf("%d tasks: %w", maxTasks, ErrListFull)
 	}
 	// It runs already: where the node has less than before, it is over-used for a while.
-	used, err := a.used.Plus(c.Resources)
-	if err != nil {
+	if err := take(f, a, c.Role, c.Agent, c.Resources); err != nil {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
 	}
-	allocated, err := f.allocated[c.Role].Plus(c.Resources)
-	if err != nil {
-		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
-	}
-	a.used, f.allocated[c.Role] = used, allocated
 	t := c.task(s)
 	t.State, t.KillRequested, t.KillGrace, t.Execution = c.State, c.KillRequested, c.KillGrace, by
 	s.place(f, a, t)

@@ -112,6 +112,11 @@ func (s *State) converted(a *Agent, take, give Resources) (Resources, error) {
 	if len(take) == 0 || !is.Hold(was) || !was.Hold(is) {
 		return nil, fmt.Errorf("%s cannot become %s: %w", take, give, ErrCommandInvalid)
 	}
+	for _, r := range take {
+		if n := a.UsesOf(r); n > 0 {
+			return nil, fmt.Errorf("%s of agent %s is used by %d tasks: %w", Resources{r}, a.ID, n, ErrNoRoom)
+		}
+	}
 	if free := a.Free(); !free.Hold(take) {
 		return nil, fmt.Errorf("%s are wanted, agent %s has %s free: %w", take, a.ID, free, ErrNoRoom)
 	}

@@ -78,28 +78,25 @@ func (c LaunchTasks) apply(s *State) (Result, error) {
 	if err := c.check(s, f, a, executor); err != nil {
 		return Result{}, err
 	}
-	asks := Resources(nil)
+	var bags []Resources
 	if !there {
-		asks = c.Resources
+		bags = append(bags, c.Resources)
 	}
 	for _, t := range c.Tasks {
-		if asks, err = asks.Plus(t.Resources); err != nil {
-			return Result{}, fmt.Errorf("task %s: %w", t.Task, err)
+		bags = append(bags, t.Resources)
+	}
+	var asks Resources
+	for _, rs := range bags {
+		if asks, err = asks.Join(rs); err != nil {
+			return Result{}, fmt.Errorf("tasks of executor %s: %w", c.Executor, err)
 		}
 	}
-	free, _ := a.Total.Minus(a.used)
-	if !free.Hold(asks) {
+	if free := a.Free(); !free.Hold(asks) {
 		return Result{}, fmt.Errorf("tasks of executor %s ask %s, agent %s has %s free: %w", c.Executor, asks, c.Agent, free, ErrNoRoom)
 	}
-	used, err := a.used.Plus(asks)
-	if err != nil {
+	if err := take(f, a, c.Role, c.Agent, bags...); err != nil {
 		return Result{}, fmt.Errorf("executor %s: %w", c.Executor, err)
 	}
-	allocated, err := f.allocated[c.Role].Plus(asks)
-	if err != nil {
-		return Result{}, fmt.Errorf("executor %s: %w", c.Executor, err)
-	}
-	a.used, f.allocated[c.Role] = used, allocated
 	execution := Execution{ID: c.Executor, Container: c.Container}
 	if there {
 		execution.Container = executor.ContainerID

@@ -57,19 +57,12 @@ func (c LaunchTask) apply(s *State) (Result, error) {
 	if _, used := f.tasks[c.Task]; used {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, ErrTaskDuplicate)
 	}
-	free, _ := a.Total.Minus(a.used)
-	if !free.Hold(c.Resources) {
+	if free := a.Free(); !free.Hold(c.Resources) {
 		return Result{}, fmt.Errorf("task %s asks %s, agent %s has %s free: %w", c.Task, c.Resources, c.Agent, free, ErrNoRoom)
 	}
-	used, err := a.used.Plus(c.Resources)
-	if err != nil {
+	if err := take(f, a, c.Role, c.Agent, c.Resources); err != nil {
 		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
 	}
-	allocated, err := f.allocated[c.Role].Plus(c.Resources)
-	if err != nil {
-		return Result{}, fmt.Errorf("task %s: %w", c.Task, err)
-	}
-	a.used, f.allocated[c.Role] = used, allocated
 	s.place(f, a, c.task(s))
 	return Result{FrameworkID: c.Framework, AgentID: c.Agent}, nil
 }
@@ -160,19 +153,15 @@ func (s *State) release(t *Task) {
 		return
 	}
 	t.Released = true
+	var f *Framework
+	var a *Agent
 	if slot, ok := s.agentSlot[t.AgentID]; ok {
-		a := s.agents.at(slot)
-		a.used, _ = a.used.Minus(t.Resources)
+		a = s.agents.at(slot)
 	}
 	if slot, ok := s.frameworkSlot[t.FrameworkID]; ok {
-		f := s.frameworks.at(slot)
-		left, _ := f.allocated[t.Role].Minus(t.Resources)
-		if len(left) == 0 {
-			delete(f.allocated, t.Role)
-			return
-		}
-		f.allocated[t.Role] = left
+		f = s.frameworks.at(slot)
 	}
+	giveBack(f, a, t.Role, t.AgentID, t.Resources)
 }
 
 // dropTask takes a task out of the state. Its agent is told to forget it until it says
@@ -299,27 +288,18 @@ func (r *reader) status() Status {
 func (s *State) restoreTask(t Task) error {
 	slot := s.tasks.add(t)
 	s.taskSlot[t.ContainerID] = slot
+	var f *Framework
+	var a *Agent
 	if fslot, ok := s.frameworkSlot[t.FrameworkID]; ok && !t.Orphan {
-		f := s.frameworks.at(fslot)
+		f = s.frameworks.at(fslot)
 		f.noteIn(&t, slot)
-		if !t.Released {
-			sum, err := f.allocated[t.Role].Plus(t.Resources)
-			if err != nil {
-				return err
-			}
-			f.allocated[t.Role] = sum
-		}
 	}
 	if aslot, ok := s.agentSlot[t.AgentID]; ok {
-		a := s.agents.at(aslot)
+		a = s.agents.at(aslot)
 		a.tasks[t.ContainerID] = slot
-		if !t.Released {
-			sum, err := a.used.Plus(t.Resources)
-			if err != nil {
-				return err
-			}
-			a.used = sum
-		}
+	}
+	if !t.Released {
+		return take(f, a, t.Role, t.AgentID, t.Resources)
 	}
 	return nil
 }

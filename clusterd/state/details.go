@@ -15,6 +15,8 @@ type Details struct {
 	// The last one's role is Resource.Role.
 	Reservations []Reservation
 	Disk         DiskInfo
+	// Revocable: it is beyond what the agent has, and may be taken back.
+	Revocable bool
 }
 
 // Reservation is one step of a stack.
@@ -37,6 +39,7 @@ type DiskInfo struct {
 	Volume string   // id of the persistent volume on it; empty: none
 	Kind   DiskKind // RootDisk: the agent's work directory
 	Root   string   // of the disk, on the agent; empty for RootDisk
+	Shared bool     // many tasks may use the volume at a time
 }
 
 // DiskKind has the numbers of mesos.v1.Resource.DiskInfo.Source.Type, which are in the log.
@@ -61,7 +64,7 @@ type Mounting struct {
 
 // plain: Resource.Role says all of it.
 func (d Details) plain() bool {
-	if d.Disk != (DiskInfo{}) || len(d.Reservations) > 1 {
+	if d.Disk != (DiskInfo{}) || d.Revocable || len(d.Reservations) > 1 {
 		return false
 	}
 	return len(d.Reservations) == 0 || d.Reservations[0].Static && d.Reservations[0].Principal == "" && len(d.Reservations[0].Labels) == 0
@@ -100,12 +103,57 @@ func (r Resource) Details() Details {
 }
 
 // Refined says whether it is reserved by more than one step.
-func (r Resource) Refined() bool { return r.Detail != "" && len(r.Details().Reservations) > 1 }
+func (r Resource) Refined() bool { return r.Detail != "" && r.Detail[0]&stepsMask > 1 }
+
+// Shared says whether many tasks may use it at a time.
+func (r Resource) Shared() bool { return r.Detail != "" && r.Detail[0]&sharedMark != 0 }
+
+// Revocable says whether it may be taken back.
+func (r Resource) Revocable() bool { return r.Detail != "" && r.Detail[0]&revocableMark != 0 }
+
+// AnyShared says whether any of them is shared.
+func (rs Resources) AnyShared() bool {
+	for i := range rs {
+		if rs[i].Shared() {
+			return true
+		}
+	}
+	return false
+}
+
+// AnyRevocable says whether any of them may be taken back.
+func (rs Resources) AnyRevocable() bool {
+	for i := range rs {
+		if rs[i].Revocable() {
+			return true
+		}
+	}
+	return false
+}
+
+// Private are the resources that only one may use at a time.
+func (rs Resources) Private() Resources {
+	if !rs.AnyShared() {
+		return rs
+	}
+	return slices.DeleteFunc(slices.Clone(rs), Resource.Shared)
+}
+
+// Join adds what two hold of one agent: what is shared and in both is there once.
+func (rs Resources) Join(o Resources) (Resources, error) {
+	if o.AnyShared() {
+		o = slices.DeleteFunc(slices.Clone(o), func(r Resource) bool {
+			_, both := slices.BinarySearchFunc(rs, r, compareResource)
+			return both && r.Shared()
+		})
+	}
+	return rs.Plus(o)
+}
 
 // Refined says whether any of them is.
 func (rs Resources) Refined() bool {
 	for i := range rs {
-		if rs[i].Detail != "" && rs[i].Refined() {
+		if rs[i].Refined() {
 			return true
 		}
 	}
@@ -150,7 +198,7 @@ func (r Resource) Base() Resource {
 			break
 		}
 	}
-	d.Disk.Volume = ""
+	d.Disk.Volume, d.Disk.Shared = "", false
 	return r.With(d)
 }
 
@@ -199,10 +247,26 @@ func Remade(came, made Resources) (Resources, error) {
 	return left.Plus(made)
 }
 
+// The first number of details counts the steps of the reservation and holds two marks. A
+// varint of less than 256 shows all of that in its first byte: the mark of revocable ones is
+// where it says that a second byte follows.
+const (
+	stepsMask     = 1<<6 - 1
+	sharedMark    = 1 << 6
+	revocableMark = 1 << 7
+)
+
 // encoded is the one form of details, by which they are compared.
 func (d Details) encoded() string {
 	var w writer
-	w.uint(uint64(len(d.Reservations)))
+	head := uint64(len(d.Reservations)) // maxReservations leaves room for the marks
+	if d.Disk.Shared {
+		head |= sharedMark
+	}
+	if d.Revocable {
+		head |= revocableMark
+	}
+	w.uint(head)
 	for _, v := range d.Reservations {
 		w.bool(v.Static)
 		w.string(v.Role)
@@ -246,7 +310,12 @@ func compareLabel(a, b Label) int {
 func parseDetail(raw string) (Details, error) {
 	r := &reader{buf: []byte(raw)}
 	var d Details
-	for range r.count() {
+	head := r.uint()
+	if head > stepsMask|sharedMark|revocableMark {
+		return d, ErrCorrupt
+	}
+	d.Disk.Shared, d.Revocable = head&sharedMark != 0, head&revocableMark != 0
+	for range head & stepsMask {
 		v := Reservation{Static: r.bool(), Role: r.string(), Principal: r.string()}
 		for range r.count() {
 			l := Label{Key: r.string()}
@@ -261,7 +330,7 @@ func parseDetail(raw string) (Details, error) {
 		}
 		d.Reservations = append(d.Reservations, v)
 	}
-	d.Disk = DiskInfo{Volume: r.string(), Kind: DiskKind(min(r.uint(), 255)), Root: r.string()}
+	d.Disk.Volume, d.Disk.Kind, d.Disk.Root = r.string(), DiskKind(min(r.uint(), 255)), r.string()
 	return d, r.done()
 }
 
@@ -337,6 +406,12 @@ func (d Details) Check(name string) error {
 	if d.Disk != (DiskInfo{}) && name != Disk {
 		return fmt.Errorf("%s is on a disk; only %s can be: %w", name, Disk, ErrResourceInvalid)
 	}
+	if d.Disk.Shared && d.Disk.Volume == "" {
+		return fmt.Errorf("%s is shared; only persistent volumes can be: %w", name, ErrResourceInvalid)
+	}
+	if d.Revocable && (len(d.Reservations) > 0 || d.Disk != (DiskInfo{})) {
+		return fmt.Errorf("%s is revocable, and reserved or a disk of its own, which what may be taken back cannot be: %w", name, ErrResourceInvalid)
+	}
 	if d.Disk.Volume != "" && len(d.Reservations) == 0 {
 		return fmt.Errorf("persistent volume %s is not reserved for any role: %w", d.Disk.Volume, ErrResourceInvalid)
 	}
@@ -377,6 +452,12 @@ func (r Resource) words() string {
 	}
 	if d.Disk != (DiskInfo{}) {
 		out.WriteString("[" + strings.Trim(d.Disk.Root+" "+d.Disk.Volume, " ") + "]")
+	}
+	if d.Disk.Shared {
+		out.WriteString("<shared>")
+	}
+	if d.Revocable {
+		out.WriteString("{rev}")
 	}
 	return out.String()
 }

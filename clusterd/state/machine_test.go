@@ -114,6 +114,9 @@ func goldenLog(t testing.TB) []Command {
 			AdoptTask{LaunchTask: LaunchTask{Container: "c31", Task: "t31", Framework: "lost-0009", Agent: "older-S4", Role: "*", Info: []byte("task"), Resources: bag(t, 1, 8)}, State: TaskRunning, KillGrace: -1},
 			Execution{ID: "e", Container: "c30", Group: []ContainerID{"c31"}},
 		},
+		RegisterAgent{Node: "n8", AttachKey: "k", Hostname: "h8", Address: "10.0.0.8", Total: one(t, amountOf(CPUs, 4), amountOf(CPUs, 2).With(Details{Revocable: true}), amountOf(Disk, 100)), Pool: "10.88.0.0/16"},
+		ConvertResources{Agent: "ffffffff-0000-4000-8000-000000000000-S3", Take: one(t, amountOf(Disk, 50)), Give: one(t, sharedBy(onDisk(dynamic(amountOf(Disk, 50), "a"), "v")))},
+		LaunchTask{Container: "s1", Task: "s1", Framework: "ffffffff-0000-4000-8000-000000000000-0000", Agent: "ffffffff-0000-4000-8000-000000000000-S3", Role: "a", Resources: one(t, amountOf(CPUs, 1).With(Details{Revocable: true}), sharedBy(onDisk(dynamic(amountOf(Disk, 50), "a"), "v")))},
 	}
 }
 

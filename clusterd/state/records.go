@@ -48,6 +48,7 @@ type Framework struct {
 	tasks     map[TaskID]int32
 	executors map[executorKey]int32
 	allocated map[string]Resources // role → resources of tasks and executors that hold some
+	uses      uses
 }
 
 // Allocated returns what the framework's tasks hold in a role.
@@ -95,6 +96,7 @@ type Agent struct {
 	Drain *Drain
 
 	used    Resources
+	uses    uses
 	tasks   map[ContainerID]int32
 	forgets map[ContainerID]struct{} // ended here, and not yet confirmed forgotten there
 }
@@ -102,9 +104,10 @@ type Agent struct {
 // Used returns what the agent's tasks hold.
 func (a *Agent) Used() Resources { return a.used }
 
-// Free returns what no task holds; what was reported away under running tasks is 0.
+// Free returns what no task holds, and what is shared, whoever uses it; what was reported
+// away under running tasks is 0.
 func (a *Agent) Free() Resources {
-	free, _ := a.Total.Minus(a.used)
+	free, _ := a.Total.Minus(a.used.Private())
 	return free
 }
 
