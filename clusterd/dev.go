@@ -48,6 +48,8 @@ type devFlags struct {
 	dir, listen, agentListen, peers, isolated, resources, zookeeper, domain string
 	acls, rateLimits, credentials                                           string // files
 	heartbeat                                                               time.Duration
+	oversubscribe                                                           float64
+	allocation                                                              nodedoc.Allocation
 	verbose                                                                 bool
 }
 
@@ -68,6 +70,9 @@ func parseDev(args []string, out io.Writer) (devFlags, error) {
 	fs.StringVar(&f.resources, "resources", "", "what is offered, as in cpus:4;mem:8192;ports:[31000-32000] (default: the machine)")
 	fs.StringVar(&f.zookeeper, "zookeeper", "", "address, on loopback, where zk://ADDRESS/mesos finds the leader (default: nowhere)")
 	fs.StringVar(&f.domain, "domain", "", "REGION/ZONE where the master and the agent stand (default: not said)")
+	fs.Float64Var(&f.oversubscribe, "oversubscribe", 0, "cpus offered beyond those of --resources, as revocable ones")
+	fs.StringVar(&f.allocation.RoleSorter, "role-sorter", nodedoc.SorterDRF, "which role is offered next: drf or random")
+	fs.StringVar(&f.allocation.FrameworkSorter, "framework-sorter", nodedoc.SorterDRF, "which framework of a role is offered next: drf or random")
 	fs.DurationVar(&f.heartbeat, "heartbeat", 250*time.Millisecond, "Raft's heartbeat timeout")
 	fs.StringVar(&f.acls, "acls", "", "file with Mesos' ACLs in JSON: who may do what (default: everybody everything)")
 	fs.StringVar(&f.rateLimits, "rate-limits", "", "file with Mesos' rate limits in JSON")
@@ -217,6 +222,9 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 	if err != nil {
 		return m, err
 	}
+	if err := f.checkAllocation(); err != nil {
+		return m, err
+	}
 	incarnation, err := devIncarnation(f.dir)
 	if err != nil {
 		return m, err
@@ -235,6 +243,7 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 			Cluster: "dev", ClusterID: hex.EncodeToString(id[:16]), Name: devName(listen), Mode: nodedoc.ModeDisk, Region: region, Zone: zone,
 			Masters: nodedoc.Masters{Version: 1, Names: names, WaitMS: 30_000}, Raft: nodedoc.Raft{HeartbeatMS: f.heartbeat.Milliseconds(), StallMS: 5000},
 			AgentsGraceMS: 25_000, API: nodedoc.API{Plaintext: true, Anonymous: nodedoc.AnonymousFramework}, Resources: f.resources,
+			Oversubscribe: nodedoc.Oversubscribe{CPUs: f.oversubscribe}, Allocation: f.allocation,
 			Reserve: nodedoc.Reserve{MemoryMB: min(1024, inventory.GetMemoryBytes()/2>>20)},
 			Tasks:   nodedoc.Tasks{Image: "base", HostNetworkRoles: []string{"*"}, Pool: "10.88.0.0/16"},
 		},
@@ -253,6 +262,18 @@ func (f devFlags) membership(log *slog.Logger) (membership, error) {
 		return m, err
 	}
 	return m, m.openZooKeeper(shim)
+}
+
+func (f devFlags) checkAllocation() error {
+	if f.oversubscribe < 0 || f.oversubscribe > 4096 || math.IsNaN(f.oversubscribe) {
+		return fmt.Errorf("--oversubscribe: %v is not a number of cpus from 0 to 4096", f.oversubscribe)
+	}
+	for name, sorter := range map[string]string{"--role-sorter": f.allocation.RoleSorter, "--framework-sorter": f.allocation.FrameworkSorter} {
+		if sorter != nodedoc.SorterDRF && sorter != nodedoc.SorterRandom {
+			return fmt.Errorf("%s: %.80q is not drf or random", name, sorter)
+		}
+	}
+	return nil
 }
 
 // devDomain reads --domain.

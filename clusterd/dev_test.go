@@ -304,6 +304,8 @@ func TestWrongFlagsSayWhatToDo(t *testing.T) {
 		{[]string{"--dev", "--dir", dir, "--zookeeper", "0.0.0.0:2181"}, "--zookeeper: 0.0.0.0:2181 is not on loopback"},
 		{[]string{"--dev", "--dir", dir, "--acls", filepath.Join(dir, "none")}, "leave the option out"},
 		{[]string{"--dev", "--dir", dir, "--domain", "fra"}, "is not REGION/ZONE, as in fra/a"},
+		{[]string{"--dev", "--dir", dir, "--role-sorter", "fair"}, "is not drf or random"},
+		{[]string{"--dev", "--dir", dir, "--oversubscribe", "-1"}, "is not a number of cpus"},
 		{[]string{"--dev", "--dir", dir, "extra"}, "unexpected argument"},
 	} {
 		cmd := exec.Command(program, test.args...)

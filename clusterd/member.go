@@ -16,6 +16,7 @@ import (
 
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/clusterd/agent"
+	"github.com/mesolith/mesolith/clusterd/alloc"
 	"github.com/mesolith/mesolith/clusterd/auth"
 	"github.com/mesolith/mesolith/clusterd/calls"
 	"github.com/mesolith/mesolith/clusterd/discovery"
@@ -277,7 +278,7 @@ func (b *member) lead(ctx context.Context, t masters.Term) error {
 		Generation: t.Generation.ID, Height: t.Generation.Height, Term: t.Term, Round: t.Round, Log: t.Log, Machine: b.machine,
 		Address: leader.Address{Host: b.address, IP: b.address, Port: b.apiPort, Domain: agent.Domain(b.doc)}, Pool: b.doc.Tasks.Pool,
 		AgentGrace: milliseconds(b.doc.AgentsGraceMS), AdoptWait: milliseconds(b.doc.AdoptWaitMS), HostNetworkRoles: b.doc.Tasks.HostNetworkRoles,
-		Authorize: b.auth.Allowed,
+		Authorize: b.auth.Allowed, Sorting: sorting(b.doc.Allocation),
 		Handover: func() {
 			if err := t.Log.Handover(ctx); err != nil {
 				b.log.Warn("handing over", "error", err)
@@ -305,6 +306,12 @@ func (b *member) lead(ctx context.Context, t masters.Term) error {
 	b.mu.Unlock()
 	b.board.Post(calls.Standing{Height: st.Height, Term: st.Term, Generation: st.Generation})
 	return err
+}
+
+func sorting(a nodedoc.Allocation) alloc.Sorting {
+	return alloc.Sorting{
+		RandomRoles: a.RoleSorter == nodedoc.SorterRandom, RandomFrameworks: a.FrameworkSorter == nodedoc.SorterRandom, Excluded: a.FairSharingExcluded,
+	}
 }
 
 func (b *member) apiHostPort() string { return net.JoinHostPort(b.address, strconv.Itoa(b.apiPort)) }

@@ -62,10 +62,16 @@ func limit(v, unit float64) uint64 {
 	return uint64(math.Round(v * unit))
 }
 
+// revocableWeight is what a CPU that may be taken back weighs against another, as in Mesos.
+const revocableWeight = 10. / 1024
+
 func addResource(l *keeper.Launch, r *mesosv1.Resource) {
 	v := r.GetScalar().GetValue()
 	switch r.GetName() {
 	case "cpus":
+		if r.Revocable != nil {
+			v *= revocableWeight // it is more than there is: others come first
+		}
 		l.CpuMillis += uint64(math.Round(v * 1000))
 	case "mem":
 		l.MemoryBytes += uint64(math.Round(v * (1 << 20)))

@@ -101,6 +101,7 @@ func (a *Agent) onRemoved(gone []*keeper.Volume) error {
 // one cannot be used now: it was not told of as the task names it, or another container of
 // a task that nobody waits for any more still uses it.
 func (a *Agent) volumesOf(t *task.Task) (out []*keeper.Volume, ok bool) {
+	var alone []*keeper.Volume
 	for _, r := range t.Info.GetResources() {
 		v := volume(r)
 		if v == nil {
@@ -112,16 +113,19 @@ func (a *Agent) volumesOf(t *task.Task) (out []*keeper.Volume, ok bool) {
 		}
 		v.Serial = told.GetSerial()
 		out = append(out, v)
+		if r.GetShared() == nil {
+			alone = append(alone, v)
+		}
 	}
-	if len(out) == 0 {
-		return nil, true
+	if len(alone) == 0 {
+		return out, true
 	}
 	for _, other := range a.tasks {
 		if other.ContainerID == t.ContainerID || other.Terminal() || other.Tombstone || !other.Known {
 			continue
 		}
 		for _, r := range other.Info.GetResources() {
-			if v := volume(r); v != nil && slices.ContainsFunc(out, func(o *keeper.Volume) bool { return o.GetRole() == v.GetRole() && o.GetId() == v.GetId() }) {
+			if v := volume(r); v != nil && slices.ContainsFunc(alone, func(o *keeper.Volume) bool { return o.GetRole() == v.GetRole() && o.GetId() == v.GetId() }) {
 				return nil, false
 			}
 		}

@@ -173,6 +173,12 @@ func TestVolumesOfATask(t *testing.T) {
 	if _, ok := a.volumesOf(using("c", seen)); !ok {
 		t.Error("its last user has ended, and it waits")
 	}
+	shared := volumeResource("v", 10)
+	shared.Shared = &mesosv1.Resource_SharedInfo{}
+	old.Latest, old.Info.Resources = mesosv1.TaskState_TASK_RUNNING, []*mesosv1.Resource{shared}
+	if got, ok := a.volumesOf(using("c", shared)); !ok || len(got) != 1 || got[0].GetSerial() != 7 {
+		t.Errorf("a shared volume beside another user: %v %v", got, ok)
+	}
 	if got, ok := a.volumesOf(using("plain")); !ok || len(got) != 0 {
 		t.Errorf("a task without volumes: %v %v", got, ok)
 	}

@@ -16,8 +16,20 @@ import (
 const mib = 1 << 20
 
 // Offered says what the node gives to tasks: the document's explicit resources, or all
-// of the machine without the reserve and the RAM that the task store may take.
+// of the machine without the reserve and the RAM that the task store may take. What the
+// document oversubscribes comes on top, as what may be taken back.
 func Offered(inv *noded.Inventory, doc nodedoc.Document) ([]*mesosv1.Resource, error) {
+	out, err := owned(inv, doc)
+	if more := doc.Oversubscribe.CPUs; err == nil && more > 0 {
+		r := scalar("cpus", more)
+		r.Revocable = &mesosv1.Resource_RevocableInfo{}
+		out = append(out, r)
+	}
+	return out, err
+}
+
+// owned is what the node has for tasks.
+func owned(inv *noded.Inventory, doc nodedoc.Document) ([]*mesosv1.Resource, error) {
 	if doc.Resources != "" && doc.Resources != "auto" {
 		return ParseResources(doc.Resources)
 	}

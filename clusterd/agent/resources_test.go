@@ -36,6 +36,30 @@ func TestOfferedKeepsReserveAndStore(t *testing.T) {
 	}
 }
 
+// What is oversubscribed comes on top of what there is, marked as what may be taken back.
+func TestOversubscribedIsRevocable(t *testing.T) {
+	for _, doc := range []nodedoc.Document{{Resources: "cpus:2;mem:64"}, {}} {
+		doc.Oversubscribe.CPUs = 1.5
+		got, err := Offered(&noded.Inventory{Cpus: 2, MemoryBytes: 1000 * mib}, doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, more := 0.0, 0.0
+		for _, r := range got {
+			switch {
+			case r.GetName() != "cpus":
+			case r.Revocable != nil:
+				more += r.GetScalar().GetValue()
+			default:
+				own += r.GetScalar().GetValue()
+			}
+		}
+		if own != 2 || more != 1.5 {
+			t.Errorf("%q offers %v cpus and %v that may be taken back", doc.Resources, own, more)
+		}
+	}
+}
+
 func TestParseResources(t *testing.T) {
 	got, err := ParseResources(" cpus:24; mem:24576.5 ;ports:[33000-34000, 31000-32000];bugs:{a, b}")
 	if err != nil {

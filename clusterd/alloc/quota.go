@@ -50,14 +50,14 @@ func (r *round) quotas(inner map[string]*node, s *Snapshot) {
 			}
 		}
 		for _, x := range a.Free {
-			if i, ok := slices.BinarySearch(r.names, x.Name); ok && x.Kind == state.ScalarKind && x.Role == "" {
+			if i, ok := slices.BinarySearch(r.names, x.Name); ok && counted(&x) {
 				r.free[i] += x.Milli
 			}
 		}
 	}
 	for _, role := range s.Roles {
 		for _, x := range role.Holds {
-			if i, ok := slices.BinarySearch(r.names, x.Name); ok && x.Kind == state.ScalarKind && x.Role == "" {
+			if i, ok := slices.BinarySearch(r.names, x.Name); ok && counted(&x) {
 				consume(inner[role.Name], i, x.Milli)
 			}
 		}
@@ -77,6 +77,12 @@ func (r *round) quotas(inner map[string]*node, s *Snapshot) {
 		}
 	}
 	r.quoted = len(s.Quotas) > 0
+}
+
+// counted says whether a resource counts for who holds it: what is reserved counts for its
+// role, held or not, and what may be taken back for nobody.
+func counted(x *state.Resource) bool {
+	return x.Kind == state.ScalarKind && x.Role == "" && !x.Revocable()
 }
 
 // noLimit is the limit where there is none.
@@ -179,7 +185,17 @@ func (r *round) lacking(leaf *node) bool {
 // useful says whether a cut part holds something of what a guarantee lacks.
 func (r *round) useful(leaf *node, part state.Resources) bool {
 	for i, name := range r.names {
-		if most, _ := leaf.lacks(i); most > 0 && part.Milli(name) > 0 {
+		if most, _ := leaf.lacks(i); most > 0 && lasting(part, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// lasting says whether resources hold some of a name that is not to be taken back.
+func lasting(rs state.Resources, name string) bool {
+	for i := range rs {
+		if rs[i].Name == name && rs[i].Kind == state.ScalarKind && rs[i].Milli > 0 && !rs[i].Revocable() {
 			return true
 		}
 	}
@@ -192,7 +208,7 @@ func (r *round) taken(leaf *node, part state.Resources) {
 		return
 	}
 	for _, x := range part {
-		if i, ok := slices.BinarySearch(r.names, x.Name); ok && x.Role == "" && x.Kind == state.ScalarKind {
+		if i, ok := slices.BinarySearch(r.names, x.Name); ok && counted(&x) {
 			consume(leaf, i, x.Milli)
 			r.free[i] -= x.Milli
 		}

@@ -34,6 +34,9 @@ type node struct {
 	quoted           []*node // children with a quota, or above one
 
 	member Member // of a framework
+	sees   kinds
+	lots   *lots // of a leaf's frameworks, where they are drawn
+	number int   // of a leaf, in the order of the snapshot's roles
 }
 
 // self is the component under which a role's own frameworks compete with its parts.
@@ -67,6 +70,7 @@ func (r *round) grow(s *Snapshot) *node {
 		if len(at.order) > 0 {
 			at = r.child(at, self, 1)
 		}
+		at.number = i
 		r.fill(at, &s.Roles[i])
 	}
 	r.settle(root)
@@ -99,7 +103,7 @@ func (r *round) fill(n *node, role *Role) {
 	for _, m := range role.Members {
 		if !m.Suppressed {
 			f := r.child(n, string(m.Framework), 1)
-			f.name, f.member, f.serves = string(m.Framework), m, true
+			f.name, f.member, f.serves, f.sees = string(m.Framework), m, true, sight(&m)
 			r.hold(f, m.Holds)
 		}
 	}
@@ -134,14 +138,14 @@ func (r *round) settle(n *node) {
 			}
 		}
 	}
-	n.share = r.share(n)
+	n.share = r.shareOf(n)
 	slices.SortFunc(n.order, compare)
 	for i, c := range n.order {
 		c.place = i
 	}
 }
 
-func (r *round) share(n *node) float64 {
+func (r *round) shareOf(n *node) float64 {
 	top := 0.0
 	for i, held := range n.holds {
 		if r.total[i] > 0 {
@@ -171,7 +175,7 @@ func (r *round) charge(n *node, rs state.Resources) {
 			n.holds[i] += more[i]
 		}
 		n.count++
-		n.share = r.share(n)
+		n.share = r.shareOf(n)
 		n.moveBack()
 	}
 }

@@ -67,6 +67,8 @@ type cluster struct {
 	runs    bool                // agents report what they are to run as running
 	auth    *auth.Authenticator // of m1
 	audit   *audited
+	// revocable are cpus that agents have beyond what they have.
+	revocable int64
 
 	mu      sync.Mutex
 	present *leader.Leader
@@ -227,6 +229,7 @@ func (c *cluster) agent(name string) {
 		Hostname: proto.String(name), Port: proto.Int32(5051),
 		Resources: leader.ToWire(state.Resources{
 			{Name: state.CPUs, Milli: 4000},
+			state.Resource{Name: state.CPUs, Milli: c.revocable * 1000}.With(state.Details{Revocable: true}),
 			{Name: state.Mem, Milli: 1024_000},
 			{Name: state.Disk, Milli: 1000_000},
 			{Name: state.Ports, Kind: state.RangesKind, Ranges: []state.Range{{Begin: 31000, End: 32000}}},

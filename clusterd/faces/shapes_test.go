@@ -199,3 +199,21 @@ func check(t *testing.T, what, text string, want map[string]any) {
 		}
 	}
 }
+
+// What may be taken back stands apart from what is there, in each of the old forms.
+func TestRevocableResourcesStandApart(t *testing.T) {
+	c := newCluster(t, open, "m1")
+	c.revocable = 2
+	c.agent("a1")
+	_, _, text := c.post("m1", "/slaves", "")
+	check(t, "/slaves", text, map[string]any{
+		"slaves.0.resources.cpus": 4.0, "slaves.0.resources.cpus_revocable": 2.0, "slaves.0.unreserved_resources.cpus_revocable": 2.0, "slaves.0.used_resources.cpus": 0.0,
+	})
+	_, _, text = c.post("m1", "/metrics/snapshot", "")
+	m := decoded(t, text)
+	for name, want := range map[string]float64{"cpus_total": 4, "cpus_revocable_total": 2, "cpus_revocable_used": 0, "mem_revocable_total": 0} {
+		if m["master/"+name] != want {
+			t.Errorf("master/%s is %v, want %v", name, m["master/"+name], want)
+		}
+	}
+}

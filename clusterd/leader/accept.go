@@ -45,7 +45,7 @@ func (l *Leader) accept(f *framework, a *scheduler.Call_Accept, refused func(obj
 	}
 	acc := &acceptance{f: f, agent: taken[0].Agent, role: taken[0].Role, answer: answer, refused: refused, open: 1}
 	for _, o := range taken {
-		if acc.left, err = acc.left.Plus(o.Resources); err != nil {
+		if acc.left, err = acc.left.Join(o.Resources); err != nil {
 			answer(fmt.Errorf("sum of the offers: %w", err))
 			return
 		}
@@ -169,7 +169,7 @@ func (l *Leader) launch(acc *acceptance, t *mesosv1.TaskInfo) {
 		l.invalid(acc, t, state.ReasonTaskInvalid, err.Error())
 		return
 	}
-	acc.left, _ = acc.left.Minus(asks)
+	acc.left, _ = acc.left.Minus(asks.Private()) // what is shared is there for the next task, too
 	acc.open++
 	l.starting[key] = nil
 	l.nameUser(acc.f.id, t.GetCommand().GetUser())

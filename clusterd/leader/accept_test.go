@@ -101,7 +101,8 @@ func TestInvalidTasks(t *testing.T) {
 			{"half a GPU", "t", resources(scalar("cpus", 1), scalar("gpus", 0.5)), "task uses invalid resources: gpus: 0.5 is not a whole number"},
 			{"a resource without a name", "t", resources(scalar("", 1)), "task uses invalid resources: a resource has no name"},
 			{"a range upside down", "t", resources(scalar("cpus", 1), portRange(31005, 31001)), "task uses invalid resources: "},
-			{"revocable", "t", resources(with(scalar("cpus", 1), func(r *mesosv1.Resource) { r.Revocable = &mesosv1.Resource_RevocableInfo{} })), "task uses invalid resources: cpus is revocable"},
+			{"revocable", "t", resources(with(scalar("cpus", 1), func(r *mesosv1.Resource) { r.Revocable = &mesosv1.Resource_RevocableInfo{} })), tooMany + "cpus{rev}:1 than available"},
+			{"shared, and no volume", "t", resources(with(scalar("disk", 1), func(r *mesosv1.Resource) { r.Shared = &mesosv1.Resource_SharedInfo{} })), "task uses invalid resources: disk is shared; only persistent volumes can be"},
 			{"reserved by somebody", "t", resources(with(scalar("cpus", 1), func(r *mesosv1.Resource) {
 				r.Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_DYNAMIC.Enum(), Role: proto.String("r")}}
 			})), tooMany + "cpus(r):1 than available"},

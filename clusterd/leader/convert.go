@@ -54,17 +54,14 @@ func resourceFromWire(r *mesosv1.Resource) (state.Resource, error) {
 	switch {
 	case name == "":
 		return out, fmt.Errorf("a resource has no name: %w", state.ErrResourceInvalid)
-	case r.GetRevocable() != nil:
-		return out, fmt.Errorf("%s is revocable: oversubscription is not supported yet: %w", name, state.ErrResourceInvalid)
-	case r.GetShared() != nil:
-		return out, fmt.Errorf("%s is shared: not supported yet: %w", name, state.ErrResourceInvalid)
 	case r.GetProviderId() != nil:
 		return out, fmt.Errorf("%s belongs to a resource provider, and there are none here: %w", name, state.ErrResourceInvalid)
 	}
-	var d state.Details
+	d := state.Details{Revocable: r.GetRevocable() != nil}
 	var err error
 	if d.Reservations, err = reservations(r); err == nil {
 		d.Disk, out.Mounting, err = disk(r)
+		d.Disk.Shared = r.GetShared() != nil
 	}
 	if err == nil {
 		err = d.Check(name)
@@ -224,6 +221,12 @@ func ToWire(rs state.Resources, allocated string) []*mesosv1.Resource {
 		}
 		if r.Detail != "" {
 			w.Disk = diskToWire(r)
+		}
+		if r.Shared() {
+			w.Shared = &mesosv1.Resource_SharedInfo{}
+		}
+		if r.Revocable() {
+			w.Revocable = &mesosv1.Resource_RevocableInfo{}
 		}
 		if allocated != "" {
 			w.AllocationInfo = &mesosv1.Resource_AllocationInfo{Role: proto.String(allocated)}

@@ -149,7 +149,24 @@ func (l *Leader) keepPromises(id state.AgentID) {
 // converted has an agent know what was made of its resources.
 func (l *Leader) converted(agent state.AgentID, c conversion) {
 	l.log.Info("resources converted", "agent", agent, "from", c.take.String(), "to", c.give.String())
+	l.rescindShared(agent, c.take)
 	l.sendMade(agent)
+}
+
+// rescindShared takes back the offers that hold a shared volume which is no more: it was
+// offered whoever else had it.
+func (l *Leader) rescindShared(agent state.AgentID, gone state.Resources) {
+	if !gone.AnyShared() {
+		return
+	}
+	for _, o := range l.book.OfAgent(agent) {
+		for _, r := range gone {
+			if r.Shared() && o.Resources.Contains(state.Resources{r}) {
+				l.rescind(o)
+				break
+			}
+		}
+	}
 }
 
 // sendMade tells an agent all that was made of its resources.

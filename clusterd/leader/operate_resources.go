@@ -66,8 +66,15 @@ func (l *Leader) clear(id state.AgentID, want state.Resources) error {
 	var free state.Resources
 	known := false
 	l.cfg.Machine.View(func(s *state.State) {
-		if a, ok := s.Agent(id); ok {
-			known, free = true, a.Free()
+		a, ok := s.Agent(id)
+		if !ok {
+			return
+		}
+		known, free = true, a.Free()
+		for _, r := range want {
+			if a.UsesOf(r) > 0 {
+				free, _ = free.Minus(state.Resources{r})
+			}
 		}
 	})
 	if !known {

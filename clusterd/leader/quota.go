@@ -151,9 +151,10 @@ func totals(quotas map[string]state.Quota) (map[string]int64, error) {
 
 func amount(milli int64) string { return fmt.Sprintf("%g", float64(milli)/1000) }
 
+// scalarsOf is how much there is that quotas are about: not what may be taken back.
 func scalarsOf(rs state.Resources, name string) (milli int64) {
 	for _, r := range rs {
-		if r.Name == name && r.Kind == state.ScalarKind {
+		if r.Name == name && r.Kind == state.ScalarKind && !r.Revocable() {
 			milli += r.Milli
 		}
 	}
@@ -161,7 +162,7 @@ func scalarsOf(rs state.Resources, name string) (milli int64) {
 }
 
 // Consumed is how much of each scalar the roles with a quota have, with their parts: what is
-// reserved for them, and what their tasks hold of the rest.
+// reserved for them, and what their tasks hold of the rest. What may be taken back counts nowhere.
 func Consumed(s *state.State, quotas map[string]state.Quota) map[string]map[string]int64 {
 	out := make(map[string]map[string]int64, len(quotas))
 	for role := range quotas {
@@ -171,7 +172,7 @@ func Consumed(s *state.State, quotas map[string]state.Quota) map[string]map[stri
 		for at := len(role); at > 0; at = strings.LastIndexByte(role[:at], '/') { // it, and what it is a part of
 			has, ok := out[role[:at]]
 			for _, r := range rs {
-				if ok && r.Kind == state.ScalarKind && (r.Role != "") == reserved && (!reserved || r.Role == role) {
+				if ok && r.Kind == state.ScalarKind && (r.Role != "") == reserved && !r.Revocable() && (!reserved || r.Role == role) {
 					has[r.Name] += r.Milli
 				}
 			}

@@ -55,6 +55,9 @@ func asked(list []*mesosv1.Resource, by converter) (state.Resources, error) {
 		return nil, fmt.Errorf("the operation names no resources")
 	}
 	for _, r := range rs {
+		if by.role != "" && r.Shared() && !by.caps.Has(state.CapSharedResources) {
+			return nil, fmt.Errorf("volume %s is shared, and the framework is not SHARED_RESOURCES capable", r.Volume())
+		}
 		if by.role != "" && r.Refined() && !by.caps.Has(state.CapReservationRefinement) {
 			return nil, fmt.Errorf("%s is reserved in several steps, and the framework is not RESERVATION_REFINEMENT capable", r.Name)
 		}
@@ -192,7 +195,7 @@ func volumesOf(list []*mesosv1.Resource, by converter) (c conversion, err error)
 // emptied is the disk of a volume without it.
 func emptied(r state.Resource) state.Resource {
 	d := r.Details()
-	d.Disk.Volume = ""
+	d.Disk.Volume, d.Disk.Shared = "", false
 	return r.With(d)
 }
 
@@ -239,6 +242,8 @@ func oneVolume(r *mesosv1.Resource, by converter) (state.Resource, error) {
 	switch {
 	case err != nil:
 		return state.Resource{}, fmt.Errorf("'volume': %w", err)
+	case c.give[0].Shared():
+		return state.Resource{}, fmt.Errorf("'volume' is shared, and shared volumes keep their size")
 	case c.give[0].Details().Disk.Kind == state.MountDisk:
 		return state.Resource{}, fmt.Errorf("'volume' is a whole disk of its own, which has one size")
 	}

@@ -94,14 +94,15 @@ func (l *Leader) holdsBack(s *state.State) bool {
 // snapshot shows alloc what it may divide: agents attached in this term, and the roles
 // that a connected framework is subscribed to.
 func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
-	var snap alloc.Snapshot
+	snap := alloc.Snapshot{Sorting: l.cfg.Sorting}
 	for id := range l.agents {
 		a, ok := s.Agent(id)
 		if !ok || a.Unreachable || a.Deactivated || l.agents[id].away {
 			continue
 		}
-		free, _ := a.Free().Minus(l.book.Offered(id))
-		free, _ = free.Minus(l.launching[id])
+		// What is shared can be offered whoever has it.
+		free, _ := a.Free().Minus(l.book.Offered(id).Private())
+		free, _ = free.Minus(l.launching[id].Private())
 		snap.Agents = append(snap.Agents, alloc.Agent{ID: id, Total: a.Total, Free: free, Remote: l.remote(l.agents[id].info)})
 	}
 	sortAgents(snap.Agents)
@@ -121,7 +122,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 		}
 	}
 	for _, o := range l.book.All() {
-		add(o.Role, o.Framework, o.Resources)
+		add(o.Role, o.Framework, o.Resources.Private()) // a shared volume counts for who uses it
 	}
 	for by, rs := range l.launchingBy {
 		add(by.role, by.framework, rs)
@@ -147,6 +148,7 @@ func (l *Leader) snapshot(s *state.State) alloc.Snapshot {
 		for _, f := range members {
 			r.Members = append(r.Members, alloc.Member{
 				Framework: f.id, Suppressed: f.suppressed[role], GPUs: f.caps.Has(state.CapGPUResources), Refined: f.caps.Has(state.CapReservationRefinement), Remote: f.caps.Has(state.CapRegionAware),
+				Shared: f.caps.Has(state.CapSharedResources), Revocable: f.caps.Has(state.CapRevocableResources),
 				Holds: holds[role][f.id], Minimum: minimum(f.info, role), Wants: l.wanted(f, role),
 			})
 		}

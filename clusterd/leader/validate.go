@@ -187,7 +187,10 @@ func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string, grouped bo
 	if len(asks) == 0 {
 		return nil, fmt.Errorf("task uses no resources")
 	}
-	for _, r := range asks {
+	for i, r := range asks {
+		if i > 0 && asks[i-1].Name == r.Name && asks[i-1].Revocable() != r.Revocable() {
+			return nil, fmt.Errorf("task uses both revocable and non-revocable %s; ask for one kind of them", r.Name)
+		}
 		for _, g := range r.Ranges {
 			if r.Name == state.Ports && g.End > math.MaxUint16 {
 				return nil, fmt.Errorf("task uses port %d, which does not exist", g.End)

@@ -130,7 +130,7 @@ func (cfg AgentConfig) describe(v agent.View, see operator.Sight) agentState {
 			used = append(used, x.Info.GetResources()...)
 		}
 	}
-	s.ReservedAllocated, s.UnreservedAllocated = perRole(see.Resources(used))
+	s.ReservedAllocated, s.UnreservedAllocated = perRole(see.Resources(operator.Once(used)))
 	for name, value := range cfg.Flags {
 		s.Flags[name] = value
 	}

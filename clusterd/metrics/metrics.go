@@ -173,23 +173,24 @@ func stateName(of string, s mesosv1.TaskState) string {
 
 func amounts(v values, of string, total, used []*mesosv1.Resource) {
 	for _, name := range []string{"cpus", "gpus", "mem", "disk"} {
-		all, taken := sum(total, name), sum(used, name)
-		v[of+"/"+name+"_total"], v[of+"/"+name+"_used"] = all, taken
-		v[of+"/"+name+"_percent"] = 0
-		if all > 0 {
-			v[of+"/"+name+"_percent"] = taken / all
-		}
-		// Nothing is oversubscribed.
-		for _, suffix := range []string{"total", "used", "percent"} {
-			v[of+"/"+name+"_revocable_"+suffix] = 0
+		for _, kind := range []struct {
+			suffix    string
+			revocable bool
+		}{{"", false}, {"_revocable", true}} {
+			all, taken := sum(total, name, kind.revocable), sum(used, name, kind.revocable)
+			key := of + "/" + name + kind.suffix
+			v[key+"_total"], v[key+"_used"], v[key+"_percent"] = all, taken, 0
+			if all > 0 {
+				v[key+"_percent"] = taken / all
+			}
 		}
 	}
 }
 
-func sum(list []*mesosv1.Resource, name string) float64 {
+func sum(list []*mesosv1.Resource, name string, revocable bool) float64 {
 	milli := int64(0)
 	for _, r := range list {
-		if r.GetName() == name {
+		if r.GetName() == name && (r.Revocable != nil) == revocable {
 			milli += int64(r.GetScalar().GetValue()*1000 + 0.5)
 		}
 	}
@@ -214,7 +215,7 @@ func node(view agent.View, v values) {
 		}
 	}
 	v["slave/frameworks_active"] = float64(len(frameworks))
-	amounts(v, "slave", view.Info.GetResources(), used)
+	amounts(v, "slave", view.Info.GetResources(), operator.Once(used))
 }
 
 func system(v values) {

@@ -167,11 +167,12 @@ func sorted(m map[ID]*Offer) []Offer {
 	return out
 }
 
-// Offered is the sum of what is promised of an agent.
+// Offered is the sum of what is promised of an agent; what is shared is in it once, whoever
+// was promised it.
 func (b *Book) Offered(id state.AgentID) state.Resources {
 	var sum state.Resources
 	for _, o := range b.byAgent[id] {
-		total, err := sum.Plus(o.Resources)
+		total, err := sum.Join(o.Resources)
 		if err != nil {
 			continue // a sum beyond all bounds: nothing of it is free anyway
 		}

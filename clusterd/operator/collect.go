@@ -187,7 +187,7 @@ func held(tasks func(func(*state.Task) bool)) []allocation {
 			out = append(out, allocation{role: t.Role})
 			i = len(out) - 1
 		}
-		if sum, err := out[i].resources.Plus(t.Resources); err == nil {
+		if sum, err := out[i].resources.Join(t.Resources); err == nil {
 			out[i].resources = sum
 		}
 	}
@@ -281,8 +281,27 @@ func (p *Picture) addAgent(a *agentRow, live leader.Live) error {
 			out.OfferedResources = append(out.OfferedResources, leader.ToWire(o.Resources, o.Role)...)
 		}
 	}
+	out.AllocatedResources, out.OfferedResources = Once(out.AllocatedResources), Once(out.OfferedResources)
 	p.Agents = append(p.Agents, out)
 	return nil
+}
+
+// Once leaves each shared volume of one agent in a list once, however many have it.
+func Once(list []*mesosv1.Resource) []*mesosv1.Resource {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(list, func(r *mesosv1.Resource) bool {
+		if r.Shared == nil {
+			return false
+		}
+		role := r.GetRole()
+		if n := len(r.GetReservations()); n > 0 {
+			role = r.GetReservations()[n-1].GetRole()
+		}
+		key := role + "\x00" + r.GetDisk().GetPersistence().GetId()
+		again := seen[key]
+		seen[key] = true
+		return again
+	})
 }
 
 // AgentCapabilities are what every agent here understands.
