@@ -129,6 +129,9 @@ func Round(s Snapshot, f *Filters, nowNS int64, seed uint64) []Offer {
 	var d division
 	r.lacks = slices.Contains(r.guaranteed, true)
 	for _, i := range sequence {
+		if len(s.Agents[i].Free) == 0 {
+			continue // and nobody is met who could lack something
+		}
 		d = division{agent: &s.Agents[i], number: i, free: s.Agents[i].Free, gpus: s.Agents[i].Total.Milli(state.GPUs) > 0, kinds: kindsOf(s.Agents[i].Free), made: d.made[:0]}
 		if r.lacks {
 			r.lacks = false // until somebody is met who does: what roles have only grows
