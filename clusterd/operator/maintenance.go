@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -99,12 +100,13 @@ func MaintenanceStatus(m *state.Machine, j acl.Judge) *maintenance.ClusterStatus
 	}
 	m.View(func(s *state.State) {
 		plan := s.Maintenance()
+		agents := agentsByMachine(s)
 		for _, w := range plan.Windows {
 			for _, id := range w.Machines {
 				if plan.IsDown(id) {
 					continue
 				}
-				out.DrainingMachines = append(out.DrainingMachines, &maintenance.ClusterStatus_DrainingMachine{Id: machineID(id), Statuses: answersOn(s, id)})
+				out.DrainingMachines = append(out.DrainingMachines, &maintenance.ClusterStatus_DrainingMachine{Id: machineID(id), Statuses: answersOn(s, agents[id])})
 			}
 		}
 		for _, id := range plan.Down {
@@ -114,12 +116,25 @@ func MaintenanceStatus(m *state.Machine, j acl.Judge) *maintenance.ClusterStatus
 	return out
 }
 
-// answersOn are the answers of all frameworks that have tasks on a machine.
-func answersOn(s *state.State, id state.MachineID) (out []*allocator.InverseOfferStatus) {
+// agentsByMachine finds agents by each of the names that their machines can have in a
+// schedule, once for all of it: both may be large.
+func agentsByMachine(s *state.State) map[state.MachineID][]*state.Agent {
+	out := map[state.MachineID][]*state.Agent{}
 	for a := range s.Agents() {
-		if !id.Is(a) {
-			continue
+		host := strings.ToLower(a.Hostname)
+		names := []state.MachineID{{Hostname: host, IP: a.Address}, {Hostname: host}, {IP: a.Address}}
+		for i, id := range names {
+			if id.Is(a) && !slices.Contains(names[:i], id) { // empty parts make two of them one
+				out[id] = append(out[id], a)
+			}
 		}
+	}
+	return out
+}
+
+// answersOn are the answers of all frameworks that have tasks on a machine's agents.
+func answersOn(s *state.State, agents []*state.Agent) (out []*allocator.InverseOfferStatus) {
+	for _, a := range agents {
 		seen := map[state.FrameworkID]bool{}
 		for t := range s.ContainersOfAgent(a.ID) {
 			if t.Orphan || seen[t.FrameworkID] {
