@@ -138,9 +138,11 @@ func TestLotsAreWeighted(t *testing.T) {
 		Agents: []Agent{{ID: "S", Total: small, Free: small}}, Sorting: Sorting{RandomRoles: true, RandomFrameworks: true},
 		Weights: map[string]float64{"heavy": 3, "eng/x": 2},
 		Roles: []Role{
-			{Name: "eng/x", Members: []Member{member("X")}}, {Name: "eng/y", Members: []Member{member("Y1"), member("Y2")}},
+			{Name: "eng/x", Members: []Member{member("X")}},
+			{Name: "eng/y", Members: []Member{member("Y1"), member("Y2")}},
 			{Name: "eng/z", Members: []Member{{Framework: "Z", Suppressed: true}}},
-			{Name: "heavy", Members: []Member{member("H")}}, {Name: "ops", Members: []Member{member("O")}},
+			{Name: "heavy", Members: []Member{member("H")}},
+			{Name: "ops", Members: []Member{member("O")}},
 		},
 	}
 	got := map[state.FrameworkID]float64{}

@@ -79,8 +79,7 @@ type Config struct {
 	AgentGrace time.Duration
 	// AllocationInterval is the time between rounds that nothing triggered; 1 s by default.
 	AllocationInterval time.Duration
-	// Sorting says who is offered next; the zero value is Mesos' default.
-	Sorting alloc.Sorting
+	Sorting            alloc.Sorting // who is offered next
 	// HostNetworkRoles may use the nodes' network; "*" is every role.
 	HostNetworkRoles []string
 	// Handover is asked for when more than a third of the agents fall silent together:

@@ -257,3 +257,38 @@ func TestRevocableResources(t *testing.T) {
 		}
 	})
 }
+
+// Who is next is as the configuration says: by shares always the same one where nobody takes
+// anything, by lot one after the other.
+func TestSortingIsConfigured(t *testing.T) {
+	for _, random := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCell(t)
+			c.end()
+			c.configure = func(cfg *Config) { cfg.Sorting.RandomFrameworks = random }
+			c.lead()
+			defer func() { c.end() }()
+			var all []*subscriber
+			for range 6 {
+				f := c.subscribe("f", "")
+				f.next(scheduler.Event_SUBSCRIBED)
+				all = append(all, f)
+			}
+			c.agent("n1").attach("n1")
+			offered := map[string]bool{}
+			for range 30 {
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				for _, f := range all {
+					if len(f.events) > 0 {
+						offered[f.id] = true
+						f.decline(f.offer(), 0)
+					}
+				}
+			}
+			if n := len(offered); random && n < 4 || !random && n != 1 {
+				t.Errorf("random %v: %d of 6 were offered something", random, n)
+			}
+		})
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"testing"
 )
@@ -331,69 +330,6 @@ func randomOperation(r *rand.Rand, f FrameworkID, a AgentID) Command {
 		return ActivateAgent{a, true}
 	}
 	return MarkAgentGone{a}
-}
-
-// check holds the sums that the state keeps against the tasks themselves: what is shared is
-// held once on each agent, and its users are counted.
-func (s *State) check(t testing.TB) {
-	type place struct {
-		framework FrameworkID
-		role      string
-		agent     AgentID
-	}
-	held := map[place]Resources{} // per agent alone, and per framework, role and agent
-	users := map[place]map[sharing]int{}
-	for task := range s.tasks.all() {
-		if task.Released {
-			continue
-		}
-		for _, r := range task.Resources {
-			for _, at := range []place{{agent: task.AgentID}, {task.FrameworkID, task.Role, task.AgentID}} {
-				if r.Shared() {
-					if users[at] == nil {
-						users[at] = map[sharing]int{}
-					}
-					key := sharingOf(r, at.role, at.agent)
-					if at.framework == "" {
-						key = sharingOf(r, "", "")
-					}
-					if users[at][key]++; users[at][key] > 1 {
-						continue
-					}
-				}
-				sum, err := held[at].Plus(Resources{r})
-				if err != nil {
-					t.Fatal(err)
-				}
-				held[at] = sum
-			}
-		}
-	}
-	for a := range s.Agents() {
-		if a.used.String() != held[place{agent: a.ID}].String() {
-			t.Fatalf("agent %s: used %s, its tasks hold %s", a.ID, a.used, held[place{agent: a.ID}])
-		}
-		if !maps.Equal(a.uses, users[place{agent: a.ID}]) {
-			t.Fatalf("agent %s: counts %v, its tasks %v", a.ID, a.uses, users[place{agent: a.ID}])
-		}
-	}
-	for f := range s.Frameworks() {
-		sums, counts := map[string]Resources{}, map[sharing]int{}
-		for at, rs := range held {
-			if at.framework == f.ID {
-				sums[at.role], _ = sums[at.role].Plus(rs)
-				maps.Copy(counts, users[at])
-			}
-		}
-		for role := range sums {
-			if f.allocated[role].String() != sums[role].String() {
-				t.Fatalf("framework %s, role %s: allocated %s, its tasks hold %s", f.ID, role, f.allocated[role], sums[role])
-			}
-		}
-		if len(f.AllocatedRoles()) != len(sums) || !maps.Equal(f.uses, counts) {
-			t.Fatalf("framework %s: allocated %v and counts %v, its tasks %v, %v", f.ID, f.allocated, f.uses, sums, counts)
-		}
-	}
 }
 
 // However commands come: no panic, the sums hold, and a replica that took a snapshot's

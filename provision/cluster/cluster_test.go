@@ -255,19 +255,23 @@ func TestRegions(t *testing.T) {
 	}{
 		{
 			"by the pinned one", "[{name: a, region: far}, {name: b, region: far}, {name: c, region: far}, {name: d, region: fra, role: master}, {name: e, region: fra}, {name: f}]",
-			[]string{"d", "e", "f"}, map[string]string{"a": "far", "d": "fra", "f": "fra"},
+			[]string{"d", "e", "f"},
+			map[string]string{"a": "far", "d": "fra", "f": "fra"},
 		},
 		{
 			"by the most", "[{name: a, region: fra}, {name: b, region: muc, zone: x}, {name: c, region: muc, zone: x}, {name: d, region: muc, zone: y}]",
-			[]string{"b", "c", "d"}, map[string]string{"a": "fra", "b": "muc"},
+			[]string{"b", "c", "d"},
+			map[string]string{"a": "fra", "b": "muc"},
 		},
 		{
 			"nobody names one", "[{name: a}, {name: b}, {name: c}]",
-			[]string{"a", "b", "c"}, map[string]string{"a": ""},
+			[]string{"a", "b", "c"},
+			map[string]string{"a": ""},
 		},
 		{
 			"zones alone", "[{name: a, zone: x}, {name: b, zone: y}, {name: c}]",
-			[]string{"a", "b", "c"}, map[string]string{"a": "default", "c": "default"},
+			[]string{"a", "b", "c"},
+			map[string]string{"a": "default", "c": "default"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
