@@ -78,7 +78,7 @@ func (l *Leader) launchExecuted(acc *acceptance, executor *mesosv1.ExecutorInfo,
 		l.invalidAll(e, err.Error())
 		return
 	}
-	acc.left, _ = acc.left.Minus(e.asks)
+	acc.left, _ = acc.left.Minus(e.asks.Private())
 	acc.open++
 	begun := l.begin(executorKey{acc.f.id, acc.agent, e.command.Executor}, e.executor)
 	for _, t := range tasks {
@@ -214,12 +214,12 @@ func (l *Leader) checkExecution(e *execution) error {
 		if err != nil {
 			return fmt.Errorf("task '%s' is invalid: %w", t.GetTaskId().GetValue(), err)
 		}
-		if e.asks, err = e.asks.Plus(given.Resources); err != nil {
+		if e.asks, err = e.asks.Join(given.Resources); err != nil {
 			return err
 		}
 		e.command.Tasks = append(e.command.Tasks, given)
 	}
-	return nil
+	return oneKind(e.asks)
 }
 
 // checkGiven is one of the tasks; the executor goes with each, as agents of Mesos have it.

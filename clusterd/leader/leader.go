@@ -72,8 +72,7 @@ type Config struct {
 	Address Address
 	// Pool is where nodes' task subnets are taken from.
 	Pool string
-	// AdoptWait is how long nothing is said of tasks that agents may still bring after
-	// the cluster was born empty.
+	// AdoptWait: that long nothing is said of tasks that agents may bring after an empty birth.
 	AdoptWait time.Duration
 	// AgentGrace is how long an agent may be silent before it is unreachable.
 	AgentGrace time.Duration

@@ -187,10 +187,10 @@ func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string, grouped bo
 	if len(asks) == 0 {
 		return nil, fmt.Errorf("task uses no resources")
 	}
-	for i, r := range asks {
-		if i > 0 && asks[i-1].Name == r.Name && asks[i-1].Revocable() != r.Revocable() {
-			return nil, fmt.Errorf("task uses both revocable and non-revocable %s; ask for one kind of them", r.Name)
-		}
+	if err := oneKind(asks); err != nil {
+		return nil, err
+	}
+	for _, r := range asks {
 		for _, g := range r.Ranges {
 			if r.Name == state.Ports && g.End > math.MaxUint16 {
 				return nil, fmt.Errorf("task uses port %d, which does not exist", g.End)
@@ -198,6 +198,16 @@ func checkTask(t *mesosv1.TaskInfo, agent state.AgentID, role string, grouped bo
 		}
 	}
 	return asks, checkLimits(t, asks)
+}
+
+// oneKind refuses what would in part be taken back, of a task or with its executor.
+func oneKind(asks state.Resources) error {
+	for i, r := range asks[min(1, len(asks)):] {
+		if asks[i].Name == r.Name && asks[i].Revocable() != r.Revocable() {
+			return fmt.Errorf("task uses both revocable and non-revocable %s; ask for one kind of them", r.Name)
+		}
+	}
+	return nil
 }
 
 func checkLimits(t *mesosv1.TaskInfo, asks state.Resources) error {
