@@ -139,3 +139,70 @@ func TestVolumesOutliveEverythingButTheirEnd(t *testing.T) {
 		t.Errorf("a second volume of the same name: %v", err)
 	}
 }
+
+// Two tasks that need each other's files run on one shared volume at the same time; nobody
+// destroys it under them.
+func TestTasksShareAVolume(t *testing.T) {
+	p := newTaskProcesses(t, 1)
+	p.start(0)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	cfg := func() client.Config {
+		c := p.keeping()
+		c.Framework.Capabilities = append(c.Framework.Capabilities, &mesosv1.FrameworkInfo_Capability{Type: mesosv1.FrameworkInfo_Capability_SHARED_RESOURCES.Enum()})
+		return c
+	}
+	volume := func() *mesosv1.Resource {
+		r := volumeOf(kept(48), "v1", "data/own")
+		r.Shared = &mesosv1.Resource_SharedInfo{}
+		return r
+	}
+	anyOffer := func(*mesosv1.Offer) bool { return true }
+	if err := client.Convert(ctx, p.keeping(), anyOffer, reserveOp(kept(48)), createOp(volume())); err == nil || !strings.Contains(err.Error(), "SHARED_RESOURCES") {
+		t.Errorf("made by who has no capability for it: %v", err)
+	}
+	if err := client.Convert(ctx, cfg(), anyOffer, createOp(volume())); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(cfg())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := client.NewLauncher(c, nil)
+	living, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(living) }()
+	for id, command := range map[string]string{
+		"asks":    "echo here > data/own/question; until grep there data/own/answer; do sleep 0.1; done; until test -e data/own/end; do sleep 0.1; done",
+		"answers": "until grep here data/own/question; do sleep 0.1; done; echo there > data/own/answer; until test -e data/own/end; do sleep 0.1; done",
+	} {
+		task := shell(id, command)
+		task.Volumes = []client.Volume{{ID: "v1"}}
+		if err := l.Add(ctx, task); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.wait(l, "asks", client.Running)
+	p.wait(l, "answers", client.Running)
+	if err := client.Convert(ctx, cfg(), holds("v1"), destroyOp(volume())); err == nil || !strings.Contains(err.Error(), "is used by 2 tasks") {
+		t.Errorf("destroyed under two tasks: %v", err)
+	}
+	last := shell("ends", "touch data/own/end")
+	last.Volumes = []client.Volume{{ID: "v1"}}
+	if err := l.Add(ctx, last); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"asks", "answers", "ends"} {
+		if got := p.wait(l, id, client.Ended).Status; got.GetState() != mesosv1.TaskState_TASK_FINISHED {
+			t.Errorf("%s: %s: %s", id, got.GetState(), got.GetMessage())
+		}
+	}
+	if err := c.Teardown(ctx); err != nil {
+		t.Error(err)
+	}
+	stop()
+	<-ended
+	if err := client.Convert(ctx, cfg(), holds("v1"), destroyOp(volume())); err != nil {
+		t.Error(err)
+	}
+}

@@ -100,10 +100,13 @@ func (p *pool) scalar(name string, value float64) *mesosv1.Resource {
 	}
 }
 
-// volume takes a volume out of the pool, as its task wants to see it.
+// volume takes a volume out of the pool, as its task wants to see it; one that is shared is
+// there for the next task, too.
 func (p *pool) volume(v Volume) *mesosv1.Resource {
 	r := proto.Clone(p.volumes[v.ID]).(*mesosv1.Resource)
-	delete(p.volumes, v.ID)
+	if r.GetShared() == nil {
+		delete(p.volumes, v.ID)
+	}
 	seen := r.GetDisk().GetVolume()
 	if v.Path != "" {
 		seen.ContainerPath = proto.String(v.Path)

@@ -34,7 +34,8 @@ type held struct {
 
 func (d *diligent) connect(c *cell) {
 	d.now = c.agent(d.node)
-	d.now.id = d.id
+	d.now.id, d.now.disk = d.id, 1000
+	d.now.extra = state.Resources{state.Resource{Name: state.CPUs, Milli: 2000}.With(state.Details{Revocable: true})}
 	var list []*agentwire.Held
 	for id, h := range d.holds {
 		list = append(list, &agentwire.Held{ContainerId: id, Terminal: h.ended})
@@ -116,6 +117,7 @@ type careless struct {
 	tasks   map[string]mesosv1.TaskState
 	named   int
 	done    int // operations that it heard were done
+	shared  int // tasks that it launched on a shared volume
 	caps    []mesosv1.FrameworkInfo_Capability_Type
 }
 
@@ -225,7 +227,7 @@ func (f *careless) act() {
 			}
 			accept.Operations = append(accept.Operations, &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_LAUNCH.Enum(), Launch: &mesosv1.Offer_Operation_Launch{TaskInfos: []*mesosv1.TaskInfo{{
 				Name: &id, TaskId: &mesosv1.TaskID{Value: &id}, AgentId: o.GetAgentId(), Command: &mesosv1.CommandInfo{},
-				Resources: []*mesosv1.Resource{scalar("cpus", float64(1+f.rng.IntN(20))/10), scalar("mem", 32)},
+				Resources: f.asks(o),
 			}}}})
 		}
 		call = &scheduler.Call{Type: scheduler.Call_ACCEPT.Enum(), Accept: accept}
@@ -235,44 +237,23 @@ func (f *careless) act() {
 	}
 }
 
-// conversions reserve something, take back something that is reserved, and then as often as
-// not something that they have just made.
-func (f *careless) conversions(o *mesosv1.Offer) (ops []*mesosv1.Offer_Operation) {
-	fresh := reserved(scalar("cpus", float64(1+f.rng.IntN(5))/10), "x")
-	ops = append(ops, reserveOp(fresh))
-	for _, r := range o.GetResources() {
-		if len(r.GetReservations()) > 0 && f.rng.IntN(2) == 0 {
-			r.AllocationInfo = nil
-			ops = append(ops, unreserveOp(r))
-		}
-	}
-	if f.rng.IntN(2) == 0 {
-		ops = append(ops, unreserveOp(fresh))
-	}
-	for i, op := range ops {
-		if f.rng.IntN(2) == 0 {
-			named(fmt.Sprint("o", f.rng.IntN(20), "-", i), op)
-		}
-	}
-	return ops
-}
-
 // Random calls, agents that lose their connections, leaders that change: nothing is
 // promised or used twice at any moment, and when everything has ended and was said,
 // nothing is left.
 func TestRandomFrameworks(t *testing.T) {
-	ran, done := 0, 0
+	ran, done, shared := 0, 0, 0
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				tasks, operations := playRandomly(t, seed)
-				ran, done = ran+tasks, done+operations
+				tasks, operations, sharing := playRandomly(t, seed)
+				ran, done, shared = ran+tasks, done+operations, shared+sharing
 			})
 		})
 	}
-	if ran == 0 || done == 0 { // a single life may be one without any luck
-		t.Errorf("in all lives %d tasks finished and %d operations were done", ran, done)
+	if ran == 0 || done == 0 || shared == 0 { // a single life may be one without any luck
+		t.Errorf("in all lives %d tasks finished, %d operations were done and %d tasks were launched on a shared volume", ran, done, shared)
 	}
+	t.Logf("%d tasks finished, %d operations were done, %d tasks were launched on a shared volume", ran, done, shared)
 }
 
 // operateRandomly lets an operator do what may be done at any moment.
@@ -305,8 +286,9 @@ func operateRandomly(t *testing.T, c *cell, rng *rand.Rand, agents []*diligent) 
 	}
 }
 
-// playRandomly is one life; it says how many tasks finished in it, and operations were done.
-func playRandomly(t *testing.T, seed uint64) (ran, done int) {
+// playRandomly is one life; it says how many tasks finished in it, how many operations were
+// done, and how many tasks were launched on a shared volume.
+func playRandomly(t *testing.T, seed uint64) (ran, done, shared int) {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	c := newCell(t)
 	var agents []*diligent
@@ -316,7 +298,10 @@ func playRandomly(t *testing.T, seed uint64) (ran, done int) {
 		agents = append(agents, d)
 	}
 	caps := [][]mesosv1.FrameworkInfo_Capability_Type{
-		nil, {partitioned}, {partitioned, mesosv1.FrameworkInfo_Capability_MULTI_ROLE, mesosv1.FrameworkInfo_Capability_RESERVATION_REFINEMENT},
+		nil, {partitioned}, {
+			partitioned, mesosv1.FrameworkInfo_Capability_MULTI_ROLE, mesosv1.FrameworkInfo_Capability_RESERVATION_REFINEMENT,
+			mesosv1.FrameworkInfo_Capability_SHARED_RESOURCES, mesosv1.FrameworkInfo_Capability_REVOCABLE_RESOURCES,
+		},
 	}
 	var frameworks []*careless
 	for _, cs := range caps {
@@ -351,8 +336,14 @@ func playRandomly(t *testing.T, seed uint64) (ran, done int) {
 			for a := range s.Agents() {
 				promised, _ := a.Total.Minus(a.Free())
 				for _, o := range live.Offers {
-					if o.Agent == a.ID {
-						promised, _ = promised.Plus(o.Resources)
+					if o.Agent != a.ID {
+						continue
+					}
+					promised, _ = promised.Plus(o.Resources.Private())
+					for _, r := range o.Resources { // of what is shared there only has to be one
+						if r.Shared() && !a.Total.Contains(state.Resources{r}) {
+							t.Fatalf("step %d: %s is offered and %s has %s", step, o.Resources, a.ID, a.Total)
+						}
 					}
 				}
 				if !a.Total.Contains(promised) {
@@ -420,10 +411,10 @@ func playRandomly(t *testing.T, seed uint64) (ran, done int) {
 			t.Errorf("%d tasks are left", tasks)
 		}
 		for a := range s.Agents() {
-			if used, _ := a.Total.Minus(a.Free()); len(used) > 0 {
-				t.Errorf("%s still has %s in use", a.ID, used)
+			if len(a.Used()) > 0 {
+				t.Errorf("%s still has %s in use", a.ID, a.Used())
 			}
-			if is, err := a.Total.Bases(); err != nil || is.String() != "cpus:4;mem:1024;ports:[31000-31009]" || a.Drain != nil || a.Deactivated {
+			if is, err := a.Total.Bases(); err != nil || is.String() != "cpus:4;cpus{rev}:2;disk:1000;mem:1024;ports:[31000-31009]" || a.Drain != nil || a.Deactivated {
 				t.Errorf("%s offers %s in the end, drained %v", a.ID, a.Total, a.Drain)
 			}
 		}
@@ -450,5 +441,5 @@ func playRandomly(t *testing.T, seed uint64) (ran, done int) {
 	if left := len(c.l.launching) + len(c.l.launchingBy) + len(c.l.converting) + len(c.l.starting) + len(c.l.operations); left > 0 {
 		t.Errorf("left under way: %v %v %v %v %v", c.l.launching, c.l.launchingBy, c.l.converting, c.l.starting, c.l.operations)
 	}
-	return ran, frameworks[2].done
+	return ran, frameworks[2].done, frameworks[2].shared
 }

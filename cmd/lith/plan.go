@@ -32,6 +32,7 @@ type planView struct {
 type planNodeView struct {
 	Name   string              `json:"name"`
 	Master bool                `json:"master"`
+	Region string              `json:"region,omitempty"`
 	Zone   string              `json:"zone,omitempty"`
 	Values []clusterfile.Value `json:"values"`
 }
@@ -87,7 +88,7 @@ func viewPlan(p *clusterfile.Plan) planView {
 		v.Warnings = append(v.Warnings, w.String())
 	}
 	for _, n := range p.Nodes {
-		v.Nodes = append(v.Nodes, planNodeView{Name: n.Name, Master: slices.Contains(p.Masters, n.Name), Zone: n.Zone, Values: n.Values()})
+		v.Nodes = append(v.Nodes, planNodeView{Name: n.Name, Master: slices.Contains(p.Masters, n.Name), Region: n.Region, Zone: n.Zone, Values: n.Values()})
 	}
 	return v
 }
