@@ -43,7 +43,7 @@ func newPlacing(t *testing.T, agents int) *placing {
 		t.Fatal(err)
 	}
 	for i := range agents {
-		commands = append(commands, state.RegisterAgent{Node: fmt.Sprint("n", i), AttachKey: "k", Info: make([]byte, 400), Total: total, Pool: "10.0.0.0/8", Address: "10.0.0.1"})
+		commands = append(commands, state.RegisterAgent{Node: fmt.Sprint("n", i), AttachKey: "k", Info: make([]byte, 400), Total: total, Address: "10.0.0.1"})
 		p.rackOf[state.AgentID(fmt.Sprintf("%s-S%d", benchGen, i))] = i % racks
 	}
 	p.apply(commands)
