@@ -4,3 +4,6 @@ package image
 
 // coldCache: the second build compiles everything anew.
 const coldCache = true
+
+// cachedThere: the packages are unpacked anew.
+const cachedThere = "cache/debs"

@@ -16,18 +16,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTwoBuildsAreBitIdentical builds in two copies of the checkout, the second
-// under another umask, time zone and language, with nothing cached but the
-// packages and (in the long run) with a compiler cache that has seen nothing,
-// and compares every byte. It copies first, so that nobody's typing in the
-// checkout comes between the two.
+// TestTwoBuildsAreBitIdentical builds twice, the second time in another place, under
+// another umask, time zone and language, and compares every byte. In the long run the
+// second build has nothing cached but the packages, and a compiler cache that has seen
+// nothing. It copies first, so that nobody's typing in the checkout comes between the two.
 func TestTwoBuildsAreBitIdentical(t *testing.T) {
 	checkout, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	here := copyCheckout(t, checkout, "here", "cache")
-	there := copyCheckout(t, here, "a/longer/way/to/there", "cache/debs")
+	there := copyCheckout(t, here, "a/longer/way/to/there", cachedThere)
 	start := time.Now()
 	first := buildIn(t, here, "umask 022", "TZ=UTC", "LC_ALL=C")
 	t.Logf("first build: %.0f s", time.Since(start).Seconds())

@@ -4,3 +4,6 @@ package image
 
 // coldCache: the second build may reuse what the first compiled.
 const coldCache = false
+
+// cachedThere: the packages are unpacked already.
+const cachedThere = "cache"

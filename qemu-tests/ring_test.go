@@ -9,7 +9,7 @@ const kills, killTasks = 6, 12
 const pairs = 0
 
 // At how many points programs die while one task lives.
-const deathsOfATask = 4
+const deathsOfATask = 5
 
 // Which kinds of task look around inside; the whole table has eight.
 var insideKinds = []string{"root", "user, no image, node's network"}
