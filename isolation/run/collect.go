@@ -52,19 +52,24 @@ func (k *Keeper) collectOnce(ctx context.Context) {
 		return
 	}
 	k.collectBeyond(ctx, most)
-	var st unix.Statfs_t
-	if err := unix.Statfs(k.cfg.StoreDir, &st); err != nil {
-		k.log.Warn("image store cannot be measured", "error", err)
-		return
+	full := k.cfg.Full
+	if full == nil {
+		full = k.nearlyFull
 	}
-	if st.Bavail*fullShare < st.Blocks {
-		if err := k.collectImages(func() bool {
-			err := unix.Statfs(k.cfg.StoreDir, &st)
-			return err == nil && st.Bavail*fullShare < st.Blocks
-		}); err != nil {
+	if full(k.cfg.StoreDir) {
+		if err := k.collectImages(func() bool { return full(k.cfg.StoreDir) }); err != nil {
 			k.log.Warn("old images are left", "error", err)
 		}
 	}
+}
+
+func (k *Keeper) nearlyFull(storeDir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(storeDir, &st); err != nil {
+		k.log.Warn("image store cannot be measured", "error", err)
+		return false
+	}
+	return st.Bavail*fullShare < st.Blocks
 }
 
 // askCollect makes the collector look soon.

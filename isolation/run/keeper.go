@@ -69,7 +69,9 @@ type Config struct {
 	Init                        *InitLink
 	Network                     Network
 	Runtime                     Runtime
-	Log                         *slog.Logger
+	// Full says whether a store has to be cleared; nil: when less than a quarter is free.
+	Full func(storeDir string) bool
+	Log  *slog.Logger
 }
 
 // Keeper is all containers of a node.

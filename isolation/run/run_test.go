@@ -72,6 +72,7 @@ func (h *house) open() {
 	}
 	store := filepath.Join(h.dir, "store")
 	h.k, err = New(Config{
+		Full:     func(string) bool { return false }, // however full this machine's disk is
 		StateDir: filepath.Join(h.dir, "state"), WorkDir: filepath.Join(h.dir, "work"), StoreDir: store, Self: self, Pull: []string{self, "pull"},
 		Runtime: Processes{Self: self, Store: imagestore.Store{Dir: store}}, Network: h.network, Log: slog.New(slog.DiscardHandler),
 	})

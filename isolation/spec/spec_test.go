@@ -184,7 +184,6 @@ func TestResolveUser(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for name, task := range map[string]*mesosv1.TaskInfo{
-		"executor":   {Executor: &mesosv1.ExecutorInfo{}, Command: &mesosv1.CommandInfo{}},
 		"nothing":    {},
 		"privileged": {Container: &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_DOCKER.Enum(), Docker: &mesosv1.ContainerInfo_DockerInfo{Image: proto.String("x"), Privileged: proto.Bool(true)}}},
 		"network":    {Command: &mesosv1.CommandInfo{}, Container: &mesosv1.ContainerInfo{NetworkInfos: []*mesosv1.NetworkInfo{{Name: proto.String("other")}}}},
