@@ -21,8 +21,8 @@ unit: ## the tests that need no virtual machine
 	$(GO) vet ./...
 	$(GO) test ./...
 
-test: image lint unit ## every test, unit and VM, in about half an hour
-	$(MAKE) --no-print-directory -j2 vm-tests image-tests
+test: image lint rest-tests ## every test, unit and VM, in about half an hour
+	$(MAKE) --no-print-directory -j3 vm-tests image-tests cluster-tests
 
 test-all: image unit ## the long ones too: births searched and 2,600,000 walks through them, builds compared in every way
 	$(GO) test -count=1 -timeout 120m -run 'Walks|EveryOrder' ./clusterd/discovery/birth -v -walks 50000 -small-walks 600000 -long-orders
@@ -47,7 +47,12 @@ clean: ## remove what was built; the cache of packages stays
 	rm -rf bin build/image build/qemu build/qemu-tests build/programs build/tools
 
 # Not listed by help: the parts of the above. Only a package that is tested alone shows
-# its lines as they come.
+# its lines as they come. Clusters of processes wait more than they work: they go beside
+# the machines.
+rest-tests:
+	$(GO) test $$($(GO) list ./... | grep -v '/clusterd$$')
+cluster-tests:
+	$(GO) test ./clusterd
 vm-tests:
 	$(GO) test -tags vm -count=1 -parallel 3 -timeout 60m -v ./qemu-tests
 image-tests:
@@ -64,5 +69,5 @@ build/tools/staticcheck:
 build/tools/gofumpt:
 	cd tools && $(GO) build -o $(GOBIN_TOOLS)/ mvdan.cc/gofumpt
 
-.PHONY: help tools build image demo unit vm-tests image-tests test test-all bench generate lint clean programs
+.PHONY: help tools build image demo unit rest-tests cluster-tests vm-tests image-tests test test-all bench generate lint clean programs
 .DEFAULT_GOAL := help
