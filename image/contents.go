@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/mesolith/mesolith/image/cpio"
 	"github.com/mesolith/mesolith/image/modules"
+	"github.com/mesolith/mesolith/image/press"
 	"github.com/mesolith/mesolith/image/programs"
 )
 
@@ -52,27 +53,17 @@ func (b *build) assemble(ctx context.Context) (Result, error) {
 	if _, err := root.WriteTo(&raw); err != nil {
 		return Result{}, err
 	}
-	packed, err := pack(raw.Bytes())
+	packed, err := press.Zstd(ctx, raw.Bytes(), windowLog)
 	if err != nil {
-		return Result{}, err
+		return Result{}, fmt.Errorf("initramfs: %w", err)
 	}
 	return b.write(ctx, root, raw.Len(), packed)
 }
 
-// windowBytes lets the programs be told by what they share with one another:
+// windowLog lets the programs be told by what they share with one another:
 // 8 MB would cost 2 MB of the image. While it unpacks, the kernel needs that
-// much memory besides, which is free again before init starts.
-const windowBytes = 32 << 20
-
-// pack compresses in one thread: the bytes then depend on the input alone.
-func pack(raw []byte) ([]byte, error) {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))
-	if err != nil {
-		return nil, fmt.Errorf("pack initramfs: %w", err)
-	}
-	defer e.Close()
-	return e.EncodeAll(raw, nil), nil
-}
+// much memory (32 MB) besides, which is free again before init starts.
+const windowLog = 25
 
 func (b *build) addSkeleton(root *cpio.Archive) {
 	for _, d := range []string{"dev", "proc", "sys", "run", "mnt", "newroot", "store", "var/lib/mesolith", "var/lib/mesos", "var/log", "etc/mesolith"} {

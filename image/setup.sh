@@ -5,7 +5,7 @@
 # prints the one line to run.
 set -eu
 
-wanted="gcc libc6-dev make pkg-config libseccomp-dev qemu-system-x86 nbdkit e2fsprogs ca-certificates nodejs npm"
+wanted="gcc libc6-dev make pkg-config libseccomp-dev qemu-system-x86 nbdkit zstd e2fsprogs ca-certificates nodejs npm"
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "setup: Go is missing; Mesolith needs Go 1.26 or newer: https://go.dev/dl/" >&2

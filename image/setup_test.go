@@ -92,9 +92,9 @@ func terminal(t *testing.T) (keys, screen *os.File) {
 }
 
 const (
-	allPackages = "gcc libc6-dev make libseccomp-dev qemu-system-x86 nbdkit e2fsprogs ca-certificates"
+	allPackages = "gcc libc6-dev make libseccomp-dev qemu-system-x86 nbdkit zstd e2fsprogs ca-certificates"
 	withoutQEMU = "gcc libc6-dev make e2fsprogs ca-certificates"
-	installLine = "install --no-install-recommends -y libseccomp-dev qemu-system-x86 nbdkit"
+	installLine = "install --no-install-recommends -y libseccomp-dev qemu-system-x86 nbdkit zstd"
 )
 
 func TestSetupAsksOnATerminalOnly(t *testing.T) {

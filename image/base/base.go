@@ -25,8 +25,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/mesolith/mesolith/image/deb"
+	"github.com/mesolith/mesolith/image/press"
 )
 
 // Result is the packed file system and the bundle of CA certificates that a node adds to
@@ -72,7 +72,7 @@ func Build(ctx context.Context, debs []string, scratch string) (Result, error) {
 	}
 	t["etc/ssl/certs"] = node{kind: tar.TypeDir, mode: 0o755} // the bundle itself is the node's: the image holds it once
 	t.link("etc/ssl/cert.pem", "certs/ca-certificates.crt")
-	packed, err := t.pack()
+	packed, err := t.pack(ctx)
 	return Result{TarZstd: packed, Certificates: bundle}, err
 }
 
@@ -217,7 +217,11 @@ func joinPEM(certificates [][]byte) []byte {
 	return all.Bytes()
 }
 
-func (t tree) pack() ([]byte, error) {
+// windowLog lets zstd look back over the whole tree, 7.8 MB. Unpacking it takes no more
+// memory than the tree has, and never more than this window, 8 MB.
+const windowLog = 23
+
+func (t tree) pack(ctx context.Context) ([]byte, error) {
 	for _, name := range slices.Collect(maps.Keys(t)) {
 		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
 			if _, ok := t[dir]; !ok {
@@ -243,10 +247,9 @@ func (t tree) pack() ([]byte, error) {
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("base file system: %w", err)
 	}
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	packed, err := press.Zstd(ctx, raw.Bytes(), windowLog)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("base file system: %w", err)
 	}
-	defer e.Close()
-	return e.EncodeAll(raw.Bytes(), nil), nil
+	return packed, nil
 }

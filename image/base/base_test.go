@@ -44,7 +44,7 @@ func TestPackIsTheSameEveryTime(t *testing.T) {
 	make := func() []byte {
 		tree := skeleton()
 		tree["usr/bin/x"] = node{kind: tar.TypeReg, mode: 0o755, body: []byte("program")}
-		packed, err := tree.pack()
+		packed, err := tree.pack(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
