@@ -244,6 +244,9 @@ func (a *Agent) onList(l *keeperLink, list []*keeper.Container) error {
 }
 
 func (a *Agent) onContainer(c *keeper.Container) error {
+	if c.GetNested() {
+		return nil // an operator's, of which the keeper alone knows
+	}
 	t := a.tasks[c.GetContainerId()]
 	if t == nil {
 		// Nothing is launched before it is journalled, so this one belongs to a

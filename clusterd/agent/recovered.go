@@ -19,6 +19,9 @@ func (a *Agent) adoptContainers(list *keeper.ContainerList) error {
 	launches := map[string]*keeper.Launch{}
 	var newest *keeper.Launch
 	for _, l := range list.GetLaunches() {
+		if l.GetNested() {
+			continue // no task's
+		}
 		launches[l.GetContainerId()] = l
 		if l.GetAgentId() != "" && (newest == nil || older(newest.GetHeight(), newest.GetTerm(), l.GetHeight(), l.GetTerm())) {
 			newest = l
@@ -39,7 +42,7 @@ func (a *Agent) adoptContainers(list *keeper.ContainerList) error {
 	for _, c := range list.GetContainers() {
 		l := launches[c.GetContainerId()]
 		switch {
-		case a.tasks[c.GetContainerId()] != nil:
+		case a.tasks[c.GetContainerId()] != nil, c.GetNested():
 			continue
 		case l == nil || l.GetAgentId() != a.id || l.GetExecutor(): // nobody knows an executor's tasks any more
 			left++

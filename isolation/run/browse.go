@@ -39,14 +39,18 @@ func (k *Keeper) open(path string, flags uint64) (*os.File, error) {
 		}
 		run = to
 	}
+	rest := parts[7:]
+	if to, left, ok := nestedSandbox(runs, run, rest); ok {
+		run, rest = to, left
+	}
 	sandbox, err := unix.Open(filepath.Join(runs, run), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", openError(err), path)
 	}
 	defer unix.Close(sandbox)
 	inside := "."
-	if len(parts) > 7 {
-		inside = filepath.Join(parts[7:]...)
+	if len(rest) > 0 {
+		inside = filepath.Join(rest...)
 	}
 	fd, err := unix.Openat2(sandbox, inside, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY | flags,
@@ -56,6 +60,20 @@ func (k *Keeper) open(path string, flags uint64) (*os.File, error) {
 		return nil, fmt.Errorf("%w: %s", openError(err), path)
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// nestedSandbox finds the place of what Mesos' layout shows inside of a parent's sandbox, or
+// of the sandbox of a task of a pod, while it lies beside.
+func nestedSandbox(runs, run string, rest []string) (to string, left []string, ok bool) {
+	if len(rest) >= 4 && rest[0] == "containers" && rest[2] == "containers" {
+		run, rest = rest[1], rest[2:]
+	}
+	if len(rest) < 2 || rest[0] != "containers" {
+		return "", nil, false
+	}
+	to = filepath.Join(run+nestedSuffix, rest[1])
+	info, err := os.Lstat(filepath.Join(runs, to))
+	return to, rest[2:], err == nil && info.IsDir()
 }
 
 func openError(err error) error {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,7 +108,7 @@ func (k *Keeper) collectBeyond(ctx context.Context, most uint64) {
 			continue
 		}
 		bytes, measured := known[d]
-		if live[filepath.Base(d)] {
+		if live[strings.TrimSuffix(filepath.Base(d), nestedSuffix)] {
 			if measured { // its end is about to be told
 				k.left.bytes[d] = bytes
 				sum += bytes

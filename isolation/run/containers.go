@@ -82,6 +82,9 @@ func (r Containers) Limit(j *Job, cpuMillis, memory uint64) error {
 // group is what is all of a container, for who ends, measures or removes it. A pod's is that
 // of all inside it.
 func (r Containers) group(j *Job) string {
+	if within := j.Launch.GetWithin(); within != "" {
+		return r.Group + "/" + within + "/" + j.ID
+	}
 	if pod := j.Launch.GetParent(); pod != "" {
 		return r.Group + "/" + pod + "/" + j.ID
 	}

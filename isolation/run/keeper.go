@@ -129,7 +129,7 @@ func New(cfg Config) (*Keeper, error) {
 		fault.Of(r.Container.GetContainerId(), r.Container.GetTaskId())
 		k.containers[r.Container.GetContainerId()] = &container{rec: r, found: true, wake: make(chan struct{}, 1)}
 	}
-	return k, nil
+	return k, k.dropNested()
 }
 
 // RuntimeName is "containers" or "processes".
@@ -220,13 +220,26 @@ func (k *Keeper) admit(f records.Fence) error {
 
 // Launch records a container and begins its life; a known id changes nothing.
 func (k *Keeper) Launch(l *keeper.Launch) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l.GetNested() {
+		if k.containers[l.GetContainerId()] != nil {
+			return fmt.Errorf("nested container %q: %w", l.GetContainerId(), ErrExists)
+		}
+		if err := k.nest(l); err != nil {
+			return err
+		}
+		if err := k.makeRoom(l.GetParent()); err != nil {
+			return err
+		}
+	}
 	if err := checkIDs(l); err != nil {
 		return err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := k.admit(records.Fence{Height: l.GetHeight(), Term: l.GetTerm()}); err != nil {
-		return err
+	if !l.GetNested() { // which no leader speaks of
+		if err := k.admit(records.Fence{Height: l.GetHeight(), Term: l.GetTerm()}); err != nil {
+			return err
+		}
 	}
 	if c, ok := k.containers[l.GetContainerId()]; ok {
 		return k.launchKnown(c, l)
@@ -274,10 +287,14 @@ func (k *Keeper) launchKnown(c *container, l *keeper.Launch) error {
 }
 
 func (k *Keeper) describe(l *keeper.Launch) *keeper.Container {
-	return &keeper.Container{
+	o := &keeper.Container{
 		ContainerId: l.GetContainerId(), Phase: keeper.Container_ACCEPTED, AgentId: l.GetAgentId(), FrameworkId: l.GetFrameworkId(),
 		ExecutorId: l.GetExecutorId(), TaskId: l.GetTaskId(), Sandbox: sandboxPath(k.cfg.WorkDir, l),
 	}
+	if l.GetNested() {
+		o.Nested, o.Parent = true, l.GetParent()
+	}
+	return o
 }
 
 // Slots of host ids. The first one is the image store's.
@@ -330,5 +347,5 @@ func (k *Keeper) Forget(ids []string) error {
 		delete(k.containers, id)
 		fault.After(fault.Forgotten, id)
 	}
-	return nil
+	return k.dropNested()
 }

@@ -36,6 +36,11 @@ func (k *Keeper) Kill(m *keeper.Kill) error {
 	if !ok {
 		return k.tombstone(m.GetContainerId())
 	}
+	return k.killKnown(c, grace)
+}
+
+// killKnown begins the end of a container that there is. The caller holds k.mu.
+func (k *Keeper) killKnown(c *container, grace time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.rec.Step == records.Done {
@@ -50,7 +55,7 @@ func (k *Keeper) Kill(m *keeper.Kill) error {
 	if err := k.store.Put(c.rec); err != nil {
 		return err
 	}
-	fault.After(fault.KillRecord, m.GetContainerId())
+	fault.After(fault.KillRecord, c.rec.Container.GetContainerId())
 	c.killed, c.deadline = true, deadline
 	if first {
 		k.tell(c)
@@ -191,8 +196,8 @@ func (k *Keeper) adopt(c *container, j *Job) (*Process, error) {
 		k.log.Info("container ended while nobody kept it", "container", j.ID, "pid", p.PID)
 		return p, nil
 	}
-	if rec.Container.GetLimitation() != keeper.Container_NO_LIMITATION {
-		k.report(j, k.runtime.Kill(j, p)) // the keeper before this one was about to
+	if rec.Container.GetLimitation() != keeper.Container_NO_LIMITATION || rec.Launch.GetSession() {
+		k.report(j, k.runtime.Kill(j, p)) // the keeper before this one was about to, or nobody is at the other end
 		return p, nil
 	}
 	if k.runtime.IDs() {

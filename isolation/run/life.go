@@ -35,6 +35,7 @@ type container struct {
 	cancel   context.CancelFunc // of a launch under way
 	wake     chan struct{}      // bound 1: the deadline changed
 	probes   probes
+	outer    outerEnds // of a session's streams, until they are handed over
 
 	// The pumps belong to the life's goroutine.
 	pumpStop context.CancelFunc
@@ -171,6 +172,9 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := k.joinPod(j); err != nil {
 		return nil, failed(keeper.Container_LAUNCH, err)
 	}
+	if j.Launch.GetWithin() != "" {
+		return k.enter(ctx, c, j)
+	}
 	if err := k.wantURIs(j, again); err != nil {
 		return nil, err
 	}
@@ -230,7 +234,7 @@ func (k *Keeper) launchError(c *container, kind keeper.Container_Failure, err er
 }
 
 func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, error) {
-	p, err := k.runtime.Start(ctx, j)
+	p, err := k.first(ctx, c, j)
 	if err != nil {
 		return p, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
@@ -284,6 +288,9 @@ func (k *Keeper) attach(ctx context.Context, j *Job, p *Process) (Attached, erro
 	}
 	if j.Pod != nil { // it is in the pod's
 		got := k.podNetwork(j)
+		if j.Launch.GetWithin() != "" {
+			return got, nil // with its parent's files
+		}
 		return got, k.writeEtc(j, got.IPs)
 	}
 	if err := k.runtime.PinNetNS(j, p); err != nil {
@@ -413,6 +420,14 @@ func (k *Keeper) end(ctx context.Context, c *container, j *Job, p *Process, ferr
 		return
 	}
 	k.endInside(id)
+	if c.record().Container.GetNested() {
+		k.mu.Lock()
+		err := k.dropNested()
+		k.mu.Unlock()
+		if err != nil {
+			k.log.Error("an ended nested container is still remembered", "container", id, "error", err)
+		}
+	}
 	fault.After(fault.Done, id)
 	k.acknowledge(ctx, id, startTime)
 	fault.After(fault.Acknowledged, id)

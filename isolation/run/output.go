@@ -8,7 +8,7 @@ import (
 
 // pump begins to move both streams, unless that has begun.
 func (k *Keeper) pump(c *container, j *Job) {
-	if c.pumpStop != nil {
+	if c.pumpStop != nil || j.Launch.GetSession() {
 		return
 	}
 	ctx, stop := context.WithCancel(context.Background())

@@ -31,7 +31,12 @@ func checkIDs(l *keeper.Launch) error {
 // its sandbox inside the pod's.
 func sandboxPath(workDir string, l *keeper.Launch) string {
 	runs := filepath.Join(workDir, "slaves", l.GetAgentId(), "frameworks", l.GetFrameworkId(), "executors", l.GetExecutorId(), "runs")
-	if l.GetParent() != "" {
+	switch {
+	case l.GetWithin() != "": // beside its parent's, and shown inside of it
+		return filepath.Join(runs, l.GetParent()+nestedSuffix, nestedName(l))
+	case l.GetNested():
+		return filepath.Join(runs, l.GetParent(), "containers", nestedName(l))
+	case l.GetParent() != "":
 		return filepath.Join(runs, l.GetParent(), "containers", l.GetContainerId())
 	}
 	return filepath.Join(runs, l.GetContainerId())

@@ -191,21 +191,18 @@ type probeFailure struct{ err error }
 func (f probeFailure) Error() string { return "the command could not be started: " + f.err.Error() }
 func (f probeFailure) Unwrap() error { return f.err }
 
-// What a container's first process was made of is written down where a command may have
-// to be started beside it, because nothing else says it as exactly, and an image may
+// What a container's first process was made of is written down, for commands that are
+// started beside it, because nothing else says it as exactly, and an image may
 // have another configuration by then.
 func programFile(j *Job) string { return filepath.Join(j.Paths.pipes, "program") }
 
 func saveProgram(j *Job, program any) error {
-	if j.Task.GetHealthCheck().GetCommand() == nil && j.Task.GetCheck().GetCommand() == nil {
-		return nil
-	}
 	raw, err := json.Marshal(program)
 	if err == nil {
 		err = os.WriteFile(programFile(j), raw, 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("write down the program for checks: %w", err)
+		return fmt.Errorf("write down what the container is made of: %w", err)
 	}
 	return nil
 }

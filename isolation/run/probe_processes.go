@@ -26,7 +26,7 @@ func (r Processes) Probe(ctx context.Context, j *Job, command *mesosv1.CommandIn
 	if h.Env, err = withEnv(h.Env, command); err != nil {
 		return 0, probeFailure{err}
 	}
-	cmd, g, err := r.holder(j, nil, nil)
+	cmd, g, err := r.holder(j, streamsOf{})
 	if err != nil {
 		return 0, err
 	}

@@ -116,10 +116,16 @@ func (r Processes) Start(_ context.Context, j *Job) (*Process, error) {
 		defer w.Close()
 		out[i] = w
 	}
-	cmd, g, err := r.holder(j, out[0], out[1])
+	cmd, g, err := r.holder(j, streamsOf{stdout: out[0], stderr: out[1]})
 	if err != nil {
 		return nil, err
 	}
+	return r.told(cmd, g, h)
+}
+
+// told tells a holder what to become and gives its process.
+func (Processes) told(cmd *exec.Cmd, g *gate, h held) (*Process, error) {
+	var err error
 	p := &Process{PID: cmd.Process.Pid, Go: g, Wait: sync.OnceValues(func() (uint32, error) { return waitStatus(cmd.Process) })}
 	if p.StartTime, err = startTime(p.PID); err != nil {
 		return p, errors.Join(err, g.close())
@@ -130,8 +136,14 @@ func (r Processes) Start(_ context.Context, j *Job) (*Process, error) {
 	return p, nil
 }
 
-// holder starts one; what it is to become is told it by its gate. A nil file is /dev/null.
-func (r Processes) holder(j *Job, stdout, stderr *os.File) (*exec.Cmd, *gate, error) {
+// streamsOf are a holder's; a nil one is /dev/null, and a terminal is given as stdin.
+type streamsOf struct {
+	stdin, stdout, stderr *os.File
+	terminal              bool
+}
+
+// holder starts one; what it is to become is told it by its gate.
+func (r Processes) holder(j *Job, s streamsOf) (*exec.Cmd, *gate, error) {
 	openR, openW, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -150,11 +162,18 @@ func (r Processes) holder(j *Job, stdout, stderr *os.File) (*exec.Cmd, *gate, er
 	cmd.Env = []string{"MESOS_CONTAINER_ID=" + j.ID, "MESOLITH_SANDBOX=" + j.Paths.sandbox}
 	cmd.ExtraFiles = []*os.File{openR, saidW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if stdout != nil {
-		cmd.Stdout = stdout
+	if s.terminal {
+		s.stdout, s.stderr = s.stdin, s.stdin
+		cmd.SysProcAttr.Setctty = true // of the holder's descriptor 0
 	}
-	if stderr != nil {
-		cmd.Stderr = stderr
+	if s.stdin != nil {
+		cmd.Stdin = s.stdin
+	}
+	if s.stdout != nil {
+		cmd.Stdout = s.stdout
+	}
+	if s.stderr != nil {
+		cmd.Stderr = s.stderr
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start holder: %w", err), g.close())

@@ -36,6 +36,11 @@ type Runtime interface {
 	// Probe runs a command beside a container's program, as that was started and within
 	// its limits; when ctx ends it is ended. It gives the wait status.
 	Probe(ctx context.Context, j *Job, command *mesosv1.CommandInfo) (uint32, error)
+	// Enter begins a command inside of a running container, as Probe does, with streams; what
+	// becomes of it is the caller's. Exec lets it run where it does not yet.
+	Enter(ctx context.Context, j, parent *Job, s *stdioEnds) (*Process, error)
+	// RunsAs is whom a container's program was started as, in its own ids.
+	RunsAs(j *Job) (spec.User, error)
 	// Usage is what memory the container used, and whether it was ended for it.
 	Usage(j *Job) (peak uint64, outOfMemory bool)
 	Remove(j *Job) error

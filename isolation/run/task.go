@@ -51,6 +51,13 @@ func hostname(id string) string {
 
 // resolveUser finds the task's user in the passwd of its own root, else of the node.
 func (k *Keeper) resolveUser(j *Job) {
+	if j.Launch.GetWithin() != "" {
+		var err error
+		if j.User, err = k.runtime.RunsAs(k.parentJob(j.Launch)); err != nil {
+			k.log.Warn("the user of a nested container is not known", "container", j.ID, "error", err)
+		}
+		return
+	}
 	j.User = spec.ResolveUser(j.Launch.GetUser(), j.Launch.GetUserId(), readInRoot(j.Rootfs, "etc/passwd"), readInRoot(j.Rootfs, "etc/group"), j.sandboxInside())
 }
 
@@ -106,6 +113,9 @@ func makeSandbox(workDir string, l *keeper.Launch, uid, gid int) error {
 		if err := os.Chown(sandbox, uid, gid); err != nil {
 			return fmt.Errorf("give sandbox to the task: %w", err)
 		}
+	}
+	if l.GetNested() {
+		return nil
 	}
 	latest := filepath.Join(filepath.Dir(sandbox), "latest")
 	tmp := latest + "." + l.GetContainerId()

@@ -116,6 +116,8 @@ type client struct {
 	s    *Server
 	conn *net.UnixConn
 	mu   sync.Mutex // of writing
+	// sessions were launched here and end with it; the reader of requests alone changes it.
+	sessions []string
 }
 
 func (s *Server) client(ctx context.Context, conn *net.UnixConn) error {
@@ -157,6 +159,11 @@ func (s *Server) client(ctx context.Context, conn *net.UnixConn) error {
 	defer events.Wait()
 	defer cancel()
 	events.Go(func() { c.events(ctx, cancel, w) })
+	defer func() {
+		for _, id := range c.sessions {
+			s.Keeper.EndSession(id)
+		}
+	}()
 	return c.requests(ctx)
 }
 
@@ -237,7 +244,9 @@ func (c *client) answer(ctx context.Context, m *keeper.Request) (*keeper.Respons
 	case *keeper.Request_Configure:
 		err = k.Configure(b.Configure)
 	case *keeper.Request_Launch:
-		err = k.Launch(b.Launch)
+		if err = k.Launch(b.Launch); err == nil && b.Launch.GetSession() {
+			c.sessions = append(c.sessions, b.Launch.GetContainerId())
+		}
 	case *keeper.Request_Kill:
 		err = k.Kill(b.Kill)
 	case *keeper.Request_Resize:
@@ -267,6 +276,12 @@ func (c *client) answer(ctx context.Context, m *keeper.Request) (*keeper.Respons
 		if found, file, err = k.Probe(ctx, b.Probe); err == nil {
 			out.Body = &keeper.Response_Probed{Probed: found}
 		}
+	case *keeper.Request_Signal:
+		err = k.Signal(b.Signal)
+	case *keeper.Request_Remove:
+		err = k.Remove(b.Remove.GetContainerId())
+	case *keeper.Request_Attach:
+		file, err = k.Attach(b.Attach)
 	case *keeper.Request_SetNetwork:
 		if c.s.Network != nil {
 			err = c.s.Network.SetNetwork(ctx, b.SetNetwork)
@@ -284,6 +299,8 @@ func code(err error) keeper.Error_Code {
 	switch {
 	case errors.Is(err, run.ErrStale):
 		return keeper.Error_STALE
+	case errors.Is(err, run.ErrExists):
+		return keeper.Error_EXISTS
 	case errors.Is(err, run.ErrInvalid):
 		return keeper.Error_INVALID
 	case errors.Is(err, run.ErrNotFound):

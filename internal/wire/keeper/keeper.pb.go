@@ -34,6 +34,7 @@ const (
 	Error_INVALID   Error_Code = 2
 	Error_FORBIDDEN Error_Code = 3
 	Error_STALE     Error_Code = 4
+	Error_EXISTS    Error_Code = 5
 )
 
 // Enum value maps for Error_Code.
@@ -44,6 +45,7 @@ var (
 		2: "INVALID",
 		3: "FORBIDDEN",
 		4: "STALE",
+		5: "EXISTS",
 	}
 	Error_Code_value = map[string]int32{
 		"INTERNAL":  0,
@@ -51,6 +53,7 @@ var (
 		"INVALID":   2,
 		"FORBIDDEN": 3,
 		"STALE":     4,
+		"EXISTS":    5,
 	}
 )
 
@@ -136,7 +139,7 @@ func (x Container_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Phase.Descriptor instead.
 func (Container_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15, 0}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type Container_Failure int32
@@ -197,7 +200,7 @@ func (x Container_Failure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Failure.Descriptor instead.
 func (Container_Failure) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15, 1}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16, 1}
 }
 
 type Container_Limitation int32
@@ -246,7 +249,56 @@ func (x Container_Limitation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container_Limitation.Descriptor instead.
 func (Container_Limitation) EnumDescriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15, 2}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16, 2}
+}
+
+type Attach_Stream int32
+
+const (
+	Attach_STDIN  Attach_Stream = 0
+	Attach_STDOUT Attach_Stream = 1
+	Attach_STDERR Attach_Stream = 2
+)
+
+// Enum value maps for Attach_Stream.
+var (
+	Attach_Stream_name = map[int32]string{
+		0: "STDIN",
+		1: "STDOUT",
+		2: "STDERR",
+	}
+	Attach_Stream_value = map[string]int32{
+		"STDIN":  0,
+		"STDOUT": 1,
+		"STDERR": 2,
+	}
+)
+
+func (x Attach_Stream) Enum() *Attach_Stream {
+	p := new(Attach_Stream)
+	*p = x
+	return p
+}
+
+func (x Attach_Stream) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Attach_Stream) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_wire_keeper_keeper_proto_enumTypes[4].Descriptor()
+}
+
+func (Attach_Stream) Type() protoreflect.EnumType {
+	return &file_internal_wire_keeper_keeper_proto_enumTypes[4]
+}
+
+func (x Attach_Stream) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Attach_Stream.Descriptor instead.
+func (Attach_Stream) EnumDescriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type Request struct {
@@ -265,6 +317,9 @@ type Request struct {
 	//	*Request_RemoveVolumes
 	//	*Request_Resize
 	//	*Request_SetNetwork
+	//	*Request_Signal
+	//	*Request_Remove
+	//	*Request_Attach
 	//	*Request_Probe
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -414,6 +469,33 @@ func (x *Request) GetSetNetwork() *SetNetwork {
 	return nil
 }
 
+func (x *Request) GetSignal() *Signal {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Signal); ok {
+			return x.Signal
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetRemove() *Remove {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Remove); ok {
+			return x.Remove
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetAttach() *Attach {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetProbe() *Probe {
 	if x != nil {
 		if x, ok := x.Body.(*Request_Probe); ok {
@@ -471,6 +553,18 @@ type Request_SetNetwork struct {
 	SetNetwork *SetNetwork `protobuf:"bytes,10,opt,name=set_network,json=setNetwork,proto3,oneof"` // task network of this node and routes to the others'
 }
 
+type Request_Signal struct {
+	Signal *Signal `protobuf:"bytes,40,opt,name=signal,proto3,oneof"`
+}
+
+type Request_Remove struct {
+	Remove *Remove `protobuf:"bytes,41,opt,name=remove,proto3,oneof"`
+}
+
+type Request_Attach struct {
+	Attach *Attach `protobuf:"bytes,42,opt,name=attach,proto3,oneof"` // answered with a descriptor
+}
+
 type Request_Probe struct {
 	Probe *Probe `protobuf:"bytes,30,opt,name=probe,proto3,oneof"` // answered after its timeout at the latest; on a connection of its own, because others wait behind it
 }
@@ -496,6 +590,12 @@ func (*Request_RemoveVolumes) isRequest_Body() {}
 func (*Request_Resize) isRequest_Body() {}
 
 func (*Request_SetNetwork) isRequest_Body() {}
+
+func (*Request_Signal) isRequest_Body() {}
+
+func (*Request_Remove) isRequest_Body() {}
+
+func (*Request_Attach) isRequest_Body() {}
 
 func (*Request_Probe) isRequest_Body() {}
 
@@ -951,6 +1051,12 @@ type Launch struct {
 	Parent           string                 `protobuf:"bytes,24,opt,name=parent,proto3" json:"parent,omitempty"`                                    // the pod that it is inside of: its users, network and name
 	ShareCgroups     bool                   `protobuf:"varint,25,opt,name=share_cgroups,json=shareCgroups,proto3" json:"share_cgroups,omitempty"`   // inside a pod: no limits of its own
 	Executor         bool                   `protobuf:"varint,22,opt,name=executor,proto3" json:"executor,omitempty"`                               // it is an executor: without its agent's journal nobody knows its tasks
+	Nested           bool                   `protobuf:"varint,40,opt,name=nested,proto3" json:"nested,omitempty"`                                   // inside of its parent by a call of an operator's: the id is the parent's, a full stop and the name, and no agent's journal knows it
+	Debug            bool                   `protobuf:"varint,41,opt,name=debug,proto3" json:"debug,omitempty"`                                     // nested: it sees all that its parent sees
+	Session          bool                   `protobuf:"varint,42,opt,name=session,proto3" json:"session,omitempty"`                                 // nested: it has a standard input, its output goes to whoever attaches; it ends with the connection that launched it
+	Within           string                 `protobuf:"bytes,43,opt,name=within,proto3" json:"within,omitempty"`                                    // isolated fills it in: the parent's own group, where it is entered as checks are
+	Above            string                 `protobuf:"bytes,44,opt,name=above,proto3" json:"above,omitempty"`                                      // isolated fills it in: the parent's parent
+	Terminal         *Terminal              `protobuf:"bytes,45,opt,name=terminal,proto3" json:"terminal,omitempty"`                                // session: it has one
 	FrameworkInfo    []byte                 `protobuf:"bytes,20,opt,name=framework_info,json=frameworkInfo,proto3" json:"framework_info,omitempty"` // mesos.v1.FrameworkInfo: kept for an agent that has lost its journal
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1154,11 +1260,105 @@ func (x *Launch) GetExecutor() bool {
 	return false
 }
 
+func (x *Launch) GetNested() bool {
+	if x != nil {
+		return x.Nested
+	}
+	return false
+}
+
+func (x *Launch) GetDebug() bool {
+	if x != nil {
+		return x.Debug
+	}
+	return false
+}
+
+func (x *Launch) GetSession() bool {
+	if x != nil {
+		return x.Session
+	}
+	return false
+}
+
+func (x *Launch) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
+func (x *Launch) GetAbove() string {
+	if x != nil {
+		return x.Above
+	}
+	return ""
+}
+
+func (x *Launch) GetTerminal() *Terminal {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
 func (x *Launch) GetFrameworkInfo() []byte {
 	if x != nil {
 		return x.FrameworkInfo
 	}
 	return nil
+}
+
+type Terminal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Columns       uint32                 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terminal) Reset() {
+	*x = Terminal{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terminal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terminal) ProtoMessage() {}
+
+func (x *Terminal) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
+func (*Terminal) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Terminal) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Terminal) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
 }
 
 // Volume is a persistent one, made when it is first used.
@@ -1177,7 +1377,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1389,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[7]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1402,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{7}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Volume) GetRole() string {
@@ -1263,7 +1463,7 @@ type RemoveVolumes struct {
 
 func (x *RemoveVolumes) Reset() {
 	*x = RemoveVolumes{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1475,7 @@ func (x *RemoveVolumes) String() string {
 func (*RemoveVolumes) ProtoMessage() {}
 
 func (x *RemoveVolumes) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[8]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1488,7 @@ func (x *RemoveVolumes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumes.ProtoReflect.Descriptor instead.
 func (*RemoveVolumes) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{8}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveVolumes) GetVolumes() []*Volume {
@@ -1311,7 +1511,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1523,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[9]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1536,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{9}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Resize) GetContainerId() string {
@@ -1370,7 +1570,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1582,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[10]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1595,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{10}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PortRange) GetBegin() uint32 {
@@ -1422,7 +1622,7 @@ type Variable struct {
 
 func (x *Variable) Reset() {
 	*x = Variable{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1634,7 @@ func (x *Variable) String() string {
 func (*Variable) ProtoMessage() {}
 
 func (x *Variable) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[11]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1647,7 @@ func (x *Variable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Variable.ProtoReflect.Descriptor instead.
 func (*Variable) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{11}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Variable) GetName() string {
@@ -1476,7 +1676,7 @@ type Kill struct {
 
 func (x *Kill) Reset() {
 	*x = Kill{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1688,7 @@ func (x *Kill) String() string {
 func (*Kill) ProtoMessage() {}
 
 func (x *Kill) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[12]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1701,7 @@ func (x *Kill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kill.ProtoReflect.Descriptor instead.
 func (*Kill) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{12}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Kill) GetContainerId() string {
@@ -1541,7 +1741,7 @@ type List struct {
 
 func (x *List) Reset() {
 	*x = List{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1753,7 @@ func (x *List) String() string {
 func (*List) ProtoMessage() {}
 
 func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[13]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1766,7 @@ func (x *List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use List.ProtoReflect.Descriptor instead.
 func (*List) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{13}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *List) GetLaunches() bool {
@@ -1586,7 +1786,7 @@ type ContainerList struct {
 
 func (x *ContainerList) Reset() {
 	*x = ContainerList{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1798,7 @@ func (x *ContainerList) String() string {
 func (*ContainerList) ProtoMessage() {}
 
 func (x *ContainerList) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[14]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1811,7 @@ func (x *ContainerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerList.ProtoReflect.Descriptor instead.
 func (*ContainerList) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{14}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerList) GetContainers() []*Container {
@@ -1650,7 +1850,9 @@ type Container struct {
 	StartedUnixNs   int64                  `protobuf:"varint,18,opt,name=started_unix_ns,json=startedUnixNs,proto3" json:"started_unix_ns,omitempty"`
 	EndedUnixNs     int64                  `protobuf:"varint,19,opt,name=ended_unix_ns,json=endedUnixNs,proto3" json:"ended_unix_ns,omitempty"`
 	MemoryPeakBytes uint64                 `protobuf:"varint,20,opt,name=memory_peak_bytes,json=memoryPeakBytes,proto3" json:"memory_peak_bytes,omitempty"`
-	Sequence        uint64                 `protobuf:"varint,21,opt,name=sequence,proto3" json:"sequence,omitempty"`              // rises with each change of this container
+	Sequence        uint64                 `protobuf:"varint,21,opt,name=sequence,proto3" json:"sequence,omitempty"` // rises with each change of this container
+	Nested          bool                   `protobuf:"varint,40,opt,name=nested,proto3" json:"nested,omitempty"`     // as in its launch
+	Parent          string                 `protobuf:"bytes,41,opt,name=parent,proto3" json:"parent,omitempty"`
 	FirstId         uint32                 `protobuf:"varint,22,opt,name=first_id,json=firstId,proto3" json:"first_id,omitempty"` // of the host's user ids, for its 0; 0: it has none of its own
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1658,7 +1860,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1872,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[15]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1885,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{15}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Container) GetContainerId() string {
@@ -1833,6 +2035,20 @@ func (x *Container) GetSequence() uint64 {
 	return 0
 }
 
+func (x *Container) GetNested() bool {
+	if x != nil {
+		return x.Nested
+	}
+	return false
+}
+
+func (x *Container) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
 func (x *Container) GetFirstId() uint32 {
 	if x != nil {
 		return x.FirstId
@@ -1851,7 +2067,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2079,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[16]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2092,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{16}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PortMapping) GetHostPort() uint32 {
@@ -1909,7 +2125,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2137,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[17]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2150,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{17}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Forget) GetContainerIds() []string {
@@ -1955,7 +2171,7 @@ type OpenFile struct {
 
 func (x *OpenFile) Reset() {
 	*x = OpenFile{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2183,7 @@ func (x *OpenFile) String() string {
 func (*OpenFile) ProtoMessage() {}
 
 func (x *OpenFile) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[18]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2196,7 @@ func (x *OpenFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenFile.ProtoReflect.Descriptor instead.
 func (*OpenFile) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{18}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *OpenFile) GetPath() string {
@@ -1999,7 +2215,7 @@ type ReadDir struct {
 
 func (x *ReadDir) Reset() {
 	*x = ReadDir{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2227,7 @@ func (x *ReadDir) String() string {
 func (*ReadDir) ProtoMessage() {}
 
 func (x *ReadDir) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[19]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2240,7 @@ func (x *ReadDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDir.ProtoReflect.Descriptor instead.
 func (*ReadDir) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{19}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadDir) GetPath() string {
@@ -2049,7 +2265,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2277,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[20]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2290,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{20}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FileInfo) GetPath() string {
@@ -2135,7 +2351,7 @@ type FileList struct {
 
 func (x *FileList) Reset() {
 	*x = FileList{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2363,7 @@ func (x *FileList) String() string {
 func (*FileList) ProtoMessage() {}
 
 func (x *FileList) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[21]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2376,7 @@ func (x *FileList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileList.ProtoReflect.Descriptor instead.
 func (*FileList) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{21}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FileList) GetFiles() []*FileInfo {
@@ -2185,7 +2401,7 @@ type SetNetwork struct {
 
 func (x *SetNetwork) Reset() {
 	*x = SetNetwork{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2197,7 +2413,7 @@ func (x *SetNetwork) String() string {
 func (*SetNetwork) ProtoMessage() {}
 
 func (x *SetNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[22]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2210,7 +2426,7 @@ func (x *SetNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNetwork.ProtoReflect.Descriptor instead.
 func (*SetNetwork) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{22}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetNetwork) GetVersion() uint64 {
@@ -2272,7 +2488,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[23]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2500,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[23]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2513,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{23}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Route) GetSubnet() string {
@@ -2331,7 +2547,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[24]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2559,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[24]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2572,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{24}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Probe) GetContainerId() string {
@@ -2424,7 +2640,7 @@ type Connect struct {
 
 func (x *Connect) Reset() {
 	*x = Connect{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[25]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2652,7 @@ func (x *Connect) String() string {
 func (*Connect) ProtoMessage() {}
 
 func (x *Connect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[25]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2665,7 @@ func (x *Connect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connect.ProtoReflect.Descriptor instead.
 func (*Connect) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{25}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Connect) GetPort() uint32 {
@@ -2476,7 +2692,7 @@ type Probed struct {
 
 func (x *Probed) Reset() {
 	*x = Probed{}
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[26]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2704,7 @@ func (x *Probed) String() string {
 func (*Probed) ProtoMessage() {}
 
 func (x *Probed) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[26]
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2717,7 @@ func (x *Probed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probed.ProtoReflect.Descriptor instead.
 func (*Probed) Descriptor() ([]byte, []int) {
-	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{26}
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Probed) GetWhy() string {
@@ -2518,11 +2734,163 @@ func (x *Probed) GetExitCode() int32 {
 	return 0
 }
 
+// Signal sends a signal to a nested container's first process.
+type Signal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signal) Reset() {
+	*x = Signal{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signal) ProtoMessage() {}
+
+func (x *Signal) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signal.ProtoReflect.Descriptor instead.
+func (*Signal) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Signal) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Signal) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+// Remove forgets a nested container that has ended, and removes its sandbox. One that is
+// not known is no error.
+type Remove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remove) Reset() {
+	*x = Remove{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remove) ProtoMessage() {}
+
+func (x *Remove) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remove.ProtoReflect.Descriptor instead.
+func (*Remove) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Remove) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+// Attach gives an end of a session's, once each; a terminal is all three.
+type Attach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Stream        Attach_Stream          `protobuf:"varint,2,opt,name=stream,proto3,enum=mesolith.wire.keeper.Attach_Stream" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attach) Reset() {
+	*x = Attach{}
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attach) ProtoMessage() {}
+
+func (x *Attach) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_wire_keeper_keeper_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attach.ProtoReflect.Descriptor instead.
+func (*Attach) Descriptor() ([]byte, []int) {
+	return file_internal_wire_keeper_keeper_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Attach) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Attach) GetStream() Attach_Stream {
+	if x != nil {
+		return x.Stream
+	}
+	return Attach_STDIN
+}
+
 var File_internal_wire_keeper_keeper_proto protoreflect.FileDescriptor
 
 const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\n" +
-	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\xe6\x05\n" +
+	"!internal/wire/keeper/keeper.proto\x12\x14mesolith.wire.keeper\"\x8e\a\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05hello\x18\x02 \x01(\v2\x1b.mesolith.wire.keeper.HelloH\x00R\x05hello\x12?\n" +
@@ -2537,7 +2905,10 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x06resize\x18\f \x01(\v2\x1c.mesolith.wire.keeper.ResizeH\x00R\x06resize\x12C\n" +
 	"\vset_network\x18\n" +
 	" \x01(\v2 .mesolith.wire.keeper.SetNetworkH\x00R\n" +
-	"setNetwork\x123\n" +
+	"setNetwork\x126\n" +
+	"\x06signal\x18( \x01(\v2\x1c.mesolith.wire.keeper.SignalH\x00R\x06signal\x126\n" +
+	"\x06remove\x18) \x01(\v2\x1c.mesolith.wire.keeper.RemoveH\x00R\x06remove\x126\n" +
+	"\x06attach\x18* \x01(\v2\x1c.mesolith.wire.keeper.AttachH\x00R\x06attach\x123\n" +
 	"\x05probe\x18\x1e \x01(\v2\x1b.mesolith.wire.keeper.ProbeH\x00R\x05probeB\x06\n" +
 	"\x04body\"\xa4\x03\n" +
 	"\bResponse\x12\x0e\n" +
@@ -2549,16 +2920,18 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x05files\x18\x06 \x01(\v2\x1e.mesolith.wire.keeper.FileListH\x00R\x05files\x127\n" +
 	"\x05event\x18\a \x01(\v2\x1f.mesolith.wire.keeper.ContainerH\x00R\x05event\x126\n" +
 	"\x06probed\x18\x1e \x01(\v2\x1c.mesolith.wire.keeper.ProbedH\x00R\x06probedB\x06\n" +
-	"\x04body\"\xa3\x01\n" +
+	"\x04body\"\xaf\x01\n" +
 	"\x05Error\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .mesolith.wire.keeper.Error.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"J\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"V\n" +
 	"\x04Code\x12\f\n" +
 	"\bINTERNAL\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\v\n" +
 	"\aINVALID\x10\x02\x12\r\n" +
 	"\tFORBIDDEN\x10\x03\x12\t\n" +
-	"\x05STALE\x10\x04\"~\n" +
+	"\x05STALE\x10\x04\x12\n" +
+	"\n" +
+	"\x06EXISTS\x10\x05\"~\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\aprogram\x18\x02 \x01(\tR\aprogram\x12\x18\n" +
@@ -2576,7 +2949,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"host_paths\x18\a \x03(\tR\thostPaths\":\n" +
 	"\x06Mirror\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xbc\x06\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"\xee\a\n" +
 	"\x06Launch\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12!\n" +
@@ -2605,8 +2978,17 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x03pod\x18\x17 \x01(\bR\x03pod\x12\x16\n" +
 	"\x06parent\x18\x18 \x01(\tR\x06parent\x12#\n" +
 	"\rshare_cgroups\x18\x19 \x01(\bR\fshareCgroups\x12\x1a\n" +
-	"\bexecutor\x18\x16 \x01(\bR\bexecutor\x12%\n" +
-	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"\xb2\x01\n" +
+	"\bexecutor\x18\x16 \x01(\bR\bexecutor\x12\x16\n" +
+	"\x06nested\x18( \x01(\bR\x06nested\x12\x14\n" +
+	"\x05debug\x18) \x01(\bR\x05debug\x12\x18\n" +
+	"\asession\x18* \x01(\bR\asession\x12\x16\n" +
+	"\x06within\x18+ \x01(\tR\x06within\x12\x14\n" +
+	"\x05above\x18, \x01(\tR\x05above\x12:\n" +
+	"\bterminal\x18- \x01(\v2\x1e.mesolith.wire.keeper.TerminalR\bterminal\x12%\n" +
+	"\x0eframework_info\x18\x14 \x01(\fR\rframeworkInfo\"8\n" +
+	"\bTerminal\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\"\xb2\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2639,7 +3021,7 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x1f.mesolith.wire.keeper.ContainerR\n" +
 	"containers\x128\n" +
-	"\blaunches\x18\x02 \x03(\v2\x1c.mesolith.wire.keeper.LaunchR\blaunches\"\xd0\b\n" +
+	"\blaunches\x18\x02 \x03(\v2\x1c.mesolith.wire.keeper.LaunchR\blaunches\"\x80\t\n" +
 	"\tContainer\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12;\n" +
 	"\x05phase\x18\x02 \x01(\x0e2%.mesolith.wire.keeper.Container.PhaseR\x05phase\x12\x19\n" +
@@ -2667,7 +3049,9 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x0fstarted_unix_ns\x18\x12 \x01(\x03R\rstartedUnixNs\x12\"\n" +
 	"\rended_unix_ns\x18\x13 \x01(\x03R\vendedUnixNs\x12*\n" +
 	"\x11memory_peak_bytes\x18\x14 \x01(\x04R\x0fmemoryPeakBytes\x12\x1a\n" +
-	"\bsequence\x18\x15 \x01(\x04R\bsequence\x12\x19\n" +
+	"\bsequence\x18\x15 \x01(\x04R\bsequence\x12\x16\n" +
+	"\x06nested\x18( \x01(\bR\x06nested\x12\x16\n" +
+	"\x06parent\x18) \x01(\tR\x06parent\x12\x19\n" +
 	"\bfirst_id\x18\x16 \x01(\rR\afirstId\"U\n" +
 	"\x05Phase\x12\f\n" +
 	"\bACCEPTED\x10\x00\x12\v\n" +
@@ -2736,7 +3120,21 @@ const file_internal_wire_keeper_keeper_proto_rawDesc = "" +
 	"\x04ipv6\x18\x02 \x01(\bR\x04ipv6\"7\n" +
 	"\x06Probed\x12\x10\n" +
 	"\x03why\x18\x01 \x01(\tR\x03why\x12\x1b\n" +
-	"\texit_code\x18\x02 \x01(\x05R\bexitCodeB3Z1github.com/mesolith/mesolith/internal/wire/keeperb\x06proto3"
+	"\texit_code\x18\x02 \x01(\x05R\bexitCode\"C\n" +
+	"\x06Signal\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\"+\n" +
+	"\x06Remove\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x95\x01\n" +
+	"\x06Attach\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12;\n" +
+	"\x06stream\x18\x02 \x01(\x0e2#.mesolith.wire.keeper.Attach.StreamR\x06stream\"+\n" +
+	"\x06Stream\x12\t\n" +
+	"\x05STDIN\x10\x00\x12\n" +
+	"\n" +
+	"\x06STDOUT\x10\x01\x12\n" +
+	"\n" +
+	"\x06STDERR\x10\x02B3Z1github.com/mesolith/mesolith/internal/wire/keeperb\x06proto3"
 
 var (
 	file_internal_wire_keeper_keeper_proto_rawDescOnce sync.Once
@@ -2750,81 +3148,91 @@ func file_internal_wire_keeper_keeper_proto_rawDescGZIP() []byte {
 	return file_internal_wire_keeper_keeper_proto_rawDescData
 }
 
-var file_internal_wire_keeper_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_internal_wire_keeper_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_internal_wire_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_internal_wire_keeper_keeper_proto_goTypes = []any{
 	(Error_Code)(0),           // 0: mesolith.wire.keeper.Error.Code
 	(Container_Phase)(0),      // 1: mesolith.wire.keeper.Container.Phase
 	(Container_Failure)(0),    // 2: mesolith.wire.keeper.Container.Failure
 	(Container_Limitation)(0), // 3: mesolith.wire.keeper.Container.Limitation
-	(*Request)(nil),           // 4: mesolith.wire.keeper.Request
-	(*Response)(nil),          // 5: mesolith.wire.keeper.Response
-	(*Error)(nil),             // 6: mesolith.wire.keeper.Error
-	(*Hello)(nil),             // 7: mesolith.wire.keeper.Hello
-	(*Configure)(nil),         // 8: mesolith.wire.keeper.Configure
-	(*Mirror)(nil),            // 9: mesolith.wire.keeper.Mirror
-	(*Launch)(nil),            // 10: mesolith.wire.keeper.Launch
-	(*Volume)(nil),            // 11: mesolith.wire.keeper.Volume
-	(*RemoveVolumes)(nil),     // 12: mesolith.wire.keeper.RemoveVolumes
-	(*Resize)(nil),            // 13: mesolith.wire.keeper.Resize
-	(*PortRange)(nil),         // 14: mesolith.wire.keeper.PortRange
-	(*Variable)(nil),          // 15: mesolith.wire.keeper.Variable
-	(*Kill)(nil),              // 16: mesolith.wire.keeper.Kill
-	(*List)(nil),              // 17: mesolith.wire.keeper.List
-	(*ContainerList)(nil),     // 18: mesolith.wire.keeper.ContainerList
-	(*Container)(nil),         // 19: mesolith.wire.keeper.Container
-	(*PortMapping)(nil),       // 20: mesolith.wire.keeper.PortMapping
-	(*Forget)(nil),            // 21: mesolith.wire.keeper.Forget
-	(*OpenFile)(nil),          // 22: mesolith.wire.keeper.OpenFile
-	(*ReadDir)(nil),           // 23: mesolith.wire.keeper.ReadDir
-	(*FileInfo)(nil),          // 24: mesolith.wire.keeper.FileInfo
-	(*FileList)(nil),          // 25: mesolith.wire.keeper.FileList
-	(*SetNetwork)(nil),        // 26: mesolith.wire.keeper.SetNetwork
-	(*Route)(nil),             // 27: mesolith.wire.keeper.Route
-	(*Probe)(nil),             // 28: mesolith.wire.keeper.Probe
-	(*Connect)(nil),           // 29: mesolith.wire.keeper.Connect
-	(*Probed)(nil),            // 30: mesolith.wire.keeper.Probed
+	(Attach_Stream)(0),        // 4: mesolith.wire.keeper.Attach.Stream
+	(*Request)(nil),           // 5: mesolith.wire.keeper.Request
+	(*Response)(nil),          // 6: mesolith.wire.keeper.Response
+	(*Error)(nil),             // 7: mesolith.wire.keeper.Error
+	(*Hello)(nil),             // 8: mesolith.wire.keeper.Hello
+	(*Configure)(nil),         // 9: mesolith.wire.keeper.Configure
+	(*Mirror)(nil),            // 10: mesolith.wire.keeper.Mirror
+	(*Launch)(nil),            // 11: mesolith.wire.keeper.Launch
+	(*Terminal)(nil),          // 12: mesolith.wire.keeper.Terminal
+	(*Volume)(nil),            // 13: mesolith.wire.keeper.Volume
+	(*RemoveVolumes)(nil),     // 14: mesolith.wire.keeper.RemoveVolumes
+	(*Resize)(nil),            // 15: mesolith.wire.keeper.Resize
+	(*PortRange)(nil),         // 16: mesolith.wire.keeper.PortRange
+	(*Variable)(nil),          // 17: mesolith.wire.keeper.Variable
+	(*Kill)(nil),              // 18: mesolith.wire.keeper.Kill
+	(*List)(nil),              // 19: mesolith.wire.keeper.List
+	(*ContainerList)(nil),     // 20: mesolith.wire.keeper.ContainerList
+	(*Container)(nil),         // 21: mesolith.wire.keeper.Container
+	(*PortMapping)(nil),       // 22: mesolith.wire.keeper.PortMapping
+	(*Forget)(nil),            // 23: mesolith.wire.keeper.Forget
+	(*OpenFile)(nil),          // 24: mesolith.wire.keeper.OpenFile
+	(*ReadDir)(nil),           // 25: mesolith.wire.keeper.ReadDir
+	(*FileInfo)(nil),          // 26: mesolith.wire.keeper.FileInfo
+	(*FileList)(nil),          // 27: mesolith.wire.keeper.FileList
+	(*SetNetwork)(nil),        // 28: mesolith.wire.keeper.SetNetwork
+	(*Route)(nil),             // 29: mesolith.wire.keeper.Route
+	(*Probe)(nil),             // 30: mesolith.wire.keeper.Probe
+	(*Connect)(nil),           // 31: mesolith.wire.keeper.Connect
+	(*Probed)(nil),            // 32: mesolith.wire.keeper.Probed
+	(*Signal)(nil),            // 33: mesolith.wire.keeper.Signal
+	(*Remove)(nil),            // 34: mesolith.wire.keeper.Remove
+	(*Attach)(nil),            // 35: mesolith.wire.keeper.Attach
 }
 var file_internal_wire_keeper_keeper_proto_depIdxs = []int32{
-	7,  // 0: mesolith.wire.keeper.Request.hello:type_name -> mesolith.wire.keeper.Hello
-	8,  // 1: mesolith.wire.keeper.Request.configure:type_name -> mesolith.wire.keeper.Configure
-	10, // 2: mesolith.wire.keeper.Request.launch:type_name -> mesolith.wire.keeper.Launch
-	16, // 3: mesolith.wire.keeper.Request.kill:type_name -> mesolith.wire.keeper.Kill
-	17, // 4: mesolith.wire.keeper.Request.list:type_name -> mesolith.wire.keeper.List
-	21, // 5: mesolith.wire.keeper.Request.forget:type_name -> mesolith.wire.keeper.Forget
-	22, // 6: mesolith.wire.keeper.Request.open_file:type_name -> mesolith.wire.keeper.OpenFile
-	23, // 7: mesolith.wire.keeper.Request.read_dir:type_name -> mesolith.wire.keeper.ReadDir
-	12, // 8: mesolith.wire.keeper.Request.remove_volumes:type_name -> mesolith.wire.keeper.RemoveVolumes
-	13, // 9: mesolith.wire.keeper.Request.resize:type_name -> mesolith.wire.keeper.Resize
-	26, // 10: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
-	28, // 11: mesolith.wire.keeper.Request.probe:type_name -> mesolith.wire.keeper.Probe
-	6,  // 12: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
-	7,  // 13: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
-	18, // 14: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
-	24, // 15: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
-	25, // 16: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
-	19, // 17: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
-	30, // 18: mesolith.wire.keeper.Response.probed:type_name -> mesolith.wire.keeper.Probed
-	0,  // 19: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
-	9,  // 20: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
-	14, // 21: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
-	15, // 22: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
-	11, // 23: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
-	11, // 24: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
-	19, // 25: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
-	10, // 26: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
-	1,  // 27: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
-	20, // 28: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
-	3,  // 29: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
-	2,  // 30: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
-	24, // 31: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
-	27, // 32: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
-	29, // 33: mesolith.wire.keeper.Probe.connect:type_name -> mesolith.wire.keeper.Connect
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	8,  // 0: mesolith.wire.keeper.Request.hello:type_name -> mesolith.wire.keeper.Hello
+	9,  // 1: mesolith.wire.keeper.Request.configure:type_name -> mesolith.wire.keeper.Configure
+	11, // 2: mesolith.wire.keeper.Request.launch:type_name -> mesolith.wire.keeper.Launch
+	18, // 3: mesolith.wire.keeper.Request.kill:type_name -> mesolith.wire.keeper.Kill
+	19, // 4: mesolith.wire.keeper.Request.list:type_name -> mesolith.wire.keeper.List
+	23, // 5: mesolith.wire.keeper.Request.forget:type_name -> mesolith.wire.keeper.Forget
+	24, // 6: mesolith.wire.keeper.Request.open_file:type_name -> mesolith.wire.keeper.OpenFile
+	25, // 7: mesolith.wire.keeper.Request.read_dir:type_name -> mesolith.wire.keeper.ReadDir
+	14, // 8: mesolith.wire.keeper.Request.remove_volumes:type_name -> mesolith.wire.keeper.RemoveVolumes
+	15, // 9: mesolith.wire.keeper.Request.resize:type_name -> mesolith.wire.keeper.Resize
+	28, // 10: mesolith.wire.keeper.Request.set_network:type_name -> mesolith.wire.keeper.SetNetwork
+	33, // 11: mesolith.wire.keeper.Request.signal:type_name -> mesolith.wire.keeper.Signal
+	34, // 12: mesolith.wire.keeper.Request.remove:type_name -> mesolith.wire.keeper.Remove
+	35, // 13: mesolith.wire.keeper.Request.attach:type_name -> mesolith.wire.keeper.Attach
+	30, // 14: mesolith.wire.keeper.Request.probe:type_name -> mesolith.wire.keeper.Probe
+	7,  // 15: mesolith.wire.keeper.Response.error:type_name -> mesolith.wire.keeper.Error
+	8,  // 16: mesolith.wire.keeper.Response.hello:type_name -> mesolith.wire.keeper.Hello
+	20, // 17: mesolith.wire.keeper.Response.list:type_name -> mesolith.wire.keeper.ContainerList
+	26, // 18: mesolith.wire.keeper.Response.file:type_name -> mesolith.wire.keeper.FileInfo
+	27, // 19: mesolith.wire.keeper.Response.files:type_name -> mesolith.wire.keeper.FileList
+	21, // 20: mesolith.wire.keeper.Response.event:type_name -> mesolith.wire.keeper.Container
+	32, // 21: mesolith.wire.keeper.Response.probed:type_name -> mesolith.wire.keeper.Probed
+	0,  // 22: mesolith.wire.keeper.Error.code:type_name -> mesolith.wire.keeper.Error.Code
+	10, // 23: mesolith.wire.keeper.Configure.mirrors:type_name -> mesolith.wire.keeper.Mirror
+	16, // 24: mesolith.wire.keeper.Launch.ports:type_name -> mesolith.wire.keeper.PortRange
+	17, // 25: mesolith.wire.keeper.Launch.env:type_name -> mesolith.wire.keeper.Variable
+	13, // 26: mesolith.wire.keeper.Launch.volumes:type_name -> mesolith.wire.keeper.Volume
+	12, // 27: mesolith.wire.keeper.Launch.terminal:type_name -> mesolith.wire.keeper.Terminal
+	13, // 28: mesolith.wire.keeper.RemoveVolumes.volumes:type_name -> mesolith.wire.keeper.Volume
+	21, // 29: mesolith.wire.keeper.ContainerList.containers:type_name -> mesolith.wire.keeper.Container
+	11, // 30: mesolith.wire.keeper.ContainerList.launches:type_name -> mesolith.wire.keeper.Launch
+	1,  // 31: mesolith.wire.keeper.Container.phase:type_name -> mesolith.wire.keeper.Container.Phase
+	22, // 32: mesolith.wire.keeper.Container.port_mappings:type_name -> mesolith.wire.keeper.PortMapping
+	3,  // 33: mesolith.wire.keeper.Container.limitation:type_name -> mesolith.wire.keeper.Container.Limitation
+	2,  // 34: mesolith.wire.keeper.Container.failure:type_name -> mesolith.wire.keeper.Container.Failure
+	26, // 35: mesolith.wire.keeper.FileList.files:type_name -> mesolith.wire.keeper.FileInfo
+	29, // 36: mesolith.wire.keeper.SetNetwork.routes:type_name -> mesolith.wire.keeper.Route
+	31, // 37: mesolith.wire.keeper.Probe.connect:type_name -> mesolith.wire.keeper.Connect
+	4,  // 38: mesolith.wire.keeper.Attach.stream:type_name -> mesolith.wire.keeper.Attach.Stream
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_internal_wire_keeper_keeper_proto_init() }
@@ -2844,6 +3252,9 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		(*Request_RemoveVolumes)(nil),
 		(*Request_Resize)(nil),
 		(*Request_SetNetwork)(nil),
+		(*Request_Signal)(nil),
+		(*Request_Remove)(nil),
+		(*Request_Attach)(nil),
 		(*Request_Probe)(nil),
 	}
 	file_internal_wire_keeper_keeper_proto_msgTypes[1].OneofWrappers = []any{
@@ -2854,7 +3265,7 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		(*Response_Event)(nil),
 		(*Response_Probed)(nil),
 	}
-	file_internal_wire_keeper_keeper_proto_msgTypes[24].OneofWrappers = []any{
+	file_internal_wire_keeper_keeper_proto_msgTypes[25].OneofWrappers = []any{
 		(*Probe_Connect)(nil),
 		(*Probe_Command)(nil),
 	}
@@ -2863,8 +3274,8 @@ func file_internal_wire_keeper_keeper_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_wire_keeper_keeper_proto_rawDesc), len(file_internal_wire_keeper_keeper_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   27,
+			NumEnums:      5,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
