@@ -411,7 +411,7 @@ func (b *member) handler(ctx context.Context) http.Handler {
 
 func (b *member) agentHandler() http.Handler {
 	return faces.NewAgentMux(faces.AgentConfig{
-		Auth: b.auth, View: b.agent.View, Agent: b.agent, Files: b.files(), Version: versionInfo(),
+		Auth: b.auth, View: b.agent.View, Agent: b.agent, Files: b.files(), Containers: agent.Containers{Keeper: agent.Sandbox{Socket: b.keeper}}, Version: versionInfo(),
 		Address: net.JoinHostPort(b.address, strconv.Itoa(b.agentPort)), WorkDir: b.workDir, Flags: b.flags(), Started: b.started,
 		Logging: b.logging, Log: b.log.With("room", "faces"),
 	})

@@ -106,6 +106,8 @@ func sandboxError(e *keeper.Error) error {
 		return fmt.Errorf("%s: %w", e.GetMessage(), fs.ErrNotExist)
 	case keeper.Error_FORBIDDEN:
 		return fmt.Errorf("%s: %w", e.GetMessage(), fs.ErrPermission)
+	case keeper.Error_EXISTS:
+		return fmt.Errorf("%s: %w", e.GetMessage(), fs.ErrExist)
 	case keeper.Error_INVALID:
 		return fmt.Errorf("%s: %w", e.GetMessage(), fs.ErrInvalid)
 	}

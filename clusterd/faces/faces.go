@@ -93,17 +93,19 @@ func redirect(board *calls.Board) http.Handler {
 
 // AgentConfig is what port 5051 needs.
 type AgentConfig struct {
-	Auth    *auth.Authenticator
-	View    func(context.Context) (agent.View, error)
-	Agent   executors.Agent
-	Files   files.Config
-	Version *mesosv1.VersionInfo
-	Address string // host:port of this port
-	WorkDir string
-	Flags   map[string]string
-	Started time.Time
-	Logging *operator.Logging
-	Log     *slog.Logger
+	Auth  *auth.Authenticator
+	View  func(context.Context) (agent.View, error)
+	Agent executors.Agent
+	Files files.Config
+	// Containers are asked for what operators begin inside of running ones.
+	Containers agent.Containers
+	Version    *mesosv1.VersionInfo
+	Address    string // host:port of this port
+	WorkDir    string
+	Flags      map[string]string
+	Started    time.Time
+	Logging    *operator.Logging
+	Log        *slog.Logger
 }
 
 // agentBodies is how many bodies of requests an agent reads at a time.
@@ -125,7 +127,7 @@ func NewAgentMux(cfg AgentConfig) http.Handler {
 		{path: "/flags", role: nodedoc.RoleReader, realm: realm, handler: legacy.Flags(flags, cfg.Log)},
 		{path: "/logging/toggle", role: nodedoc.RoleReader, realm: realm, handler: legacy.Toggle(cfg.Logging)},
 		{path: "/api/v1", role: nodedoc.RoleReader, realm: realm, handler: operator.AgentHandler(operator.AgentConfig{
-			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Files: cfg.Files, Logging: cfg.Logging, Log: cfg.Log,
+			View: cfg.View, Budget: httpio.NewBudget(agentBodies), Version: cfg.Version, Flags: flags, Measure: gauge.Gather, Files: cfg.Files, Logging: cfg.Logging, Containers: cfg.Containers, Log: cfg.Log,
 		})},
 	}
 	// Who calls as which executor is checked by the call itself: libraries know no credentials.

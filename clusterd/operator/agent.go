@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,16 +29,21 @@ type AgentConfig struct {
 	Measure func(context.Context) map[string]float64
 	Files   files.Config
 	Logging *Logging
-	Log     *slog.Logger
+	// Containers are asked for what operators begin inside of running ones.
+	Containers agent.Containers
+	Log        *slog.Logger
 }
 
 // viewTime is how long the agent's loop may take to show itself.
 const viewTime = 10 * time.Second
 
 // AgentHandler answers POST /api/v1 of an agent, for callers that may read.
-func AgentHandler(cfg AgentConfig) http.Handler { return &agentHandler{cfg} }
+func AgentHandler(cfg AgentConfig) http.Handler { return &agentHandler{AgentConfig: cfg} }
 
-type agentHandler struct{ AgentConfig }
+type agentHandler struct {
+	AgentConfig
+	sessions sessions
+}
 
 // agentAnswers are the calls that are served; every other one of Mesos 1.11 is 501.
 var agentAnswers = map[agentv1.Call_Type]func(*agentHandler, *agentCall, *agentv1.Response) error{
@@ -64,10 +70,20 @@ var agentNeeds = map[agentv1.Call_Type]struct {
 	name string
 	has  func(*agentv1.Call) bool
 }{
-	agentv1.Call_GET_METRICS:       {"get_metrics", func(c *agentv1.Call) bool { return c.GetMetrics != nil }},
-	agentv1.Call_SET_LOGGING_LEVEL: {"set_logging_level", func(c *agentv1.Call) bool { return c.SetLoggingLevel != nil }},
-	agentv1.Call_LIST_FILES:        {"list_files", func(c *agentv1.Call) bool { return c.ListFiles != nil }},
-	agentv1.Call_READ_FILE:         {"read_file", func(c *agentv1.Call) bool { return c.ReadFile != nil }},
+	agentv1.Call_LAUNCH_CONTAINER:                {"launch_container", func(c *agentv1.Call) bool { return c.LaunchContainer != nil }},
+	agentv1.Call_LAUNCH_NESTED_CONTAINER:         {"launch_nested_container", func(c *agentv1.Call) bool { return c.LaunchNestedContainer != nil }},
+	agentv1.Call_WAIT_CONTAINER:                  {"wait_container", func(c *agentv1.Call) bool { return c.WaitContainer != nil }},
+	agentv1.Call_WAIT_NESTED_CONTAINER:           {"wait_nested_container", func(c *agentv1.Call) bool { return c.WaitNestedContainer != nil }},
+	agentv1.Call_KILL_CONTAINER:                  {"kill_container", func(c *agentv1.Call) bool { return c.KillContainer != nil }},
+	agentv1.Call_KILL_NESTED_CONTAINER:           {"kill_nested_container", func(c *agentv1.Call) bool { return c.KillNestedContainer != nil }},
+	agentv1.Call_REMOVE_CONTAINER:                {"remove_container", func(c *agentv1.Call) bool { return c.RemoveContainer != nil }},
+	agentv1.Call_REMOVE_NESTED_CONTAINER:         {"remove_nested_container", func(c *agentv1.Call) bool { return c.RemoveNestedContainer != nil }},
+	agentv1.Call_LAUNCH_NESTED_CONTAINER_SESSION: {"launch_nested_container_session", func(c *agentv1.Call) bool { return c.LaunchNestedContainerSession != nil }},
+	agentv1.Call_ATTACH_CONTAINER_OUTPUT:         {"attach_container_output", func(c *agentv1.Call) bool { return c.AttachContainerOutput != nil }},
+	agentv1.Call_GET_METRICS:                     {"get_metrics", func(c *agentv1.Call) bool { return c.GetMetrics != nil }},
+	agentv1.Call_SET_LOGGING_LEVEL:               {"set_logging_level", func(c *agentv1.Call) bool { return c.SetLoggingLevel != nil }},
+	agentv1.Call_LIST_FILES:                      {"list_files", func(c *agentv1.Call) bool { return c.ListFiles != nil }},
+	agentv1.Call_READ_FILE:                       {"read_file", func(c *agentv1.Call) bool { return c.ReadFile != nil }},
 }
 
 type agentCall struct {
@@ -80,8 +96,17 @@ func (h *agentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		httpio.NotAllowed(w, r, http.MethodPost)
 		return
 	}
+	if isRecordIO(r) {
+		h.attachInput(w, r)
+		return
+	}
+	if _, given := r.Header["Message-Content-Type"]; given {
+		httpio.Error(w, http.StatusUnsupportedMediaType, "Expecting 'Content-Type' to be "+recordIO+" where 'Message-Content-Type' is present")
+		return
+	}
 	call := &agentv1.Call{}
-	done, ok := httpio.ReadCall(w, r, h.Budget, "agent::Call", call)
+	release, ok := httpio.ReadCall(w, r, h.Budget, "agent::Call", call)
+	done := sync.OnceFunc(release) // a stream lasts longer than the call that began it
 	defer done()
 	if !ok {
 		return
@@ -94,8 +119,16 @@ func (h *agentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		httpio.Error(w, http.StatusBadRequest, "Failed to validate agent::Call: Expecting '"+agentNeeds[call.GetType()].name+"' to be present")
 		return
 	}
+	if kind, ok := containerAnswers[call.GetType()]; ok {
+		h.container(w, r, call, kind, done)
+		return
+	}
+	if call.GetType() == agentv1.Call_ATTACH_CONTAINER_INPUT {
+		httpio.Error(w, http.StatusUnsupportedMediaType, "Expecting 'Content-Type' of "+recordIO+" for ATTACH_CONTAINER_INPUT")
+		return
+	}
 	media, ok := httpio.Negotiate(r)
-	if !ok {
+	if _, given := r.Header["Message-Accept"]; !ok || given {
 		httpio.Error(w, http.StatusNotAcceptable, "Expecting 'Accept' to allow 'application/json' or 'application/x-protobuf'")
 		return
 	}
