@@ -3,7 +3,6 @@ package operator
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -257,8 +256,6 @@ func (h *agentHandler) attachInput(w http.ResponseWriter, r *http.Request) {
 		err = refusal{http.StatusInternalServerError, "Failed to attach to the input: " + err.Error()}
 	case err == nil:
 		httpio.Empty(w, http.StatusOK)
-	case !errors.As(err, new(refusal)):
-		err = refusal{http.StatusBadRequest, "The stream of input broke off: " + err.Error()}
 	}
 	if err != nil {
 		w.Header().Set("Connection", "close")
@@ -309,13 +306,8 @@ func (h *agentHandler) feed(r *http.Request, control *http.ResponseController, c
 	<-watching
 	select {
 	case <-s.over:
-		if err != nil && !errors.Is(err, errInput) {
-			return nil // it took what came before its end
-		}
+		return nil // it took what came before its end
 	default:
+		return err
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return refusal{http.StatusBadRequest, "The stream of input ends inside of a record"}
-	}
-	return err
 }

@@ -38,8 +38,10 @@ func (in *inputs) next() (*agentv1.Call_AttachContainerInput, *agentv1.Call, err
 	switch {
 	case errors.Is(err, recordio.ErrTooLong), errors.Is(err, recordio.ErrFraming):
 		return nil, nil, fmt.Errorf("%w: %w", errInput, err)
+	case errors.Is(err, io.EOF):
+		return nil, nil, io.EOF
 	case err != nil:
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: it broke off: %w", errInput, err)
 	}
 	call := &agentv1.Call{}
 	if err := httpio.Decode(in.media, raw, call); err != nil {
@@ -55,6 +57,8 @@ func (in *inputs) next() (*agentv1.Call_AttachContainerInput, *agentv1.Call, err
 func (in *inputs) first() (*agentv1.Call, error) {
 	m, call, err := in.next()
 	switch {
+	case errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%w: Expecting a first record", errInput)
 	case err != nil:
 		return nil, err
 	case m.GetType() != agentv1.Call_AttachContainerInput_CONTAINER_ID:
