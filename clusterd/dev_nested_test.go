@@ -256,6 +256,16 @@ func TestDevNestedContainers(t *testing.T) {
 	if status, text := o.input(bytes.NewReader(append(inputFor(b), typed("x")...))); status != 500 || !strings.Contains(text, "no standard input") {
 		t.Errorf("input of what is no session: %d %s", status, text)
 	}
+	for show, want := range map[bool]int{false: 1, true: 2} {
+		status, resp, _ := o.call(&agentv1.Call{Type: agentv1.Call_GET_CONTAINERS.Enum(), GetContainers: &agentv1.Call_GetContainers{ShowNested: &show}})
+		list := resp.GetGetContainers().GetContainers()
+		if status != 200 || len(list) != want {
+			t.Fatalf("show_nested %v: %d %v", show, status, list)
+		}
+		if last := list[want-1]; show && (!proto.Equal(last.GetContainerId(), b) || last.GetExecutorId().GetValue() != "parent") {
+			t.Errorf("the nested one is shown as %v", last)
+		}
+	}
 	p.kill(0)
 	p.start(0)
 	p.eventually("the agent's answer", func() bool { _, ok := p.agentState(0); return ok })
@@ -307,6 +317,13 @@ func TestDevSession(t *testing.T) {
 	// Clients rely on 500 of what has finished, and 404 of what never was.
 	if status, _ := o.input(bytes.NewReader(in)); status != 500 {
 		t.Errorf("input of a finished session: %d", status)
+	}
+	// Somebody who sends nothing more is told at once.
+	r, w := io.Pipe()
+	defer w.Close()
+	go w.Write(inputFor(inside(parent, "s1")))
+	if status, _ := o.input(r); status != 500 {
+		t.Errorf("open input of a finished session: %d", status)
 	}
 	if status, _ := o.input(bytes.NewReader(inputFor(inside(parent, "none")))); status != 404 {
 		t.Errorf("input of an unknown one: %d", status)

@@ -66,6 +66,21 @@ func (c Containers) Look(ctx context.Context, id string) (*keeper.Container, err
 	return link.look()
 }
 
+// Nested gives those that have not ended.
+func (c Containers) Nested(ctx context.Context) ([]*keeper.Container, error) {
+	resp, f, err := c.Keeper.askAs(ctx, "clusterd-containers", 30*time.Second, &keeper.Request{Id: 2, Body: &keeper.Request_List{List: &keeper.List{}}})
+	if f != nil {
+		f.Close()
+	}
+	var out []*keeper.Container
+	for _, k := range resp.GetList().GetContainers() {
+		if k.GetNested() && !containerGone(k) {
+			out = append(out, k)
+		}
+	}
+	return out, err
+}
+
 // Wait returns when a container has ended.
 func (c Containers) Wait(ctx context.Context, id string) (*keeper.Container, error) {
 	link, err := c.dial(ctx, id)

@@ -291,6 +291,9 @@ func (h *agentHandler) containers(c *agentCall, r *agentv1.Response) error {
 			ContainerId: id, ContainerStatus: status,
 		})
 	}
+	if err == nil && c.GetGetContainers().GetShowNested() {
+		err = h.nestedContainers(c, v, r.GetContainers)
+	}
 	return err
 }
 

@@ -257,11 +257,12 @@ func (h *agentHandler) attachInput(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		httpio.Empty(w, http.StatusOK)
 	}
-	if err != nil {
-		w.Header().Set("Connection", "close")
-		_ = control.SetReadDeadline(time.Unix(1, 0)) // else the connection is read on after the answer
+	if err == nil {
+		return
 	}
+	w.Header().Set("Connection", "close")
 	h.refuseContainer(w, r, err)
+	_ = control.SetReadDeadline(time.Unix(1, 0)) // else the connection is read on after the answer
 }
 
 // inputWait is how long the first record of a stream of input may take.

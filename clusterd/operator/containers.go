@@ -284,3 +284,31 @@ func (h *agentHandler) done(c *containerRequest, err error) error {
 	httpio.Empty(c.w, http.StatusOK)
 	return nil
 }
+
+// nestedContainers adds what operators began inside of running ones, and still runs.
+func (h *agentHandler) nestedContainers(c *agentCall, v agent.View, to *agentv1.Response_GetContainers) error {
+	list, err := h.Containers.Nested(c.ctx)
+	if err != nil {
+		return err
+	}
+	above := map[string]string{} // of containers of pods' tasks
+	for _, t := range v.Tasks {
+		above[t.ContainerID] = t.Parent
+	}
+	for _, n := range list {
+		parent := &mesosv1.ContainerID{Value: proto.String(n.GetParent())}
+		if pod := above[n.GetParent()]; pod != "" {
+			parent.Parent = &mesosv1.ContainerID{Value: proto.String(pod)}
+		}
+		id := &mesosv1.ContainerID{Value: proto.String(strings.TrimPrefix(n.GetContainerId(), agent.NestedID(n.GetParent(), ""))), Parent: parent}
+		status := &mesosv1.ContainerStatus{ContainerId: id}
+		if n.GetPid() > 0 {
+			status.ExecutorPid = proto.Uint32(uint32(n.GetPid()))
+		}
+		to.Containers = append(to.Containers, &agentv1.Response_GetContainers_Container{
+			FrameworkId: frameworkID(n.GetFrameworkId()), ExecutorId: &mesosv1.ExecutorID{Value: proto.String(n.GetExecutorId())},
+			ContainerId: id, ContainerStatus: status,
+		})
+	}
+	return nil
+}

@@ -64,6 +64,7 @@ func (k *Keeper) nest(l *keeper.Launch) error {
 	}
 	l.AgentId, l.FrameworkId, l.ExecutorId, l.TaskId = of.GetAgentId(), of.GetFrameworkId(), of.GetExecutorId(), of.GetTaskId()
 	l.User, l.UserId, l.Role, l.HostNetwork, l.FrameworkInfo = of.GetUser(), of.GetUserId(), of.GetRole(), of.GetHostNetwork(), of.GetFrameworkInfo()
+	l.Env = of.GetEnv()
 	l.MemoryBytes, l.CpuMillis, l.DiskBytes, l.ShareCgroups = of.GetMemoryBytes(), of.GetCpuMillis(), 0, true
 	l.Above, l.Pod, l.Within, l.Volumes, l.Ports = of.GetParent(), false, "", nil, nil
 	if l.GetDebug() || !of.GetPod() {
