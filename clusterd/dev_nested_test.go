@@ -269,10 +269,10 @@ func TestDevNestedContainers(t *testing.T) {
 	p.kill(0)
 	p.start(0)
 	p.eventually("the agent's answer", func() bool { _, ok := p.agentState(0); return ok })
-	if status := o.kill(b, proto.Int32(int32(syscall.SIGTERM))); status != 200 {
+	if status := o.kill(b, proto.Int32(int32(syscall.SIGUSR1))); status != 200 {
 		t.Errorf("kill after clusterd died: %d", status)
 	}
-	if status, end := o.wait(b); status != 200 || end.GetExitStatus() != int32(syscall.SIGTERM) {
+	if status, end := o.wait(b); status != 200 || end.GetExitStatus() != int32(syscall.SIGUSR1) {
 		t.Errorf("wait: %d %v", status, end)
 	}
 	for _, call := range []*agentv1.Call{
