@@ -5,6 +5,7 @@ package qemutests
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/mesolith/mesolith/api/client"
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
+	"github.com/mesolith/mesolith/api/mesos/v1/agent"
+	"github.com/mesolith/mesolith/api/mesos/v1/mesosjson"
+	"github.com/mesolith/mesolith/api/mesos/v1/recordio"
 	"github.com/mesolith/mesolith/api/mesos/v1/scheduler"
 	"github.com/mesolith/mesolith/internal/stranger"
 	"github.com/mesolith/mesolith/qemu-tests/cluster"
@@ -257,4 +261,55 @@ func TestPod(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// An operator looks into a running container: the command that a session runs has the
+// container's files, processes and network, and no more rights than its task; closing the
+// connection ends it.
+func TestSessionInAContainer(t *testing.T) {
+	w := three(t)
+	stopwatch(t)
+	f := w.framework(t, false)
+	task := f.onBase(t, "looked-into", "echo here > mine; exec sleep 100000", "1234")
+	l := f.start(t, task)[0]
+	call := fmt.Sprintf(`{"type":"LAUNCH_NESTED_CONTAINER_SESSION","launch_nested_container_session":{"container_id":{"value":"look","parent":{"value":"%s"}},`+
+		`"command":{"value":"cat mine; id -u; grep -c ^ /proc/1/cmdline; grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/self/status; exit 7"},"container":{"type":"MESOS","linux_info":{"share_pid_namespace":true}}}}`,
+		l.Status.GetContainerStatus().GetContainerId().GetValue())
+	req, err := http.NewRequestWithContext(within(t, toRun), http.MethodPost, fmt.Sprintf("https://%s:%d/api/v1", l.Hostname, cluster.AgentPort), strings.NewReader(call))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"Content-Type": "application/json", "Accept": "application/recordio", "Message-Accept": "application/json"} {
+		req.Header.Set(name, value)
+	}
+	resp, err := w.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/recordio" {
+		raw, _ := io.ReadAll(resp.Body)
+		t.Fatalf("%s %v: %s", resp.Status, resp.Header, raw)
+	}
+	var out strings.Builder
+	for records := recordio.NewReader(resp.Body, 1<<20); ; {
+		raw, err := records.Next()
+		if err != nil {
+			break
+		}
+		var one agent.ProcessIO
+		if err := mesosjson.Unmarshal(raw, &one); err != nil {
+			t.Fatal(err)
+		}
+		out.Write(one.GetData().GetData())
+	}
+	said := out.String()
+	for _, want := range []string{"here\n", "1234\n", "NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the session does not say %q: %s", want, said)
+		}
+	}
+	if now, _ := f.Get("looked-into"); now.Done() {
+		t.Errorf("the task ended: %v", now.Status)
+	}
 }
