@@ -211,7 +211,10 @@ func (a *Agent) replay(r *journal.Record) {
 			t.Given = task.PerhapsGiven
 		}
 		if t.Executes() {
-			a.executions[t.ContainerID] = &execution{known: true, had: true, gave: true}
+			a.executions[t.ContainerID] = &execution{known: true, had: !t.Execution.Inside, gave: true}
+		}
+		if t.Inside() {
+			a.executionOf(t.Execution.Container).had = true
 		}
 		a.put(t)
 	case *journal.Record_Updated:

@@ -20,7 +20,11 @@ var (
 	ErrNotTheExecutor  = errors.New("the caller is not this executor")
 	ErrNotSubscribed   = errors.New("executor is not subscribed")
 	ErrRecovering      = errors.New("agent has not finished recovery")
+	ErrTooMany         = errors.New("too many updates")
 )
+
+// maxPending is how many updates of a task may wait for its framework.
+const maxPending = 256
 
 // helloWithin is how long a subscription waits for what the agent must know of the
 // executor's container: its program may be quicker than the word that it runs.
@@ -105,7 +109,7 @@ func (a *Agent) calling(who Caller, call *executor.Call) (*task.Task, error) {
 	switch {
 	case ex == nil && a.keeper == nil:
 		return nil, ErrRecovering
-	case ex == nil:
+	case ex == nil || ex.Execution.Inside: // the built-in one never calls
 		return nil, fmt.Errorf("executor %s of framework %s: %w", id, framework, ErrExecutorUnknown)
 	}
 	return ex, a.identify(who, ex)
@@ -132,7 +136,7 @@ func (a *Agent) subscribe(who Caller, call *executor.Call, s *streams.Stream) er
 	}}))
 	a.log.Info("executor subscribed", "container", ex.ContainerID, "executor", ex.Execution.ID, "framework", ex.FrameworkID)
 	for _, u := range call.GetSubscribe().GetUnacknowledgedUpdates() {
-		if err := a.reported(ex, u.GetStatus()); err != nil {
+		if err := a.reported(ex, u.GetStatus()); err != nil && !errors.Is(err, ErrTooMany) {
 			return err
 		}
 	}
@@ -149,6 +153,9 @@ func (a *Agent) subscribe(who Caller, call *executor.Call, s *streams.Stream) er
 			return err
 		}
 	}
+	if err := a.endBroken(tasks); err != nil {
+		return err
+	}
 	if ex.KillRequested {
 		a.endExecutor(ex, ex.KillGrace)
 	}
@@ -157,7 +164,7 @@ func (a *Agent) subscribe(who Caller, call *executor.Call, s *streams.Stream) er
 
 // presumed is a task of which its executor says whether it has it.
 func presumed(t task.Task, has bool) task.Task {
-	if !has && t.Latest == mesosv1.TaskState_TASK_STAGING && t.Given == task.PerhapsGiven {
+	if !has && t.Latest == mesosv1.TaskState_TASK_STAGING {
 		t.Given = task.NotGiven
 	}
 	return t
@@ -177,6 +184,9 @@ func (a *Agent) reported(ex *task.Task, st *mesosv1.TaskStatus) error {
 	if of == nil {
 		a.log.Warn("an executor reports of a task that it was not given; the update is dropped", "container", ex.ContainerID, "executor", ex.Execution.ID, "task", st.GetTaskId().GetValue(), "state", st.GetState().String())
 	} else {
+		if len(of.Pending) >= maxPending && !task.IsTerminal(st.GetState()) {
+			return fmt.Errorf("task %s has %d updates that its framework has not acknowledged, and takes no more until it has: %w", st.GetTaskId().GetValue(), len(of.Pending), ErrTooMany)
+		}
 		of.Container = ex.Container
 		if err := a.happen(of, task.Reported{Stamp: stamp(), Status: st}); err != nil {
 			return err

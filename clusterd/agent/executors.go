@@ -90,7 +90,7 @@ func (a *Agent) onRunExecuted(t *task.Task) error {
 		}
 	}
 	a.resize(ex)
-	return nil
+	return a.endBroken([]*task.Task{t})
 }
 
 // executions gives the loop's knowledge of an executor.
@@ -159,6 +159,27 @@ func (a *Agent) killGroup(t *task.Task, k task.Kill) error {
 		if member := a.tasks[id]; member != nil && member != t && member.Given == task.NotGiven && !member.Terminal() {
 			k.Stamp = stamp()
 			if err := a.happen(member, k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// endBroken ends what waits to be given and is of a group that will never be whole again:
+// another of it ended before, or was given without it.
+func (a *Agent) endBroken(tasks []*task.Task) error {
+	for _, t := range live(tasks) {
+		if !t.Executed() || t.Given != task.NotGiven {
+			continue
+		}
+		broken := false
+		for _, id := range t.Execution.Group {
+			other := a.tasks[id]
+			broken = broken || other != nil && (other.Terminal() || other.Tombstone || other.Given != task.NotGiven)
+		}
+		if broken {
+			if err := a.happen(t, task.Kill{Stamp: stamp(), Grace: -1}); err != nil {
 				return err
 			}
 		}
@@ -244,13 +265,15 @@ func (a *Agent) watchExecutor(ex *task.Task, now time.Time) error {
 		x.until = time.Time{}
 	case x.until.IsZero():
 		x.until = now.Add(registerWithin)
-	case now.After(x.until) && x.late == nil:
-		x.late = mesosv1.TaskStatus_REASON_EXECUTOR_REGISTRATION_TIMEOUT.Enum()
-		if x.known {
-			x.late = mesosv1.TaskStatus_REASON_EXECUTOR_REREGISTRATION_TIMEOUT.Enum()
+	case now.After(x.until):
+		if x.late == nil {
+			a.log.Warn("an executor did not connect in time and is ended", "container", ex.ContainerID, "executor", ex.Execution.ID, "framework", ex.FrameworkID)
+			x.late = mesosv1.TaskStatus_REASON_EXECUTOR_REGISTRATION_TIMEOUT.Enum()
+			if x.known {
+				x.late = mesosv1.TaskStatus_REASON_EXECUTOR_REREGISTRATION_TIMEOUT.Enum()
+			}
 		}
-		a.log.Warn("an executor did not connect in time and is ended", "container", ex.ContainerID, "executor", ex.Execution.ID, "framework", ex.FrameworkID)
-		a.killContainer(ex, 0)
+		a.killContainer(ex, 0) // until it has: the keeper may have been away
 		return nil
 	}
 	drained, unneeded := a.drain.GetOn(), x.had && !x.gave // all that it was begun for was killed before
@@ -262,8 +285,8 @@ func (a *Agent) watchExecutor(ex *task.Task, now time.Time) error {
 
 // resize gives an executor's container what it and its tasks have together.
 func (a *Agent) resize(ex *task.Task) {
-	if !ex.Known || ex.Terminal() {
-		return // it is launched with it
+	if !ex.Known || ex.Terminal() || a.keeper == nil {
+		return // it is launched with it, or told when the keeper is back
 	}
 	l := a.sumOf(ex)
 	x := a.executionOf(ex.ContainerID)

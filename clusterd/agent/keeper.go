@@ -216,6 +216,9 @@ func (a *Agent) askAgain() {
 // is connected.
 func (a *Agent) onList(l *keeperLink, list []*keeper.Container) error {
 	a.keeper, a.strays, a.made.asked = l, false, false
+	for _, x := range a.executions {
+		x.cpu, x.bytes = 0, 0 // what it was told last is not known
+	}
 	a.tellNetwork()
 	a.removeVolumes()
 	held := map[string]bool{}

@@ -26,6 +26,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	mesosv1 "github.com/mesolith/mesolith/api/mesos/v1"
 	"github.com/mesolith/mesolith/api/mesos/v1/executor"
 	"github.com/mesolith/mesolith/clusterd/agent"
@@ -128,7 +130,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, call *executor.Ca
 		status = http.StatusBadRequest
 	case errors.Is(err, agent.ErrNotTheExecutor), errors.Is(err, agent.ErrNotSubscribed):
 		status = http.StatusForbidden
-	case errors.Is(err, agent.ErrRecovering), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, agent.ErrRecovering), errors.Is(err, agent.ErrTooMany), errors.Is(err, context.DeadlineExceeded):
 		status = http.StatusServiceUnavailable
 	}
 	h.Log.Warn("an executor's call is refused", "call", call.GetType().String(), "from", r.RemoteAddr, "status", status, "why", err.Error())
@@ -185,10 +187,16 @@ func validate(c *executor.Call) error {
 	return nil
 }
 
-const uuidBytes = 16
+const (
+	uuidBytes = 16
+	// maxStatus bounds an update in bytes: many of them may have to be kept.
+	maxStatus = 64 << 10
+)
 
 func checkStatus(c *executor.Call, st *mesosv1.TaskStatus) error {
 	switch {
+	case proto.Size(st) > maxStatus:
+		return fmt.Errorf("the status of task %q has %d bytes, at most %d are taken: put large data into the sandbox or a MESSAGE", st.GetTaskId().GetValue(), proto.Size(st), maxStatus)
 	case len(st.GetUuid()) != uuidBytes:
 		return fmt.Errorf("'status.uuid' of task %q must have %d bytes, it has %d", st.GetTaskId().GetValue(), uuidBytes, len(st.GetUuid()))
 	case st.ExecutorId != nil && st.GetExecutorId().GetValue() != c.GetExecutorId().GetValue():

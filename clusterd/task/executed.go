@@ -59,7 +59,8 @@ const maxHeard = 16
 type (
 	// Gave: the executor was sent the task.
 	Gave struct{}
-	// Subscribed: the executor is connected; Has: it says that it has the task.
+	// Subscribed: the executor is connected; Has: it says that it has the task. What was given
+	// on an earlier connection may not have arrived: who hands this in makes it NotGiven first.
 	Subscribed struct {
 		Stamp
 		Has bool
@@ -165,7 +166,7 @@ func subscribed(t Task, e Subscribed) (Task, []Action) {
 	switch {
 	case t.Terminal() || t.Tombstone:
 		return t, nil
-	case e.Has || t.Latest != mesosv1.TaskState_TASK_STAGING:
+	case e.Has || t.Given == WasGiven || t.Latest != mesosv1.TaskState_TASK_STAGING:
 		t.Given = WasGiven
 	default:
 		// It never arrived, or the executor would have told of it.

@@ -190,6 +190,11 @@ func Next(t Task, e Event) (Task, []Action) {
 		return observed(t, e)
 	case Missing:
 		return missing(t, e)
+	case ExecutorGone: // of a task inside of a pod
+		if t.Known {
+			return t, nil // its own container's end is told
+		}
+		return executorGone(t, e)
 	case Overdue:
 		if t.Terminal() || t.KillRequested || t.Overdue {
 			return t, nil

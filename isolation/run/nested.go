@@ -254,6 +254,9 @@ func (k *Keeper) enter(ctx context.Context, c *container, j *Job) (*Process, err
 // first makes a container's first process.
 func (k *Keeper) first(ctx context.Context, c *container, j *Job) (*Process, error) {
 	if j.Launch.GetWithin() == "" {
+		if err := podLives(j); err != nil {
+			return nil, err
+		}
 		return k.runtime.Start(ctx, j)
 	}
 	uid, gid := k.owner(j)

@@ -48,6 +48,14 @@ func (k *Keeper) joinPod(j *Job) error {
 	return nil
 }
 
+// podLives says whether the pod that a container joins by its number still is that one.
+func podLives(j *Job) error {
+	if j.Pod != nil && !alive(j.Pod) {
+		return fmt.Errorf("the pod %s that it is inside of has ended", j.Launch.GetParent())
+	}
+	return nil
+}
+
 // podNetwork is what the pod has: addresses and ports are those of all inside.
 func (k *Keeper) podNetwork(j *Job) Attached {
 	k.mu.Lock()

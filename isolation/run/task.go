@@ -109,7 +109,13 @@ func makeSandbox(workDir string, l *keeper.Launch, uid, gid int) error {
 	if err := os.Chmod(sandbox, 0o750); err != nil {
 		return fmt.Errorf("make sandbox: %w", err)
 	}
-	if os.Geteuid() == 0 {
+	if l.GetPod() {
+		// The sandboxes of all inside are made in it by path: nobody else may write there. Its
+		// own program needs nothing.
+		if err := os.Chmod(sandbox, 0o755); err != nil {
+			return fmt.Errorf("make sandbox: %w", err)
+		}
+	} else if os.Geteuid() == 0 {
 		if err := os.Chown(sandbox, uid, gid); err != nil {
 			return fmt.Errorf("give sandbox to the task: %w", err)
 		}
