@@ -21,8 +21,15 @@ unit: ## the tests that need no virtual machine
 	$(GO) vet ./...
 	$(GO) test ./...
 
-test: image lint rest-tests ## every test, unit and VM, in about half an hour
+test: image lint rest-tests ## the tests, unit and VM, in 25 minutes; the Mesos API's long ones are test-mesos
 	$(MAKE) --no-print-directory -j3 vm-tests image-tests cluster-tests
+
+# What programs that nobody here wrote do, and what the API promises of containers.
+MESOS_PROCESSES := ^Test(Strangers|MesosGo|ZooKeeper|Pods|Dev(Checks|Nested|Session|Terminal|Attach))
+MESOS_MACHINES := ^Test(VolumesOutliveTheirTasks|DrainedNode|Checks|ExecutorOfAStranger|Pod|SessionInAContainer)$$
+test-mesos: image ## the rest of the tests of the Mesos API: programs of others, containers on nodes
+	$(GO) test -run '$(MESOS_PROCESSES)' ./clusterd
+	$(GO) test -tags vm -count=1 -timeout 30m -v -run '$(MESOS_MACHINES)' ./qemu-tests
 
 test-all: image unit ## the long ones too: births searched and 2,600,000 walks through them, builds compared in every way
 	$(GO) test -count=1 -timeout 120m -run 'Walks|EveryOrder' ./clusterd/discovery/birth -v -walks 50000 -small-walks 600000 -long-orders
@@ -52,9 +59,9 @@ clean: ## remove what was built; the cache of packages stays
 rest-tests:
 	$(GO) test $$($(GO) list ./... | grep -v '/clusterd$$')
 cluster-tests:
-	$(GO) test ./clusterd
+	$(GO) test -skip '$(MESOS_PROCESSES)' ./clusterd
 vm-tests:
-	$(GO) test -tags vm -count=1 -parallel 3 -timeout 60m -v ./qemu-tests
+	$(GO) test -tags vm -count=1 -parallel 3 -timeout 60m -v -skip '$(MESOS_MACHINES)' ./qemu-tests
 image-tests:
 	nice $(GO) test -tags vm -count=1 -timeout 30m $$($(GO) list -tags vm ./qemu-tests/... | grep -v '/qemu-tests$$') ./image
 programs:
@@ -69,5 +76,5 @@ build/tools/staticcheck:
 build/tools/gofumpt:
 	cd tools && $(GO) build -o $(GOBIN_TOOLS)/ mvdan.cc/gofumpt
 
-.PHONY: help tools build image demo unit rest-tests cluster-tests vm-tests image-tests test test-all bench generate lint clean programs
+.PHONY: help tools build image demo unit rest-tests cluster-tests vm-tests image-tests test test-mesos test-all bench generate lint clean programs
 .DEFAULT_GOAL := help
