@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -70,7 +71,8 @@ func lists(f flags) []list {
 	return []list{
 		{"groups", func() ([]string, error) { return cgroup.Children("/tasks") }},
 		{"processes", strays},
-		{"mounts", mounts(f.store)},
+		{"mounts", mounts(f.store+"/containers/", f.stateDir+"/mounts/", "/run/netns/")},
+		{"volumes", names(filepath.Join(f.stateDir, "mounts"), all)},
 		{"netns", names("/run/netns", all)},
 		{"libcontainer", names(filepath.Join(f.stateDir, "libcontainer"), all)},
 		{"bundles", names(filepath.Join(f.store, "containers"), all)},
@@ -112,12 +114,14 @@ func strays() ([]string, error) {
 	return out, nil
 }
 
-func mounts(store string) func() ([]string, error) {
+// mounts are those below some directories.
+func mounts(below ...string) func() ([]string, error) {
 	return func() ([]string, error) {
 		raw, err := os.ReadFile("/proc/self/mountinfo")
 		var out []string
 		for line := range strings.SplitSeq(string(raw), "\n") {
-			if at := strings.Fields(line); len(at) > 4 && (strings.HasPrefix(at[4], store+"/containers/") || strings.HasPrefix(at[4], "/run/netns/")) {
+			at := strings.Fields(line)
+			if len(at) > 4 && slices.ContainsFunc(below, func(dir string) bool { return strings.HasPrefix(at[4], dir) }) {
 				out = append(out, at[4])
 			}
 		}

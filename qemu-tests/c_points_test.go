@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,7 @@ func TestProgramsDie(t *testing.T) {
 func (w *world) dieAtEveryPoint(t *testing.T) {
 	stopwatch(t)
 	only := w.Machines()[0].Node
+	w.serveFetched(t)
 	f := w.framework(t, false)
 	wantState(t, f.runToEnd(t, w.faulty("unpacks.exits"))[0], mesosv1.TaskState_TASK_FAILED)
 	w.wantNothingLeft(t, only)
@@ -144,7 +146,34 @@ func (w *world) faulty(id string) client.Task {
 	if strings.HasSuffix(id, "fills") {
 		task.DiskMB = 10
 	}
+	if slices.ContainsFunc(ofVolumes, func(p fault.Point) bool { return strings.Contains(id, "."+string(p)+".") }) {
+		task.Command.Uris = []*mesosv1.CommandInfo_URI{{Value: proto.String(fmt.Sprintf("http://%s:%d/fetched", w.LAN.Gateway(), fetchPort))}}
+		task.Command.Value = proto.String("cat fetched secret > /dev/null || exit 9; " + task.Command.GetValue())
+		task.Container = &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), Volumes: []*mesosv1.Volume{{
+			Mode: mesosv1.Volume_RO.Enum(), ContainerPath: proto.String("secret"), Source: &mesosv1.Volume_Source{
+				Type: mesosv1.Volume_Source_SECRET.Enum(), Secret: &mesosv1.Secret{Type: mesosv1.Secret_VALUE.Enum(), Value: &mesosv1.Secret_Value{Data: []byte("hush")}},
+			},
+		}}}
+	}
 	return task
+}
+
+// ofVolumes are points at which there is something only of tasks with files that are
+// fetched and volumes that are mounted.
+var ofVolumes = []fault.Point{fault.Fetched, fault.Mounted, fault.Left, fault.Unvolumed}
+
+// fetchPort is where the files of those tasks are to be had.
+const fetchPort = 5009
+
+func (w *world) serveFetched(t *testing.T) {
+	t.Helper()
+	ln, err := w.LAN.Listen(fetchPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprintln(rw, "fetched") })}
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(func() { server.Close() })
 }
 
 func (f *framework) dieAt(t *testing.T, id string) {

@@ -5,10 +5,13 @@ const (
 	Record       Point = "record" // of the launch
 	Image        Point = "image"
 	Rootfs       Point = "rootfs"
-	Mkdir        Point = "mkdir" // sandbox and pipes
+	Mkdir        Point = "mkdir"   // sandbox and pipes
+	Fetched      Point = "fetched" // files are in the sandbox
+	Mounted      Point = "mounted" // volumes are where the first process finds them
 	Cgroup       Point = "cgroup"
 	Create       Point = "create" // libcontainer's own state
 	Start        Point = "start"
+	Left         Point = "left"    // those places, which it has mounts of now
 	Started      Point = "started" // recorded
 	Register     Point = "register"
 	Netns        Point = "netns"
@@ -39,6 +42,7 @@ const (
 	Unpinned     Point = "unpinned" // the network namespace's name
 	Uncreated    Point = "uncreated"
 	Unmounted    Point = "unmounted"
+	Unvolumed    Point = "unvolumed" // volumes' places that were not left
 	Unpiped      Point = "unpiped"
 	Done         Point = "done"         // the end is recorded
 	Acknowledged Point = "acknowledged" // to PID 1
@@ -67,9 +71,9 @@ const (
 // Isolated and Clusterd list the points of each program, in order.
 var (
 	Isolated = []Point{
-		Record, Image, Rootfs, Mkdir, Cgroup, Create, Start, Started, Register, Netns, NetRecord, NetAddress, NetLoopback, NetRules,
+		Record, Image, Rootfs, Mkdir, Fetched, Mounted, Cgroup, Create, Start, Left, Started, Register, Netns, NetRecord, NetAddress, NetLoopback, NetRules,
 		NetFlows, Attached, Connected, ExecRecord, Exec, Running, Limited, KillRecord, Terminated, Noticed, Killed, Drained, Exited,
-		Reaped, NetUnrules, NetUnaddress, NetUnflows, NetUnrecord, Detached, Ungroup, Unpinned, Uncreated, Unmounted, Unpiped,
+		Reaped, NetUnrules, NetUnaddress, NetUnflows, NetUnrecord, Detached, Ungroup, Unpinned, Uncreated, Unmounted, Unvolumed, Unpiped,
 		Done, Acknowledged, Forgotten,
 	}
 	Clusterd = []Point{

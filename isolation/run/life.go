@@ -197,9 +197,11 @@ func (k *Keeper) launch(ctx context.Context, c *container, j *Job) (*Process, er
 	if err := k.fetch(ctx, j); err != nil {
 		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
+	fault.After(fault.Fetched, j.ID)
 	if err := k.mountVolumes(j); err != nil {
 		return nil, k.launchError(c, keeper.Container_LAUNCH, err)
 	}
+	fault.After(fault.Mounted, j.ID)
 	return k.start(ctx, c, j)
 }
 
@@ -240,6 +242,7 @@ func (k *Keeper) start(ctx context.Context, c *container, j *Job) (*Process, err
 	}
 	fault.After(fault.Start, j.ID)
 	k.leaveVolumes(j)
+	fault.After(fault.Left, j.ID)
 	err = k.change(c, true, func(c *container) {
 		c.rec.Step = records.Started
 		c.rec.Container.Pid, c.rec.Container.StartTime = int32(p.PID), p.StartTime
@@ -470,6 +473,7 @@ func (k *Keeper) undo(j *Job, p *Process) error {
 	if err := k.unmountVolumes(j.ID); err != nil {
 		errs = append(errs, err)
 	}
+	fault.After(fault.Unvolumed, j.ID)
 	if err := os.RemoveAll(j.Paths.pipes); err != nil {
 		errs = append(errs, err)
 	}
