@@ -42,17 +42,7 @@ type given struct {
 
 func (p *processes) given(launch func(o *mesosv1.Offer) []*mesosv1.Offer_Operation) *given {
 	p.t.Helper()
-	cfg := client.Config{Protobuf: true, Framework: &mesosv1.FrameworkInfo{
-		User: proto.String("root"), Name: proto.String(p.t.Name()), Roles: []string{"*"}, FailoverTimeout: proto.Float64(600),
-		Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}},
-	}}
-	for i := range p.ports {
-		cfg.Masters = append(cfg.Masters, "http://"+p.api(i))
-	}
-	c, err := client.New(cfg)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	c := p.client(true)
 	g := &given{t: p.t, c: c, updates: map[string][]*mesosv1.TaskStatus{}, launch: launch}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

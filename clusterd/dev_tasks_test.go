@@ -73,8 +73,8 @@ func (p *processes) log(i int) string {
 	return string(raw)
 }
 
-// launcher is a framework on all of the members, until the test ends.
-func (p *processes) launcher(protobuf bool) (*client.Launcher, *client.Client) {
+// client is one of a framework at all of the members.
+func (p *processes) client(protobuf bool) *client.Client {
 	p.t.Helper()
 	cfg := client.Config{Protobuf: protobuf, Framework: &mesosv1.FrameworkInfo{
 		User: proto.String("root"), Name: proto.String(p.t.Name()), Roles: []string{"*"}, FailoverTimeout: proto.Float64(600),
@@ -87,6 +87,13 @@ func (p *processes) launcher(protobuf bool) (*client.Launcher, *client.Client) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return c
+}
+
+// launcher is a framework on all of the members, until the test ends.
+func (p *processes) launcher(protobuf bool) (*client.Launcher, *client.Client) {
+	p.t.Helper()
+	c := p.client(protobuf)
 	l := client.NewLauncher(c, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

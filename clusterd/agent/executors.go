@@ -73,9 +73,9 @@ func live(tasks []*task.Task) []*task.Task {
 	return slices.DeleteFunc(tasks, func(t *task.Task) bool { return t.Terminal() || t.Tombstone })
 }
 
-// onRunExecuted begins with a task that is given to an executor: without one there is
-// nothing to wait for.
-func (a *Agent) onRunExecuted(t *task.Task) error {
+// onRunMember begins with a task of an executor, a framework's or the built-in one: without
+// its executor there is nothing to wait for.
+func (a *Agent) onRunMember(t *task.Task) error {
 	ex := a.tasks[t.Execution.Container]
 	if ex == nil || ex.Terminal() || ex.Tombstone || ex.KillRequested {
 		return a.happen(t, task.ExecutorGone{Stamp: stamp()})
@@ -93,7 +93,7 @@ func (a *Agent) onRunExecuted(t *task.Task) error {
 	return a.endBroken([]*task.Task{t})
 }
 
-// executions gives the loop's knowledge of an executor.
+// executionOf gives the loop's knowledge of an executor, from its first moment on.
 func (a *Agent) executionOf(container string) *execution {
 	x := a.executions[container]
 	if x == nil {

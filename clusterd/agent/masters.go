@@ -346,7 +346,7 @@ func (a *Agent) onRun(r *agentwire.Run, begin task.Event) error {
 	if err := a.happen(t, begin, records...); err != nil || !t.Executed() && !t.Inside() || t.Terminal() {
 		return err
 	}
-	return a.onRunExecuted(t)
+	return a.onRunMember(t)
 }
 
 func (a *Agent) onKill(k *agentwire.Kill) error {
